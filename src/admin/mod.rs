@@ -1,0 +1,3 @@
+//! The control door.
+
+pub mod settings;

@@ -1,0 +1,3 @@
+//! The proxy door.
+
+pub mod settings;

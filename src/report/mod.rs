@@ -1,0 +1,3 @@
+//! A fact told once.
+
+pub mod settings;

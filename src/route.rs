@@ -1,0 +1,69 @@
+//! Routes: host, path and method decide which; the most specific wins, whatever their order.
+
+use std::sync::Arc;
+
+use http::Method;
+use serde_json::Value;
+
+/// A route as configured, resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RouteSettings {
+    pub name: Arc<str>,
+    /// Lower-cased: `api.example.com` or `*.example.org` (one or more labels). Empty: any host.
+    pub hosts: Vec<Box<str>>,
+    /// `/exact`, `/with/{param}`, `/rest/{*rest}`.
+    pub path: Box<str>,
+    /// Empty: any method.
+    pub methods: Vec<Method>,
+    /// The upstream's name; it exists.
+    pub upstream: Arc<str>,
+    pub access: Access,
+    /// Denials as HTML for clients that prefer it.
+    pub html: bool,
+    /// Where browsers (clients that prefer HTML) are sent on 401: a local path or absolute http(s) URL.
+    pub redirect: Option<Box<str>>,
+}
+
+/// Who may pass. Open is a word, not an absence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Access {
+    /// `auth = "public"`: tokens are not looked at.
+    Open,
+    Guarded(Policy),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// Whether a request without a token passes as anonymous (`auth = "optional"`) or is refused.
+    pub anonymous: Anonymous,
+    pub on_outage: OnOutage,
+    /// Every one is needed.
+    pub scopes: Vec<Box<str>>,
+    /// One is enough; empty: none is needed.
+    pub roles: Vec<Box<str>>,
+    /// Claim name or JSON pointer, and the value it must have (or, where the claim is a list, hold).
+    pub claims: Vec<(Box<str>, Value)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anonymous {
+    Admit,
+    Refuse,
+}
+
+/// What happens when no store can answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnOutage {
+    /// 503.
+    Deny,
+    /// The request passes; counted and logged.
+    Allow,
+}
+
+/// A route as run.
+#[derive(Debug)]
+pub struct Route {
+    pub settings: RouteSettings,
+    /// Its place in the configuration: the index of its metric series.
+    pub index: usize,
+}

@@ -1,0 +1,67 @@
+//! What the client sent as its credential; nothing is believed yet.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256};
+
+/// A compact JWT as received (RFC 7519 section 3.1). `Debug` shows only its length.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token<'a>(&'a str);
+
+impl<'a> Token<'a> {
+    /// Wraps what was found in a request.
+    pub fn new(compact: &'a str) -> Self {
+        Self(compact)
+    }
+
+    /// The compact form. For verifying, hashing and keys; never for a log.
+    pub fn compact(&self) -> &'a str {
+        self.0
+    }
+
+    /// SHA-256 of the compact form.
+    pub fn sha256(&self) -> [u8; 32] {
+        Sha256::digest(self.0.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Token<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({} bytes)", self.0.len())
+    }
+}
+
+/// What a log may say of a token: the first eight bytes of its SHA-256, in hex.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint([u8; 8]);
+
+impl Fingerprint {
+    /// The fingerprint of a token.
+    pub fn of(token: &Token<'_>) -> Self {
+        let [a, b, c, d, e, f, g, h, ..] = token.sha256();
+        Self([a, b, c, d, e, f, g, h])
+    }
+}
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A place where a request may carry its token, as configured in `[token] from`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// `header:NAME`; in `authorization` behind the word `Bearer` (RFC 6750 section 2.1), elsewhere bare or behind it.
+    Header(http::HeaderName),
+    /// `cookie:NAME`
+    Cookie(Box<str>),
+    /// `query:NAME` (RFC 6750 section 2.3)
+    Query(Box<str>),
+}

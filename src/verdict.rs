@@ -1,0 +1,179 @@
+//! The verdict: exactly one per request, a [`Grant`] or a [`Denial`].
+//!
+//! An upstream is reached only with a `Grant`, and by the route it was granted for, which is never matched again.
+
+use std::sync::Arc;
+
+use crate::claims::Claims;
+use crate::identity::Stamps;
+use crate::ledger::{Outage, Questions, Revocation};
+use crate::route::Route;
+use crate::token::Fingerprint;
+use crate::verify::{Seal, Unverified};
+
+/// What every request gets.
+pub type Verdict = Result<Grant, Denial>;
+
+/// A verified token with everything that follows from it alone; made once, kept with the token.
+#[derive(Debug)]
+pub struct Credential {
+    /// What the token says.
+    pub claims: Claims,
+    /// With which keys it was verified.
+    pub seal: Seal,
+    /// What a log may call it.
+    pub fingerprint: Fingerprint,
+    /// What the ledger has to be asked.
+    pub questions: Questions,
+    /// What upstreams are told.
+    pub stamps: Stamps,
+}
+
+/// Permission to reach one route's upstream.
+#[derive(Debug)]
+pub struct Grant {
+    /// The route it is for.
+    pub route: Arc<Route>,
+    /// Whose request it is; `None` is anonymous, or a public route.
+    pub credential: Option<Arc<Credential>>,
+    /// How sure the judgment was.
+    pub assurance: Assurance,
+}
+
+/// How sure a judgment was.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Assurance {
+    /// Everything that had to be asked was answered.
+    Full,
+    /// No store could answer, and the operator wrote `on_outage = "allow"`.
+    RevocationUnknown(Outage),
+}
+
+/// A refusal, with what was known when it was given.
+#[derive(Debug)]
+pub struct Denial {
+    /// The route, where one was found.
+    pub route: Option<Arc<Route>>,
+    /// Whose request it was, where the token was believed.
+    pub credential: Option<Arc<Credential>>,
+    /// Why.
+    pub reason: DenyReason,
+}
+
+/// Every reason there is. Each of its faces below is one `match` without `_`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DenyReason {
+    /// Nothing unmatched ever reaches an upstream.
+    NoRoute,
+    /// Two parsers could read the request differently; the text says in what.
+    RequestAmbiguous(&'static str),
+    /// The method is refused on every route (`CONNECT`, `TRACE`, `TRACK`).
+    MethodRefused,
+    /// More or longer header fields than allowed.
+    HeadersTooLarge,
+    /// A longer body than allowed.
+    BodyTooLarge,
+    /// No credential.
+    TokenMissing,
+    /// The token was not believed.
+    Unverified(Unverified),
+    /// The ledger holds something against the credential.
+    Revoked(Revocation),
+    /// No store can answer, and `on_outage = "deny"`.
+    LedgerUnavailable(Outage),
+    /// Scopes the route asks for and the token lacks.
+    InsufficientScope,
+    /// None of the roles the route asks for.
+    InsufficientRole,
+    /// A claim has not the value the route asks for.
+    ClaimMismatch,
+    /// The upstream could not be reached or spoke nonsense.
+    UpstreamUnavailable,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+}
+
+impl DenyReason {
+    /// The word of metrics, logs and problem documents.
+    pub fn word(&self) -> &str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::RequestAmbiguous(_) => "request_ambiguous",
+            Self::MethodRefused => "method_refused",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::BodyTooLarge => "body_too_large",
+            Self::TokenMissing => "token_missing",
+            Self::Unverified(why) => match why {
+                Unverified::Malformed(_) => "token_malformed",
+                Unverified::Signature => "token_signature",
+                Unverified::Expired => "token_expired",
+                Unverified::NotYetValid => "token_not_yet_valid",
+                Unverified::Issuer => "token_issuer",
+                Unverified::Audience => "token_audience",
+                Unverified::Algorithm => "token_algorithm",
+                Unverified::Claim(_) => "token_claims",
+                Unverified::KeysUnavailable => "keys_unavailable",
+            },
+            Self::Revoked(revocation) => &revocation.reason,
+            Self::LedgerUnavailable(_) => "ledger_unavailable",
+            Self::InsufficientScope => "insufficient_scope",
+            Self::InsufficientRole => "insufficient_role",
+            Self::ClaimMismatch => "claim_mismatch",
+            Self::UpstreamUnavailable => "upstream_unavailable",
+            Self::UpstreamTimeout => "upstream_timeout",
+        }
+    }
+
+    /// The HTTP status (RFC 9110).
+    pub fn status(&self) -> u16 {
+        match self {
+            Self::NoRoute => 404,
+            Self::RequestAmbiguous(_) => 400,
+            Self::MethodRefused => 405,
+            Self::HeadersTooLarge => 431,
+            Self::BodyTooLarge => 413,
+            Self::TokenMissing => 401,
+            Self::Unverified(Unverified::KeysUnavailable) | Self::LedgerUnavailable(_) => 503,
+            Self::Unverified(
+                Unverified::Malformed(_)
+                | Unverified::Signature
+                | Unverified::Expired
+                | Unverified::NotYetValid
+                | Unverified::Issuer
+                | Unverified::Audience
+                | Unverified::Algorithm
+                | Unverified::Claim(_),
+            ) => 401,
+            Self::Revoked(revocation) => revocation.status,
+            Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => 403,
+            Self::UpstreamUnavailable => 502,
+            Self::UpstreamTimeout => 504,
+        }
+    }
+}
+
+/// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
+pub const WORDS: [&str; 22] = [
+    "no_route",
+    "request_ambiguous",
+    "method_refused",
+    "headers_too_large",
+    "body_too_large",
+    "token_missing",
+    "token_malformed",
+    "token_signature",
+    "token_expired",
+    "token_not_yet_valid",
+    "token_issuer",
+    "token_audience",
+    "token_algorithm",
+    "token_claims",
+    "keys_unavailable",
+    "ledger_unavailable",
+    "insufficient_scope",
+    "insufficient_role",
+    "claim_mismatch",
+    "upstream_unavailable",
+    "upstream_timeout",
+    "user_unknown",
+];

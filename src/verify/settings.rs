@@ -1,0 +1,87 @@
+//! What the verifier is told, resolved: paths read, names parsed, nothing optional that has a default.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keys::KeySet;
+
+/// One believed issuer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IssuerSettings {
+    /// `iss`, compared byte for byte.
+    pub issuer: Arc<str>,
+    /// Whose users these are; empty for the default realm.
+    pub realm: Arc<str>,
+    /// The token's `aud` must name one of these. Empty only where `aud` is not required: then `aud` is not looked at.
+    pub audience: Vec<Box<str>>,
+    /// Never mixes HMAC with public-key algorithms; never empty.
+    pub algorithms: Vec<Algorithm>,
+    /// Where its keys come from.
+    pub keys: KeySource,
+    /// Clock skew forgiven on `exp` and `nbf`.
+    pub leeway: Duration,
+    /// Claims that must be present with their exact JSON type.
+    pub required: Vec<Box<str>>,
+    /// Longest life of an access token.
+    pub token_lifetime: Duration,
+    /// Longest life of a refresh token.
+    pub refresh_lifetime: Duration,
+    /// Where this issuer keeps things.
+    pub claims: ClaimNames,
+    /// Accepted `typ` header values, lower-cased, `application/` stripped; a token without `typ` is accepted.
+    pub types: Vec<Box<str>>,
+    /// Longest token accepted, in bytes.
+    pub max_bytes: usize,
+}
+
+/// A claim name or JSON pointer for each thing Portcullis needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClaimNames {
+    pub subject: Box<str>,
+    pub session: Box<str>,
+    pub token_id: Box<str>,
+    pub roles: Box<str>,
+    pub scopes: Box<str>,
+}
+
+/// Where an issuer's keys come from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum KeySource {
+    /// Keys written or named in the configuration (inline, PEM, secret file, JWKS file), read and parsed already.
+    Fixed(Arc<KeySet>),
+    /// A JWKS URL, fetched in the background.
+    Url { url: url::Url, jwks: JwksSettings },
+    /// OpenID Connect Discovery 1.0: `{issuer}/.well-known/openid-configuration` names the JWKS URL.
+    Discovery { jwks: JwksSettings },
+}
+
+/// How a remote key set is kept fresh.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JwksSettings {
+    /// How often it is fetched.
+    pub refresh: Duration,
+    /// At most one fetch per this time, however many unknown `kid`s arrive.
+    pub cooldown: Duration,
+    /// How long the last good set is believed while the issuer does not answer.
+    pub max_stale: Duration,
+    /// Plain HTTP to a host other than loopback.
+    pub allow_http: bool,
+}
+
+/// A signature algorithm (RFC 7518 section 3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Algorithm {
+    HS256,
+    HS384,
+    HS512,
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    ES512,
+    EdDSA,
+}
