@@ -1,9 +1,15 @@
 //! Routes: host, path and method decide which; the most specific wins, whatever their order.
 
+mod table;
+
 use std::sync::Arc;
 
 use http::Method;
 use serde_json::Value;
+
+use crate::upstream::Upstream;
+
+pub use table::RouteTable;
 
 /// A route as configured, resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,7 +69,10 @@ pub enum OnOutage {
 /// A route as run.
 #[derive(Debug)]
 pub struct Route {
+    /// What it was made from.
     pub settings: RouteSettings,
-    /// Its place in the configuration: the index of its metric series.
+    /// Its place in the configuration, and that of its metric series.
     pub index: usize,
+    /// Where its requests go.
+    pub upstream: Arc<Upstream>,
 }

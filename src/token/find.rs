@@ -1,0 +1,209 @@
+//! Finding the token in a request, and taking it out again.
+//!
+//! Services read duplicates differently: the first, the last, both. A request that carries two different tokens is
+//! therefore refused, wherever they stand.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::{AUTHORIZATION, COOKIE};
+
+use super::Place;
+
+/// The request carries more than one token, or one that cannot be read unambiguously.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conflict(pub &'static str);
+
+const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
+const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes that are not visible ASCII");
+
+/// Looks into every place. `Ok(None)` means that there is no token anywhere.
+pub fn find<'a>(
+    places: &[Place],
+    headers: &'a HeaderMap,
+    query: Option<&'a str>,
+) -> Result<Option<Cow<'a, str>>, Conflict> {
+    let mut found = None;
+    for place in places {
+        match place {
+            Place::Header(name) => {
+                for value in headers.get_all(name) {
+                    let value = value.to_str().map_err(|_| UNREADABLE)?;
+                    keep(&mut found, in_header(value, *name == AUTHORIZATION).map(Cow::Borrowed))?;
+                }
+            }
+            Place::Cookie(name) => {
+                for value in headers.get_all(COOKIE) {
+                    let value = value.to_str().map_err(|_| UNREADABLE)?;
+                    for (_, token) in cookies(value).filter(|(cookie, _)| *cookie == &**name) {
+                        keep(&mut found, Some(Cow::Borrowed(token)))?;
+                    }
+                }
+            }
+            Place::Query(name) => {
+                for (parameter, value) in parameters(query.unwrap_or_default()) {
+                    if percent_decoded(parameter)? == **name {
+                        keep(&mut found, Some(percent_decoded(value)?))?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The cookie line without the cookie `name`; `None` when nothing is left, and nothing is to be sent.
+pub fn without_cookie(line: &str, name: &str) -> Option<String> {
+    let kept: Vec<&str> =
+        line.split(';').map(str::trim).filter(|pair| !pair.is_empty() && cookie(pair).0 != name).collect();
+    (!kept.is_empty()).then(|| kept.join("; "))
+}
+
+/// The query without the parameter `name`; `None` when nothing is left.
+pub fn without_parameter(query: &str, name: &str) -> Option<String> {
+    let is_it = |pair: &str| {
+        let parameter = pair.split('=').next().unwrap_or_default();
+        percent_decoded(parameter).is_ok_and(|parameter| parameter == name)
+    };
+    let kept: Vec<&str> = query.split('&').filter(|pair| !is_it(pair)).collect();
+    (!kept.is_empty()).then(|| kept.join("&"))
+}
+
+fn keep<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Result<(), Conflict> {
+    match (&found, token) {
+        (_, None) => {}
+        (None, token) => *found = token,
+        (Some(first), Some(second)) if **first == *second => {}
+        (Some(_), Some(_)) => return Err(TWO_TOKENS),
+    }
+    Ok(())
+}
+
+/// Behind `Bearer` (any case, RFC 9110 section 11.1); other schemes are not ours. Outside `Authorization` the word may
+/// be missing.
+fn in_header(value: &str, must_name_scheme: bool) -> Option<&str> {
+    let value = value.trim();
+    let token = match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
+        // `Bearer` alone, or another scheme.
+        _ if must_name_scheme => return None,
+        _ => value,
+    };
+    (!token.is_empty()).then_some(token)
+}
+
+fn cookies(line: &str) -> impl Iterator<Item = (&str, &str)> {
+    line.split(';').map(|pair| cookie(pair.trim())).filter(|(_, value)| !value.is_empty())
+}
+
+fn cookie(pair: &str) -> (&str, &str) {
+    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let value = value.trim();
+    let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+    (name.trim(), unquoted)
+}
+
+fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').filter_map(|pair| pair.split_once('='))
+}
+
+/// Decodes what a service would decode; a token needs no escapes, so the usual costs nothing.
+fn percent_decoded(text: &str) -> Result<Cow<'_, str>, Conflict> {
+    if !text.contains(['%', '+']) {
+        return Ok(Cow::Borrowed(text));
+    }
+    let unreadable = Conflict("a query parameter has an invalid percent-encoding");
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    let digit = |byte: Option<u8>| byte.and_then(|byte| char::from(byte).to_digit(16));
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let value = digit(bytes.next()).zip(digit(bytes.next())).map(|(high, low)| high << 4 | low);
+                value.and_then(|value| u8::try_from(value).ok()).ok_or(unreadable)?
+            }
+            _ => byte,
+        });
+    }
+    // Bytes that are not UTF-8 are no token and no token's name; other parameters may hold what they like.
+    Ok(Cow::Owned(String::from_utf8(decoded).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn places() -> Vec<Place> {
+        vec![
+            Place::Header(AUTHORIZATION),
+            Place::Header(HeaderName::from_static("x-access-token")),
+            Place::Cookie("access_token".into()),
+            Place::Query("access_token".into()),
+        ]
+    }
+
+    fn token(headers: &[(&'static str, &str)], query: Option<&str>) -> Result<Option<String>, Conflict> {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        find(&places(), &map, query).map(|found| found.map(Cow::into_owned))
+    }
+
+    #[test]
+    fn a_token_is_found_in_every_place() {
+        let found = Ok(Some("a.b.c".to_owned()));
+        assert_eq!(token(&[("authorization", "Bearer a.b.c")], None), found);
+        assert_eq!(token(&[("authorization", "bEARER   a.b.c ")], None), found);
+        assert_eq!(token(&[("x-access-token", "a.b.c")], None), found);
+        assert_eq!(token(&[("x-access-token", "Bearer a.b.c")], None), found);
+        assert_eq!(token(&[("cookie", "x=1; access_token=a.b.c; y=2")], None), found);
+        assert_eq!(token(&[("cookie", "x=1"), ("cookie", "access_token=\"a.b.c\"")], None), found);
+        assert_eq!(token(&[], Some("q=1&access_token=a.b.c")), found);
+        assert_eq!(token(&[], Some("access%5Ftoken=a%2Eb.c")), found);
+    }
+
+    #[test]
+    fn other_schemes_and_names_are_no_token() {
+        assert_eq!(token(&[("authorization", "Basic YTpi")], None), Ok(None));
+        assert_eq!(token(&[("authorization", "Bearer")], None), Ok(None));
+        assert_eq!(token(&[("authorization", "Bearer ")], None), Ok(None));
+        assert_eq!(token(&[("cookie", "Access_Token=a.b.c; access_token=")], None), Ok(None));
+        assert_eq!(token(&[], Some("access_tokens=a.b.c&%ff=1&access_token")), Ok(None));
+    }
+
+    #[test]
+    fn different_tokens_are_refused_and_equal_ones_are_one() {
+        let conflicts: [(&[(&str, &str)], Option<&str>); 4] = [
+            (&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer d.e.f")], None),
+            (&[("authorization", "Bearer a.b.c"), ("cookie", "access_token=d.e.f")], None),
+            (&[("cookie", "access_token=a.b.c; access_token=d.e.f")], None),
+            (&[("authorization", "Bearer a.b.c")], Some("access_token=d.e.f")),
+        ];
+        for (headers, query) in conflicts {
+            let headers: Vec<(&'static str, &str)> =
+                headers.iter().map(|(name, value)| (if *name == "cookie" { "cookie" } else { "authorization" }, *value)).collect();
+            assert_eq!(token(&headers, query), Err(TWO_TOKENS));
+        }
+        let same = token(&[("authorization", "Bearer a.b.c"), ("cookie", "access_token=a.b.c")], Some("access_token=a.b.c"));
+        assert_eq!(same, Ok(Some("a.b.c".to_owned())));
+    }
+
+    #[test]
+    fn a_value_that_is_not_visible_ascii_is_never_absent() {
+        assert_eq!(token(&[("authorization", "Bearer \u{e9}")], None), Err(UNREADABLE));
+        assert_eq!(token(&[("cookie", "x=\u{e9}")], None), Err(UNREADABLE));
+        assert!(token(&[], Some("access_token=%zz")).is_err());
+    }
+
+    #[test]
+    fn a_token_is_taken_out_and_the_rest_stays() {
+        assert_eq!(without_cookie("a=1; access_token=x;b=2", "access_token").as_deref(), Some("a=1; b=2"));
+        assert_eq!(without_cookie("access_token=x", "access_token"), None);
+        assert_eq!(without_parameter("a=1&access%5ftoken=x&b", "access_token").as_deref(), Some("a=1&b"));
+        assert_eq!(without_parameter("access_token=x", "access_token"), None);
+    }
+}
