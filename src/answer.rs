@@ -1,1 +1,220 @@
-//! A verdict as HTTP.
+//! A denial as HTTP: problem documents (RFC 9457), Bearer challenges (RFC 6750), pages for browsers.
+//!
+//! The client hears the standard's word for what is wrong; causes inside the gateway are the operator's business.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName};
+use http::{HeaderMap, Method, StatusCode};
+use serde::Serialize;
+
+use crate::verdict::{Denial, DenyReason};
+use crate::verify::Unverified;
+
+/// A complete answer, whatever sends it.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: StatusCode,
+    /// All headers but `Content-Length`.
+    pub headers: Vec<(HeaderName, String)>,
+    /// The body; not sent for `HEAD`.
+    pub body: Bytes,
+}
+
+/// RFC 9457.
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    reason: &'a str,
+    request_id: &'a str,
+}
+
+/// How a denial is told to whoever sent `method` and `headers`.
+pub fn denial(denial: &Denial, method: &Method, headers: &HeaderMap, request_id: &str) -> Answer {
+    let reason = &denial.reason;
+    let route = denial.route.as_ref().map(|route| &route.settings);
+    let browser = prefers_html(headers);
+    if let Some(location) = route.and_then(|route| route.redirect.as_deref())
+        && reason.status() == 401
+        && browser
+        && matches!(*method, Method::GET | Method::HEAD)
+    {
+        let mut redirect = common(request_id);
+        redirect.push((header::LOCATION, location.to_owned()));
+        return Answer { status: StatusCode::FOUND, headers: redirect, body: Bytes::new() };
+    }
+    let mut answer = problem(reason, request_id);
+    if browser && route.is_some_and(|route| route.html) {
+        answer.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
+        answer.headers.push((header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()));
+        answer.body = page(reason, request_id);
+    }
+    if let Some(challenge) = challenge(denial) {
+        answer.headers.push((header::WWW_AUTHENTICATE, challenge));
+    }
+    answer
+}
+
+/// A reason as a problem document, for whoever has no denial: an upstream that failed, a request that was malformed.
+pub fn problem(reason: &DenyReason, request_id: &str) -> Answer {
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
+    let word = reason.word();
+    let problem = Problem {
+        r#type: format!("urn:portcullis:problem:{word}"),
+        title: status.canonical_reason().unwrap_or("Denied"),
+        status: status.as_u16(),
+        detail: detail(reason),
+        reason: word,
+        request_id,
+    };
+    let mut headers = common(request_id);
+    headers.push((header::CONTENT_TYPE, "application/problem+json".to_owned()));
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => headers.push((header::RETRY_AFTER, "1".to_owned())),
+        // RFC 9110 section 15.5.6 asks for a list; what is refused everywhere has the rest allowed somewhere.
+        StatusCode::METHOD_NOT_ALLOWED => headers.push((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned())),
+        _ => {}
+    }
+    Answer { status, headers, body: Bytes::from(serde_json::to_vec(&problem).unwrap_or_default()) }
+}
+
+fn common(request_id: &str) -> Vec<(HeaderName, String)> {
+    vec![
+        (header::CACHE_CONTROL, "no-store".to_owned()),
+        (HeaderName::from_static("x-request-id"), request_id.to_owned()),
+    ]
+}
+
+/// One sentence for the client.
+fn detail(reason: &DenyReason) -> &str {
+    match reason {
+        DenyReason::NoRoute => "Nothing is served here.",
+        DenyReason::RequestAmbiguous(what) => what,
+        DenyReason::MethodRefused => "This method is refused.",
+        DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
+        DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
+        DenyReason::OriginRefused => "This page may not open a connection here with the user's cookie.",
+        DenyReason::TokenMissing => "This needs an access token.",
+        DenyReason::Unverified(why) => match why {
+            Unverified::Malformed(_) => "The access token is not a well-formed JWT.",
+            Unverified::Signature => "The signature of the access token could not be verified.",
+            Unverified::Expired => "The access token has expired.",
+            Unverified::NotYetValid => "The access token is not valid yet.",
+            Unverified::Issuer => "The issuer of the access token is not accepted.",
+            Unverified::Audience => "The access token is meant for another audience.",
+            Unverified::Algorithm => "The algorithm of the access token is not accepted.",
+            Unverified::Claim(_) => "A claim of the access token is missing or has the wrong form.",
+            Unverified::KeysUnavailable => "The keys of the issuer are not available at present.",
+        },
+        DenyReason::Revoked(revocation) => match &*revocation.reason {
+            "token_revoked" => "The access token has been revoked.",
+            "session_revoked" => "The session has been revoked.",
+            "issued_before_cutoff" | "user_security_action" => "The access token is no longer valid; please log in again.",
+            "user_banned" => "The user is banned.",
+            "user_deactivated" => "The user is deactivated.",
+            "user_deleted" | "user_unknown" => "The user does not exist.",
+            _ => "Access has been withdrawn.",
+        },
+        DenyReason::LedgerUnavailable(_) => "It could not be determined whether the access token is still good.",
+        DenyReason::InsufficientScope => "The access token lacks a scope that is needed here.",
+        DenyReason::InsufficientRole => "The user lacks a role that is needed here.",
+        DenyReason::ClaimMismatch => "A claim of the access token does not have the value that is needed here.",
+        DenyReason::UpstreamUnavailable => "The service could not be reached.",
+        DenyReason::UpstreamTimeout => "The service did not answer in time.",
+    }
+}
+
+/// The Bearer challenge (RFC 6750 section 3) of a 401 or 403. Without a token there is no error code.
+fn challenge(denial: &Denial) -> Option<String> {
+    let reason = &denial.reason;
+    if !matches!(reason.status(), 401 | 403) {
+        return None;
+    }
+    let error = match reason {
+        DenyReason::TokenMissing => return Some("Bearer".to_owned()),
+        DenyReason::InsufficientScope | DenyReason::InsufficientRole | DenyReason::ClaimMismatch => "insufficient_scope",
+        DenyReason::Unverified(_) | DenyReason::Revoked(_) => "invalid_token",
+        DenyReason::NoRoute
+        | DenyReason::OriginRefused
+        | DenyReason::RequestAmbiguous(_)
+        | DenyReason::MethodRefused
+        | DenyReason::HeadersTooLarge
+        | DenyReason::BodyTooLarge
+        | DenyReason::LedgerUnavailable(_)
+        | DenyReason::UpstreamUnavailable
+        | DenyReason::UpstreamTimeout => return None,
+    };
+    let mut challenge = format!("Bearer error=\"{error}\", error_description=\"{}\"", detail(reason).trim_end_matches('.'));
+    if *reason == DenyReason::InsufficientScope
+        && let Some(crate::route::Access::Guarded(policy)) = denial.route.as_ref().map(|route| &route.settings.access)
+    {
+        challenge.push_str(", scope=\"");
+        challenge.push_str(&policy.scopes.join(" "));
+        challenge.push('"');
+    }
+    Some(challenge)
+}
+
+fn page(reason: &DenyReason, request_id: &str) -> Bytes {
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
+    let title = status.canonical_reason().unwrap_or("Denied");
+    let detail = detail(reason);
+    // Nothing of the request stands in here but the id, which is ours: there is nothing to escape.
+    Bytes::from(format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+         <title>{title}</title><h1>{title}</h1><p>{detail}</p><p><small>{request_id}</small></p></html>\n"
+    ))
+}
+
+/// Whether `Accept` (RFC 9110 section 12.5.1) puts HTML before JSON. Browsers name `text/html`; API clients do not.
+fn prefers_html(headers: &HeaderMap) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return false };
+    let weight = |wanted: &[&str]| {
+        let weights = accept.split(',').filter_map(|range| {
+            let mut parts = range.split(';').map(str::trim);
+            let name = parts.next()?;
+            if !wanted.iter().any(|wanted| name.eq_ignore_ascii_case(wanted)) {
+                return None;
+            }
+            let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
+            quality.ok()
+        });
+        weights.fold(0.0_f32, f32::max)
+    };
+    let html = weight(&["text/html", "application/xhtml+xml"]);
+    html > 0.0 && html >= weight(&["application/json", "application/problem+json"])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(value: &str) -> bool {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::ACCEPT, value.parse().unwrap());
+        prefers_html(&headers)
+    }
+
+    #[test]
+    fn browsers_prefer_html_and_programs_do_not() {
+        assert!(accepts("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
+        for other in ["*/*", "application/json", "application/json, text/html;q=0.5", "text/html;q=0", ""] {
+            assert!(!accepts(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_problem_names_its_reason_and_nothing_from_inside() {
+        let outage = crate::ledger::Outage { rule: "r".into(), cause: "redis://secret".into() };
+        let answer = problem(&DenyReason::LedgerUnavailable(outage), "id-1");
+        let body: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(answer.status, 503);
+        assert_eq!(body["reason"], "ledger_unavailable");
+        assert_eq!(body["request_id"], "id-1");
+        assert!(!String::from_utf8_lossy(&answer.body).contains("secret"));
+        assert!(answer.headers.contains(&(header::RETRY_AFTER, "1".to_owned())));
+    }
+}

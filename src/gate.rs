@@ -1,1 +1,152 @@
-//! The judgment.
+//! The judgment: a request in, a [`Verdict`] out. Writes nothing, logs nothing, reads no clock.
+//!
+//! Read [`Gate::judge`] from top to bottom: each line earns a value that the next one needs, so no two can be swapped.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, header};
+use serde_json::Value;
+
+use crate::claims::{Claims, User};
+use crate::identity::Identity;
+use crate::ledger::{Ledger, Lookup};
+use crate::route::{Access, Anonymous, OnOutage, Policy, Route, RouteTable};
+use crate::target::Target;
+use crate::time::Timestamp;
+use crate::token::{self, Conflict, Fingerprint, Place, Token};
+use crate::verdict::{Assurance, Credential, Denial, DenyReason, Grant, Verdict};
+use crate::verify::{TokenCache, Unverified, Verifiers};
+
+/// What is judged. The proxy makes it of a session; whoever asks in its place makes the same.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Where it goes, canonical.
+    pub target: &'a Target<'a>,
+    /// Every header, as received.
+    pub headers: &'a HeaderMap,
+    /// Whether this is a WebSocket handshake.
+    pub websocket: bool,
+}
+
+/// Everything a judgment needs, immutable; a new configuration is a new gate.
+pub struct Gate {
+    /// Where requests may go.
+    pub routes: RouteTable,
+    /// Where requests may carry a token.
+    pub places: Vec<Place>,
+    /// Whose tokens are believed.
+    pub verifiers: Arc<Verifiers>,
+    /// What is held against them.
+    pub ledger: Arc<Ledger>,
+    /// What upstreams are told.
+    pub identity: Identity,
+    /// Tokens verified under this very configuration.
+    pub tokens: TokenCache<Credential>,
+}
+
+impl Gate {
+    /// Judges a request at the instant `now`.
+    pub async fn judge(&self, request: &Request<'_>, now: Timestamp) -> Verdict {
+        let Target { host, path, query, .. } = request.target;
+        let Some(route) = self.routes.find(host, path, request.method) else {
+            return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
+        };
+        let Access::Guarded(policy) = &route.settings.access else {
+            return Ok(Grant { route: Arc::clone(route), credential: None, assurance: Assurance::Full });
+        };
+        let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
+
+        let found = token::find(&self.places, request.headers, *query);
+        let found = found.map_err(|Conflict(what)| deny(DenyReason::RequestAmbiguous(what)))?;
+        let Some(found) = found else {
+            return match policy.anonymous {
+                Anonymous::Refuse => Err(deny(DenyReason::TokenMissing)),
+                Anonymous::Admit => anonymous(route, policy).map_err(deny),
+            };
+        };
+        if found.only_in_cookie && request.websocket && !same_origin(request) {
+            return Err(deny(DenyReason::OriginRefused));
+        }
+        let credential = self.credential(&Token::new(&found.compact), now).await.map_err(deny)?;
+
+        let deny = |credential, reason| Denial { route: Some(Arc::clone(route)), credential: Some(credential), reason };
+        let assurance = match self.weigh(&credential, policy, now).await {
+            Ok(assurance) => assurance,
+            Err(reason) => return Err(deny(credential, reason)),
+        };
+        if let Err(reason) = requirements(policy, &credential.claims) {
+            return Err(deny(credential, reason));
+        }
+        Ok(Grant { route: Arc::clone(route), credential: Some(credential), assurance })
+    }
+
+    /// The verified credential: one probe when the token is known, a signature when it is not.
+    async fn credential(&self, token: &Token<'_>, now: Timestamp) -> Result<Arc<Credential>, DenyReason> {
+        if let Some(known) = self.tokens.get(token) {
+            match self.verifiers.still_holds(&known.claims, &known.seal, now) {
+                Ok(()) => return Ok(known),
+                // Its keys have changed: it is verified anew, and refused or kept by the new ones.
+                Err(Unverified::Signature) => self.tokens.remove(token),
+                Err(other) => return Err(DenyReason::Unverified(other)),
+            }
+        }
+        let (claims, seal) = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;
+        let claim = |name: &str| DenyReason::Unverified(Unverified::Claim(name.into()));
+        let questions = self.ledger.questions(&claims, token).map_err(|missing| claim(&missing.0))?;
+        let stamps = self.identity.stamps(&claims, token).map_err(|header| claim(header.as_str()))?;
+        let credential = Credential { claims, seal, fingerprint: Fingerprint::of(token), questions, stamps };
+        let credential = Arc::new(credential);
+        self.tokens.insert(token, Arc::clone(&credential));
+        Ok(credential)
+    }
+
+    /// What the ledger says, weighed against the route's policy for outages.
+    async fn weigh(&self, credential: &Credential, policy: &Policy, now: Timestamp) -> Result<Assurance, DenyReason> {
+        let Credential { questions, claims, .. } = credential;
+        match (self.ledger.find(questions, claims, now).await, policy.on_outage) {
+            (Lookup::Live, _) => Ok(Assurance::Full),
+            (Lookup::Revoked(revocation), _) => Err(DenyReason::Revoked(revocation)),
+            (Lookup::Unknown(outage), OnOutage::Deny) => Err(DenyReason::LedgerUnavailable(outage)),
+            (Lookup::Unknown(outage), OnOutage::Allow) => Ok(Assurance::RevocationUnknown(outage)),
+        }
+    }
+
+    /// The credentials of a user which this gateway has seen and still remembers.
+    pub fn seen(&self, user: &User) -> Vec<Arc<Credential>> {
+        self.tokens.iter().filter(|credential| credential.claims.user() == user).collect()
+    }
+}
+
+/// A request without a token on a route where it is optional. What the route requires, nobody has.
+fn anonymous(route: &Arc<Route>, policy: &Policy) -> Result<Grant, DenyReason> {
+    if policy.scopes.is_empty() && policy.roles.is_empty() && policy.claims.is_empty() {
+        Ok(Grant { route: Arc::clone(route), credential: None, assurance: Assurance::Full })
+    } else {
+        Err(DenyReason::TokenMissing)
+    }
+}
+
+/// Browsers send cookies along with a WebSocket handshake from any page, and no preflight asks first: the page's origin
+/// (RFC 6455 section 10.2) has to be the host it speaks to.
+fn same_origin(request: &Request<'_>) -> bool {
+    let text = |name| request.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+    let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else { return false };
+    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+}
+
+fn requirements(policy: &Policy, claims: &Claims) -> Result<(), DenyReason> {
+    if !policy.scopes.iter().all(|scope| claims.scopes().contains(scope)) {
+        return Err(DenyReason::InsufficientScope);
+    }
+    if !policy.roles.is_empty() && !policy.roles.iter().any(|role| claims.roles().contains(role)) {
+        return Err(DenyReason::InsufficientRole);
+    }
+    let holds = |(name, wanted): &(Box<str>, Value)| match claims.claim(name) {
+        Some(Value::Array(list)) => list.contains(wanted),
+        Some(value) => value == wanted,
+        None => false,
+    };
+    if policy.claims.iter().all(holds) { Ok(()) } else { Err(DenyReason::ClaimMismatch) }
+}

@@ -1,8 +1,10 @@
-//! What upstreams are told about who is calling.
+//! What upstreams are told about who is calling, and what clients may not tell them.
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::claims::Claims;
 use crate::template::Template;
+use crate::token::Token;
 
 /// `[identity]`, resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -14,5 +16,141 @@ pub struct IdentitySettings {
 }
 
 /// The identity headers of one credential, rendered.
+#[derive(Debug, Default)]
+pub struct Stamps(Box<[(HeaderName, HeaderValue)]>);
+
+impl Stamps {
+    /// The headers to set.
+    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
+        self.0.iter()
+    }
+}
+
+/// Renders stamps, and knows which header names are not a client's to send.
 #[derive(Debug)]
-pub struct Stamps(pub Box<[(HeaderName, http::HeaderValue)]>);
+pub struct Identity {
+    settings: IdentitySettings,
+    reserved: Reserved,
+}
+
+impl Identity {
+    /// Reserves the configured names beside the ones that are always reserved.
+    pub fn new(settings: IdentitySettings) -> Self {
+        let reserved = Reserved::new(settings.headers.iter().map(|(name, _)| name.as_str()));
+        Self { settings, reserved }
+    }
+
+    /// Whether the token itself is forwarded.
+    pub fn forwards_token(&self) -> bool {
+        self.settings.forward_token
+    }
+
+    /// Renders the headers of a credential. A header whose claim is missing is left out; one whose value cannot stand
+    /// in a header is an error that names the header.
+    pub fn stamps(&self, claims: &Claims, token: &Token<'_>) -> Result<Stamps, HeaderName> {
+        let mut stamps = Vec::with_capacity(self.settings.headers.len());
+        for (name, template) in &self.settings.headers {
+            let text = match template.render_header(claims, token) {
+                Ok(text) => text,
+                Err(RenderError::Missing(_)) => continue,
+                Err(RenderError::Unsafe(_)) => return Err(name.clone()),
+            };
+            {
+                // UTF-8 is passed as it is (RFC 9110 section 5.5, `obs-text`); line ends are what must not pass.
+                let mut value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| name.clone())?;
+                value.set_sensitive(true);
+                stamps.push((name.clone(), value));
+            }
+        }
+        Ok(Stamps(stamps.into_boxed_slice()))
+    }
+
+    /// The names in `headers` that a client may not send on. `trusted` says that the peer is a trusted proxy, which may
+    /// speak of where a request came from, but never of who the user is.
+    pub fn forbidden<'a>(&'a self, headers: &'a HeaderMap, trusted: bool) -> impl Iterator<Item = &'a HeaderName> {
+        headers.keys().filter(move |name| self.reserved.contains(name.as_str(), trusted))
+    }
+}
+
+/// Header names compared as services compare them: CGI and WSGI servers cannot tell `-` from `_`, some not from `.`
+/// (CVE-2025-64484, CVE-2026-54763). So every character that is not alphanumeric counts as `-`.
+#[derive(Debug)]
+struct Reserved {
+    identity: Box<[Box<str>]>,
+}
+
+/// Names by which proxies tell services where a request came from, and by which clients have overridden paths and methods.
+const PROVENANCE: [&str; 10] = [
+    "forwarded",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "true-client-ip",
+    "x-request-id",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-envoy-original-path",
+];
+const PROVENANCE_PREFIXES: [&str; 3] = ["x-forwarded-", "x-original-", "x-rewrite-"];
+
+impl Reserved {
+    fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
+        Self { identity: names.map(|name| name.bytes().map(|byte| char::from(fold(byte))).collect()).collect() }
+    }
+
+    fn contains(&self, name: &str, trusted: bool) -> bool {
+        if self.identity.iter().any(|reserved| same(name, reserved)) {
+            return true;
+        }
+        // Nearly every header a client sends begins otherwise.
+        if trusted || !name.starts_with(['f', 't', 'x']) {
+            return false;
+        }
+        PROVENANCE.iter().any(|reserved| same(name, reserved))
+            || PROVENANCE_PREFIXES.iter().any(|prefix| name.get(..prefix.len()).is_some_and(|start| same(start, prefix)))
+    }
+}
+
+fn same(name: &str, folded: &str) -> bool {
+    name.len() == folded.len() && name.bytes().map(fold).eq(folded.bytes())
+}
+
+fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forbidden(name: &str, trusted: bool) -> bool {
+        let settings = IdentitySettings {
+            headers: vec![(HeaderName::from_static("x-user-id"), Template::parse("{sub}").unwrap())],
+            forward_token: true,
+        };
+        let identity = Identity::new(settings);
+        let mut headers = HeaderMap::new();
+        headers.insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_static("x"));
+        identity.forbidden(&headers, trusted).count() == 1
+    }
+
+    #[test]
+    fn an_identity_header_is_forbidden_under_every_alias_even_to_trusted_proxies() {
+        for name in ["x-user-id", "X-User-Id", "x_user_id", "X.User.Id", "x-user_id", "x~user!id"] {
+            assert!(forbidden(name, false), "{name}");
+            assert!(forbidden(name, true), "{name}");
+        }
+        for name in ["x-user-ids", "x-user", "user-id", "accept"] {
+            assert!(!forbidden(name, false), "{name}");
+        }
+    }
+
+    #[test]
+    fn where_a_request_came_from_is_believed_of_trusted_proxies_only() {
+        for name in ["x-forwarded-for", "X_Forwarded_For", "forwarded", "x-original-url", "x-rewrite-url", "X-HTTP-Method-Override"] {
+            assert!(forbidden(name, false), "{name}");
+            assert!(!forbidden(name, true), "{name}");
+        }
+    }
+}

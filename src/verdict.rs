@@ -73,6 +73,8 @@ pub enum DenyReason {
     HeadersTooLarge,
     /// A longer body than allowed.
     BodyTooLarge,
+    /// A WebSocket handshake with a cookie for a credential, from a page of another origin.
+    OriginRefused,
     /// No credential.
     TokenMissing,
     /// The token was not believed.
@@ -102,6 +104,7 @@ impl DenyReason {
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
+            Self::OriginRefused => "origin_refused",
             Self::TokenMissing => "token_missing",
             Self::Unverified(why) => match why {
                 Unverified::Malformed(_) => "token_malformed",
@@ -145,7 +148,7 @@ impl DenyReason {
                 | Unverified::Claim(_),
             ) => 401,
             Self::Revoked(revocation) => revocation.status,
-            Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => 403,
+            Self::OriginRefused | Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => 403,
             Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
         }
@@ -175,5 +178,5 @@ pub const WORDS: [&str; 22] = [
     "claim_mismatch",
     "upstream_unavailable",
     "upstream_timeout",
-    "user_unknown",
+    "origin_refused",
 ];

@@ -1,3 +1,36 @@
-//! The proxy door.
+//! The proxy door: Pingora's phases around one judgment.
+//!
+//! [`door`] accepts, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
+//! [`exchange`] is what one request carries through the phases, [`forward`] is what the upstream receives.
 
+mod door;
+mod exchange;
+mod forward;
+mod hygiene;
+mod phases;
 pub mod settings;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::gate::Gate;
+use crate::report::Report;
+use settings::ServerSettings;
+
+pub use door::{Door, service};
+
+/// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
+pub struct Snapshot {
+    /// The judgment.
+    pub gate: Gate,
+    /// `[server]`: limits and trust. What cannot change while running (listeners, threads) is taken from the first.
+    pub server: ServerSettings,
+    /// Where facts are told.
+    pub report: Report,
+}
+
+/// The proxy: Pingora calls its phases.
+pub struct Proxy {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+}

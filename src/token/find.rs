@@ -17,19 +17,31 @@ pub struct Conflict(pub &'static str);
 const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
 const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes that are not visible ASCII");
 
+/// A token, and how it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found<'a> {
+    /// The compact form.
+    pub compact: Cow<'a, str>,
+    /// Whether a browser may have sent it of its own accord, for whatever page asked.
+    pub only_in_cookie: bool,
+}
+
 /// Looks into every place. `Ok(None)` means that there is no token anywhere.
 pub fn find<'a>(
     places: &[Place],
     headers: &'a HeaderMap,
     query: Option<&'a str>,
-) -> Result<Option<Cow<'a, str>>, Conflict> {
+) -> Result<Option<Found<'a>>, Conflict> {
     let mut found = None;
+    let mut only_in_cookie = true;
     for place in places {
         match place {
             Place::Header(name) => {
                 for value in headers.get_all(name) {
                     let value = value.to_str().map_err(|_| UNREADABLE)?;
-                    keep(&mut found, in_header(value, *name == AUTHORIZATION).map(Cow::Borrowed))?;
+                    let token = in_header(value, *name == AUTHORIZATION);
+                    only_in_cookie &= token.is_none();
+                    keep(&mut found, token.map(Cow::Borrowed))?;
                 }
             }
             Place::Cookie(name) => {
@@ -43,13 +55,14 @@ pub fn find<'a>(
             Place::Query(name) => {
                 for (parameter, value) in parameters(query.unwrap_or_default()) {
                     if percent_decoded(parameter)? == **name {
+                        only_in_cookie = false;
                         keep(&mut found, Some(percent_decoded(value)?))?;
                     }
                 }
             }
         }
     }
-    Ok(found)
+    Ok(found.map(|compact| Found { compact, only_in_cookie }))
 }
 
 /// The cookie line without the cookie `name`; `None` when nothing is left, and nothing is to be sent.
@@ -150,7 +163,7 @@ mod tests {
         for (name, value) in headers {
             map.append(*name, http::HeaderValue::from_bytes(value.as_bytes()).unwrap());
         }
-        find(&places(), &map, query).map(|found| found.map(Cow::into_owned))
+        find(&places(), &map, query).map(|found| found.map(|found| found.compact.into_owned()))
     }
 
     #[test]

@@ -1,0 +1,93 @@
+//! What the upstream receives: the client's request less what is not the client's to say, plus what we know.
+//!
+//! Runs after Pingora has dealt with the fields that `Connection` nominates, so that none of ours can be nominated away
+//! (CVE-2024-45410, CVE-2026-105299).
+
+use http::header::{self, HeaderName, HeaderValue};
+use pingora::Result;
+use pingora::http::RequestHeader;
+
+use super::exchange::Exchange;
+use crate::token::{self, Place};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Makes the upstream's request out of the client's.
+pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
+    let gate = &exchange.snapshot.gate;
+    let forbidden: Vec<HeaderName> = gate.identity.forbidden(&request.headers, exchange.trusted).cloned().collect();
+    for name in &forbidden {
+        request.remove_header(name);
+    }
+    if !gate.identity.forwards_token() {
+        gate.places.iter().try_for_each(|place| take_out(request, place))?;
+    }
+    provenance(request, exchange)?;
+    let credential = exchange.grant().and_then(|grant| grant.credential.as_ref());
+    for (name, value) in credential.iter().flat_map(|credential| credential.stamps.iter()) {
+        request.insert_header(name.clone(), value.clone())?;
+    }
+    Ok(())
+}
+
+/// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.
+fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
+    let client = exchange.client.to_string();
+    let path = match request.headers.get(&X_FORWARDED_FOR).and_then(|before| before.to_str().ok()) {
+        Some(before) => format!("{before}, {client}"),
+        None => client,
+    };
+    request.insert_header(X_FORWARDED_FOR, path)?;
+    if !request.headers.contains_key(&X_FORWARDED_PROTO) {
+        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+    }
+    if !request.headers.contains_key(&X_FORWARDED_HOST)
+        && let Some(host) = request.headers.get(header::HOST).cloned()
+    {
+        request.insert_header(X_FORWARDED_HOST, host)?;
+    }
+    if !request.headers.contains_key(&X_REQUEST_ID) {
+        request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
+    }
+    Ok(())
+}
+
+/// Takes the token out of a place, and leaves what else is there.
+fn take_out(request: &mut RequestHeader, place: &Place) -> Result<()> {
+    match place {
+        // Another scheme's credentials are not ours to withhold.
+        Place::Header(name) if *name == header::AUTHORIZATION => {
+            let is_bearer = |value: &HeaderValue| {
+                value.as_bytes().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
+            };
+            if request.headers.get(name).is_some_and(is_bearer) {
+                request.remove_header(name);
+            }
+        }
+        Place::Header(name) => drop(request.remove_header(name)),
+        Place::Cookie(name) => {
+            let lines: Vec<String> = request
+                .headers
+                .get_all(header::COOKIE)
+                .iter()
+                .filter_map(|line| token::without_cookie(line.to_str().ok()?, name))
+                .collect();
+            request.remove_header(&header::COOKIE);
+            for line in lines {
+                request.append_header(header::COOKIE, line)?;
+            }
+        }
+        Place::Query(name) => {
+            let target = String::from_utf8_lossy(request.raw_path()).into_owned();
+            if let Some((path, query)) = target.split_once('?') {
+                let rest = token::without_parameter(query, name);
+                let target = rest.map_or(path.to_owned(), |rest| format!("{path}?{rest}"));
+                request.set_raw_path(target.as_bytes())?;
+            }
+        }
+    }
+    Ok(())
+}

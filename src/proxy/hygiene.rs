@@ -1,0 +1,109 @@
+//! What is refused before anybody is asked who is calling: requests that two servers could read differently.
+
+use http::header::{self, HeaderMap};
+use http::{Method, Version};
+use pingora::http::RequestHeader;
+use pingora::proxy::Session;
+
+use super::settings::Limits;
+use crate::verdict::DenyReason;
+
+/// Checks the head of a request, and takes an `Upgrade` out of it that is not a WebSocket handshake.
+pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<(), DenyReason> {
+    let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes()).unwrap_or_default();
+    let request = session.req_header();
+    size(request, raw.len(), limits)?;
+    method(&request.method)?;
+    // Pingora drops a fragment silently; a server behind us might not have (CVE-2021-32779).
+    if raw.iter().take_while(|byte| **byte != b'\n').any(|byte| *byte == b'#') {
+        return Err(DenyReason::RequestAmbiguous("the request target has a fragment"));
+    }
+    framing(request, &raw)?;
+    single(&request.headers)?;
+    if length(&request.headers).is_some_and(|length| length > limits.body_bytes) {
+        return Err(DenyReason::BodyTooLarge);
+    }
+    if request.headers.contains_key(header::UPGRADE) && !is_websocket(request) {
+        let request = session.req_header_mut();
+        request.remove_header(&header::UPGRADE);
+        request.remove_header("http2-settings");
+    }
+    Ok(())
+}
+
+/// The declared length of the body.
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+/// A WebSocket handshake (RFC 6455 section 4.2.1). Whatever else asks for an upgrade is an ordinary request: nothing
+/// may be decided by the mere presence of the header.
+pub(super) fn is_websocket(request: &RequestHeader) -> bool {
+    let has_token = |name: header::HeaderName, wanted: &str| {
+        let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
+    };
+    let upgrades = request.headers.get_all(header::UPGRADE).iter().count();
+    request.method == Method::GET
+        && request.version == Version::HTTP_11
+        && upgrades == 1
+        && request.headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && has_token(header::CONNECTION, "upgrade")
+        && length(&request.headers).unwrap_or(0) == 0
+        && !request.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+fn size(request: &RequestHeader, bytes: usize, limits: &Limits) -> Result<(), DenyReason> {
+    if bytes > limits.header_bytes || request.headers.len() > limits.headers {
+        return Err(DenyReason::HeadersTooLarge);
+    }
+    Ok(())
+}
+
+fn method(method: &Method) -> Result<(), DenyReason> {
+    let tracks = method.as_str().eq_ignore_ascii_case("TRACK") || method.as_str().eq_ignore_ascii_case("TRACE");
+    if tracks || *method == Method::CONNECT { Err(DenyReason::MethodRefused) } else { Ok(()) }
+}
+
+/// RFC 9112 section 6.3, read strictly: where one reading would end the body elsewhere than another, there is no body.
+fn framing(request: &RequestHeader, raw: &[u8]) -> Result<(), DenyReason> {
+    const LENGTH: DenyReason = DenyReason::RequestAmbiguous("Content-Length is not one plain number");
+    const BOTH: DenyReason = DenyReason::RequestAmbiguous("both Content-Length and Transfer-Encoding are given");
+    const CODING: DenyReason = DenyReason::RequestAmbiguous("Transfer-Encoding is not `chunked`");
+    let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let plain = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if lengths.next().is_some() || !plain {
+            return Err(LENGTH);
+        }
+    }
+    let mut codings = request.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err(CODING);
+        }
+        // Pingora has taken Content-Length out by now, as RFC 9112 allows; the line is still in the bytes received.
+        if request.version != Version::HTTP_11 || has_field(raw, b"content-length") {
+            return Err(BOTH);
+        }
+    }
+    Ok(())
+}
+
+fn has_field(raw: &[u8], name: &[u8]) -> bool {
+    raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
+        line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)) && line.get(name.len()) == Some(&b':')
+    })
+}
+
+/// Fields of which a second one would be read by some servers and not by others.
+fn single(headers: &HeaderMap) -> Result<(), DenyReason> {
+    const HOSTS: DenyReason = DenyReason::RequestAmbiguous("there is more than one Host field");
+    const CREDENTIALS: DenyReason = DenyReason::RequestAmbiguous("there is more than one Authorization field");
+    for (name, reason) in [(header::HOST, HOSTS), (header::AUTHORIZATION, CREDENTIALS)] {
+        if headers.get_all(name).iter().nth(1).is_some() {
+            return Err(reason);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,219 @@
+//! Pingora's phases, in the order in which they happen.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::header;
+use pingora::http::{RequestHeader, ResponseHeader};
+use pingora::prelude::*;
+use pingora::proxy::{FailToProxy, ProxyHttp, Session};
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{ErrorSource, ErrorType};
+
+use super::exchange::Exchange;
+use super::{Proxy, door, forward, hygiene};
+use crate::answer::{self, Answer};
+use crate::gate;
+use crate::target::{Ambiguity, Target};
+use crate::time::Timestamp;
+use crate::verdict::{Denial, DenyReason, Verdict};
+
+/// What `request_filter` returns: Pingora's `true` means that an answer was given.
+const ANSWERED: bool = true;
+const GO_ON: bool = false;
+
+/// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
+const DRAIN_BYTES: u64 = 64 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(1);
+
+#[async_trait]
+impl ProxyHttp for Proxy {
+    type CTX = Exchange;
+
+    fn new_ctx(&self) -> Exchange {
+        door::head_was_read();
+        Exchange::new(self.snapshot.load_full())
+    }
+
+    fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
+        // None: what is not there costs nothing and has no bugs. Pingora's default is a compression module, switched off.
+    }
+
+    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        let limits = &exchange.snapshot.server.limits;
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(limits.idle_timeout.as_secs().max(1)));
+        }
+        session.set_read_timeout(Some(limits.idle_timeout));
+        session.set_write_timeout(Some(limits.idle_timeout));
+        if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
+            // An IPv4 client on a dual-stack socket is still an IPv4 client.
+            exchange.client = address.ip().to_canonical();
+        }
+        let trusted = &exchange.snapshot.server.trusted_proxies;
+        exchange.trusted = trusted.iter().any(|network| network.contains(&exchange.client));
+        Ok(())
+    }
+
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        let verdict = judge(session, exchange).await;
+        exchange.judgment = exchange.began.elapsed();
+        let answer = verdict.as_ref().err().map(|denial| {
+            let header = session.req_header();
+            answer::denial(denial, &header.method, &header.headers, exchange.id.as_str())
+        });
+        let malformed = matches!(&verdict, Err(Denial { reason: DenyReason::RequestAmbiguous(_), .. }));
+        exchange.verdict = Some(verdict);
+        let Some(answer) = answer else { return Ok(GO_ON) };
+        if malformed {
+            // Who frames one request in two ways is not asked for another.
+            session.set_keepalive(None);
+        }
+        send(session, exchange, answer).await?;
+        Ok(ANSWERED)
+    }
+
+    async fn upstream_peer(&self, _: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+        let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
+        let peer = grant.route.upstream.next();
+        let peer = peer.ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
+        exchange.upstream = peer._address.as_inet().copied();
+        exchange.forwarded.get_or_insert_with(Instant::now);
+        Ok(peer)
+    }
+
+    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
+        let retries = exchange.grant().map_or(0, |grant| grant.route.upstream.settings().retries);
+        exchange.attempts += 1;
+        // Nothing has been sent: another server may be asked, whatever the method.
+        error.set_retry(exchange.attempts <= retries);
+        error
+    }
+
+    async fn upstream_request_filter(
+        &self,
+        _: &mut Session,
+        request: &mut RequestHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        forward::prepare(request, exchange)
+    }
+
+    async fn request_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
+        let length = body.as_ref().map_or(0, Bytes::len);
+        exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        // What follows an upgrade is a conversation, not a body.
+        if exchange.body_bytes > exchange.snapshot.server.limits.body_bytes && !session.was_upgraded() {
+            return Error::e_explain(ErrorType::HTTPStatus(413), "the request body is longer than is allowed");
+        }
+        Ok(())
+    }
+
+    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+        exchange.status = response.status.as_u16();
+        Ok(())
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+        let reason = failure(error);
+        let grant = exchange.grant();
+        let route = grant.map(|grant| &*grant.route.settings.name).unwrap_or_default().to_owned();
+        let id = exchange.id;
+        if *error.esource() == ErrorSource::Upstream {
+            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = ?exchange.upstream, "Upstream failed");
+        }
+        if let Some(reason) = reason
+            && session.response_written().is_none()
+        {
+            session.set_keepalive(None);
+            let answer = answer::problem(&reason, id.as_str());
+            // The client may be gone: then nobody is left to be told.
+            let _ = send(session, exchange, answer).await;
+        }
+        FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+        exchange.finish(session);
+    }
+
+    /// Pingora's own line holds the query, which may hold a token. Ours says the same with less.
+    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+        true
+    }
+
+    fn request_summary(&self, _: &Session, exchange: &Exchange) -> String {
+        format!("request {}", exchange.id.as_str())
+    }
+}
+
+/// One verdict for the request at hand.
+async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
+    let snapshot = &exchange.snapshot;
+    let deny = |reason| Denial { route: None, credential: None, reason };
+    hygiene::check(session, &snapshot.server.limits).map_err(deny)?;
+    let header = session.req_header();
+    let host = header.headers.get(header::HOST).map(|host| host.as_bytes());
+    let target = Target::read(header.raw_path(), host, snapshot.server.ambiguous);
+    let target = target.map_err(|Ambiguity(what)| deny(DenyReason::RequestAmbiguous(what)))?;
+    if target.host.is_empty() && header.version == http::Version::HTTP_11 {
+        return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
+    }
+    let request = gate::Request {
+        method: &header.method,
+        target: &target,
+        headers: &header.headers,
+        websocket: hygiene::is_websocket(header),
+    };
+    let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
+    if !target.as_received {
+        // From here on there is only the path that was judged.
+        let judged = target.origin_form();
+        if session.req_header_mut().set_raw_path(judged.as_bytes()).is_err() {
+            return Err(deny(DenyReason::RequestAmbiguous("the request target cannot be forwarded")));
+        }
+    }
+    verdict
+}
+
+/// What the client is told of a failure; `None` when there is nobody to tell.
+fn failure(error: &Error) -> Option<DenyReason> {
+    use ErrorType::{ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout, WriteError, WriteTimedout};
+    match (error.esource(), error.etype()) {
+        (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
+        (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
+        (_, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => Some(DenyReason::UpstreamTimeout),
+        _ => Some(DenyReason::UpstreamUnavailable),
+    }
+}
+
+/// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
+async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+    let request = session.req_header();
+    let is_head = request.method == http::Method::HEAD;
+    let framed = !request.headers.contains_key(header::TRANSFER_ENCODING) && !request.headers.contains_key(header::EXPECT);
+    if framed && hygiene::length(&request.headers).unwrap_or(0) <= DRAIN_BYTES {
+        session.as_mut().set_close_on_response_before_downstream_finish(false);
+        session.as_mut().set_total_drain_timeout(Some(DRAIN_TIME));
+    }
+    let mut response = ResponseHeader::build(answer.status, Some(answer.headers.len() + 1))?;
+    for (name, value) in answer.headers {
+        response.append_header(name, value)?;
+    }
+    response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    exchange.status = answer.status.as_u16();
+    let body = (!is_head && !answer.body.is_empty()).then_some(answer.body);
+    session.write_response_header(Box::new(response), body.is_none()).await?;
+    if body.is_some() {
+        session.write_response_body(body, true).await?;
+    }
+    Ok(())
+}
