@@ -1,3 +1,96 @@
-//! A fact told once.
+//! A fact told once: metric, access line and audit line follow from it.
 
+pub mod access;
+pub mod audit;
+#[cfg(test)]
+mod dashboards;
+pub mod log;
+pub mod metrics;
 pub mod settings;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+
+use crate::time::Timestamp;
+use crate::verdict::{Assurance, Verdict};
+
+pub use access::AccessWriter;
+pub use audit::{Audit, AuditLine};
+pub use metrics::Metrics;
+pub use settings::LogSettings;
+
+use metrics::{RouteMetrics, Told};
+use settings::AccessLog;
+
+/// A request that has ended, whichever way. Route, user and fingerprint are the verdict's.
+pub struct Finished<'a> {
+    /// When it ended.
+    pub at: Timestamp,
+    pub method: &'a Method,
+    /// As routed, or as received where it could not be; a query is cut off here again, lest it hold a token.
+    pub path: &'a str,
+    pub status: u16,
+    pub verdict: &'a Verdict,
+    /// Where it was forwarded to, if it was.
+    pub upstream: Option<SocketAddr>,
+    /// From the parsed head to the end of the answer.
+    pub total: Duration,
+    /// Spent with the upstream, if it was forwarded.
+    pub upstream_time: Option<Duration>,
+    /// Until the verdict.
+    pub judgment: Duration,
+    pub request_id: &'a str,
+    pub client: IpAddr,
+    /// Bytes of the answer's body sent to the client.
+    pub bytes: u64,
+}
+
+/// What is said of requests under one configuration; a reload makes a new one from the same metrics and writer.
+pub struct Report {
+    routes: RouteMetrics,
+    access: AccessLog,
+    sample: f64,
+    writer: AccessWriter,
+}
+
+impl Report {
+    /// `routes` are the names in the order of [`crate::route::Route::index`]; `reasons` the operator's own words.
+    pub fn new(
+        settings: &LogSettings,
+        metrics: &Metrics,
+        writer: &AccessWriter,
+        routes: &[Arc<str>],
+        reasons: &[Arc<str>],
+    ) -> Self {
+        let routes = RouteMetrics::new(metrics, routes, reasons);
+        Self { routes, access: settings.access, sample: settings.sample, writer: writer.clone() }
+    }
+
+    /// Tells of a request once it is over: exactly one call per request.
+    pub fn finished(&self, finished: &Finished<'_>) {
+        self.routes.tell(&Told {
+            method: finished.method,
+            status: finished.status,
+            verdict: finished.verdict,
+            total: finished.total,
+            upstream_time: finished.upstream_time,
+            judgment: finished.judgment,
+        });
+        if self.is_logged(finished.verdict) {
+            self.writer.push(finished);
+        }
+    }
+
+    /// Decided before a line is built. A pass that nobody could vouch for is logged like a denial.
+    fn is_logged(&self, verdict: &Verdict) -> bool {
+        let ordinary = matches!(verdict, Ok(grant) if grant.assurance == Assurance::Full);
+        match self.access {
+            AccessLog::Off => false,
+            AccessLog::Denied => !ordinary,
+            AccessLog::All => !ordinary || self.sample >= 1.0 || rand::random::<f64>() < self.sample,
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The audit trail: who did what to whom through the control API, one JSON line each.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use prometheus::IntCounter;
+use serde::Serialize;
+
+use super::Metrics;
+use crate::time::Timestamp;
+
+/// One control action, done or refused.
+#[derive(Clone, Debug, Serialize)]
+pub struct AuditLine<'a> {
+    /// RFC 3339.
+    #[serde(serialize_with = "as_text")]
+    pub at: Timestamp,
+    /// Who asked: `admin` is the holder of the control token.
+    pub actor: &'a str,
+    /// `user.status`, `user.logout`, `token.revoke`, `session.revoke`, `prune`.
+    pub action: &'a str,
+    /// Whom or what it was about; a token by its fingerprint.
+    pub target: &'a str,
+    /// `applied`, `pending` (the database holds it, Redis will) or the title of the problem.
+    pub outcome: &'a str,
+    /// What was asked for beyond the target, such as the new status with its reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<&'a str>,
+    /// The ledger's version after it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<i64>,
+    pub request_id: &'a str,
+    pub remote: SocketAddr,
+}
+
+fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(at)
+}
+
+/// Where audit lines go.
+pub struct Audit {
+    sink: Sink,
+    lost: IntCounter,
+}
+
+enum Sink {
+    File { path: PathBuf, file: Mutex<File> },
+    Log,
+}
+
+impl Audit {
+    /// Opens `audit_file` for appending, or takes the log where there is none.
+    pub fn open(file: Option<&Path>, metrics: &Metrics) -> io::Result<Self> {
+        let lost = metrics.audit_lines_lost().clone();
+        let Some(path) = file else { return Ok(Self { sink: Sink::Log, lost }) };
+        let file = Mutex::new(append(path)?);
+        Ok(Self { sink: Sink::File { path: path.into(), file }, lost })
+    }
+
+    /// Opens the file anew, after a log rotation moved it. The old one stays in use when that fails.
+    pub fn reopen(&self) -> io::Result<()> {
+        if let Sink::File { path, file } = &self.sink {
+            let new = append(path)?;
+            *file.lock().unwrap_or_else(PoisonError::into_inner) = new;
+        }
+        Ok(())
+    }
+
+    /// Records an action that has happened. A line that cannot be written is an error in the log, which then holds it.
+    pub fn record(&self, line: &AuditLine<'_>) {
+        match &self.sink {
+            Sink::File { file, .. } => {
+                if let Err(error) = write_line(file, line) {
+                    self.lost.inc();
+                    tracing::error!(target: "audit", %error, line = %Json(line), "the audit file cannot be written");
+                }
+            }
+            Sink::Log => {
+                tracing::info!(target: "audit", line = %Json(line), "{} {}", line.action, line.outcome)
+            }
+        }
+    }
+}
+
+/// One write per line: with `O_APPEND` lines of several processes do not mix.
+fn write_line(file: &Mutex<File>, line: &AuditLine<'_>) -> io::Result<()> {
+    let mut text = serde_json::to_vec(line)?;
+    text.push(b'\n');
+    file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
+}
+
+fn append(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+struct Json<'a>(&'a AuditLine<'a>);
+
+impl std::fmt::Display for Json<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&serde_json::to_string(self.0).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> AuditLine<'static> {
+        AuditLine {
+            at: Timestamp::from_millis(0),
+            actor: "admin",
+            action: "user.status",
+            target: "7",
+            outcome: "applied",
+            detail: Some("banned: spam\nand more"),
+            version: Some(3),
+            request_id: "r-1",
+            remote: SocketAddr::from(([127, 0, 0, 1], 4000)),
+        }
+    }
+
+    #[test]
+    fn lines_are_appended_to_a_file_only_its_owner_reads() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.jsonl");
+        let metrics = Metrics::register(&prometheus::Registry::new()).expect("registered");
+        for _ in 0..2 {
+            Audit::open(Some(&path), &metrics).expect("opened").record(&line());
+        }
+        let text = std::fs::read_to_string(&path).expect("read");
+        assert_eq!(text.lines().count(), 2, "{text}");
+        let first: serde_json::Value =
+            serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+        assert_eq!((&first["at"], &first["version"]), (&"1970-01-01T00:00:00.000Z".into(), &3.into()));
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(&path).expect("there").permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn after_a_rotation_the_new_file_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit.jsonl");
+        let metrics = Metrics::register(&prometheus::Registry::new()).expect("registered");
+        let audit = Audit::open(Some(&path), &metrics).expect("opened");
+        std::fs::rename(&path, folder.path().join("old")).expect("moved");
+        audit.reopen().expect("reopened");
+        audit.record(&line());
+        assert_eq!(std::fs::read_to_string(&path).expect("read").lines().count(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_line_that_cannot_be_written_is_counted() {
+        let metrics = Metrics::register(&prometheus::Registry::new()).expect("registered");
+        Audit::open(Some(Path::new("/dev/full")), &metrics).expect("opened").record(&line());
+        assert_eq!(metrics.audit_lines_lost().get(), 1);
+    }
+}
