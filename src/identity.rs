@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::claims::Claims;
-use crate::template::Template;
+use crate::template::{RenderError, Template};
 use crate::token::Token;
 
 /// `[identity]`, resolved.

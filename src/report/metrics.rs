@@ -51,7 +51,7 @@ pub struct Metrics {
     judgment_duration: Histogram,
     reloads_applied: IntCounter,
     reloads_refused: IntCounter,
-    malformed: IntCounter,
+    slow_heads: IntCounter,
     panics: IntCounter,
     access_lines_lost: IntCounter,
     audit_lines_lost: IntCounter,
@@ -93,7 +93,7 @@ impl Metrics {
             judgment_duration,
             reloads_applied: reloads.with_label_values(&["applied"]),
             reloads_refused: reloads.with_label_values(&["refused"]),
-            malformed: counter("portcullis_requests_malformed_total", MALFORMED_HELP)?,
+            slow_heads: counter("portcullis_slow_heads_total", SLOW_HEADS_HELP)?,
             panics: counter("portcullis_panics_total", PANICS_HELP)?,
             access_lines_lost: counter("portcullis_access_lines_lost_total", ACCESS_LOST_HELP)?,
             audit_lines_lost: counter("portcullis_audit_lines_lost_total", AUDIT_LOST_HELP)?,
@@ -110,9 +110,9 @@ impl Metrics {
         self.reloads_refused.inc();
     }
 
-    /// A request ended before anything could judge it: a malformed head, an early hang-up.
-    pub fn malformed(&self) {
-        self.malformed.inc();
+    /// The head of a request did not come in time; the connection was closed.
+    pub fn slow_head(&self) {
+        self.slow_heads.inc();
     }
 
     pub(super) fn panics(&self) -> &IntCounter {
@@ -129,7 +129,7 @@ impl Metrics {
 }
 
 const REQUESTS_HELP: &str = "Requests answered, by route, method and class of status. Counted when the answer ends, so a \
-    long stream is missing while it runs; heads that could not be parsed are in portcullis_requests_malformed_total.";
+    long stream is missing while it runs, and so is a head that could not be parsed.";
 const REQUEST_DURATION_HELP: &str = "Seconds from the parsed head to the end of the answer. Includes slow clients and \
     the whole life of a stream: not a measure of the gateway's own work.";
 const UPSTREAM_DURATION_HELP: &str = "Seconds spent with the upstream, body included. Requests that never went there \
@@ -140,8 +140,8 @@ const JUDGMENT_HELP: &str = "Seconds until the verdict, waiting for stores inclu
 const RELOADS_HELP: &str =
     "Configuration reloads asked for. refused means that an older configuration than the file's is serving.";
 const BUILD_HELP: &str = "Always 1; the version is in the label.";
-const MALFORMED_HELP: &str = "Requests that ended before they could be judged: unparsable heads, early hang-ups, \
-    timeouts. They have no verdict and are not in portcullis_requests_total.";
+const SLOW_HEADS_HELP: &str = "Connections closed because the head of a request did not come in time. Slow networks cause \
+    some; very many are an attack that tries to hold connections.";
 const PANICS_HELP: &str = "Panics. Each cost one connection or task, and each is a bug to be reported.";
 const ACCESS_LOST_HELP: &str =
     "Access lines that were not written because the log could not keep up or failed.";

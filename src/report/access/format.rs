@@ -80,6 +80,7 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge
+        | DenyReason::OriginRefused
         | DenyReason::TokenMissing
         | DenyReason::InsufficientScope
         | DenyReason::InsufficientRole
