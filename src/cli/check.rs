@@ -41,8 +41,7 @@ fn human(path: &Path, checked: &Checked, print: bool) -> std::io::Result<()> {
 fn machine(path: &Path, result: &Result<Checked, Problems>, print: bool) -> std::io::Result<()> {
     let document = match result {
         Ok(checked) => {
-            let mut document =
-                json!({ "file": path.display().to_string(), "problems": [], "warnings": checked.warnings.list() });
+            let mut document = json!({ "file": path.display().to_string(), "problems": [], "warnings": checked.warnings.list() });
             if let (true, Value::Object(fields)) = (print, &mut document) {
                 let effective = serde_json::to_value(&checked.effective).map_err(std::io::Error::other)?;
                 fields.insert("config".into(), effective);

@@ -140,7 +140,8 @@ fn rules_within(table: &Table<'_>, written: &Written) {
     if let (Some(token), Some(refresh)) = (written.token_lifetime, written.refresh_lifetime)
         && refresh < token
     {
-        reader.problem(&table.place("refresh_lifetime"), "`refresh_lifetime` is shorter than `token_lifetime`");
+        reader
+            .problem(&table.place("refresh_lifetime"), "`refresh_lifetime` is shorter than `token_lifetime`");
     }
 }
 
@@ -203,7 +204,10 @@ fn source(
     }
     if table.has("jwks_url") {
         let (url, jwks) = (url?, jwks?);
-        return Some(KeySource::Url { url: secure(table.reader, &url.at, &url.value, jwks.allow_http)?, jwks });
+        return Some(KeySource::Url {
+            url: secure(table.reader, &url.at, &url.value, jwks.allow_http)?,
+            jwks,
+        });
     }
     if table.has("discovery") {
         let (issuer, jwks) = (issuer?, jwks?);
@@ -225,7 +229,9 @@ fn source(
         }
         None => return None,
     };
-    set.map(|set| KeySource::Fixed(Arc::new(set))).map_err(|KeyError(why)| table.reader.problem(&at, why)).ok()
+    set.map(|set| KeySource::Fixed(Arc::new(set)))
+        .map_err(|KeyError(why)| table.reader.problem(&at, why))
+        .ok()
 }
 
 fn fixed(keys: Vec<KeyDescription>) -> Result<KeySet, KeyError> {
@@ -253,7 +259,8 @@ fn secure(reader: &Reader<'_>, at: &Span, text: &str, allow_http: bool) -> Optio
         None => false,
     };
     if url.scheme() == "http" && !loopback && !allow_http {
-        let message = "keys fetched over plain HTTP can be replaced on the way: use https (or `jwks.allow_http`)";
+        let message =
+            "keys fetched over plain HTTP can be replaced on the way: use https (or `jwks.allow_http`)";
         reader.problem(at, message);
         return None;
     }
@@ -331,7 +338,8 @@ pub fn rules_between(reader: &Reader<'_>, issuers: &[Issuer]) {
             reader.problem(&issuer.at, "this issuer is configured twice");
         }
         if issuers.len() > 1 && !issuer.realm_is_written {
-            let message = "with several issuers each names its `realm`: else one's users could pass for another's";
+            let message =
+                "with several issuers each names its `realm`: else one's users could pass for another's";
             reader.problem(&issuer.at, message);
         } else if named && issuer.settings.realm.is_empty() {
             let message = "the empty realm cannot stand beside named ones: name every realm, or none";

@@ -122,7 +122,10 @@ pub fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Reader<'_>, &Node) 
             return expected(reader, node, "a duration with its unit, such as \"5s\"");
         };
         let Ok(duration) = humantime::parse_duration(text.value.trim()) else {
-            reader.problem(&node.at, "not a duration: write a number and a unit, such as \"50ms\", \"5s\" or \"15m\"");
+            reader.problem(
+                &node.at,
+                "not a duration: write a number and a unit, such as \"50ms\", \"5s\" or \"15m\"",
+            );
             return None;
         };
         if !range.contains(&duration) {
@@ -143,7 +146,10 @@ pub fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&Reader<'_>,
             _ => return expected(reader, node, "a size, such as \"10MiB\""),
         };
         let Some(bytes) = bytes else {
-            reader.problem(&node.at, "not a size: write a number of bytes, or one with a unit, such as \"10MiB\"");
+            reader.problem(
+                &node.at,
+                "not a size: write a number of bytes, or one with a unit, such as \"10MiB\"",
+            );
             return None;
         };
         let fits = range.contains(&bytes).then(|| T::try_from(bytes).ok()).flatten();
@@ -156,7 +162,9 @@ pub fn size<T: TryFrom<u64>>(range: RangeInclusive<u64>) -> impl Fn(&Reader<'_>,
 }
 
 /// A list; every bad element is told.
-pub fn list<T>(kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> impl Fn(&Reader<'_>, &Node) -> Option<Vec<T>> {
+pub fn list<T>(
+    kind: impl Fn(&Reader<'_>, &Node) -> Option<T>,
+) -> impl Fn(&Reader<'_>, &Node) -> Option<Vec<T>> {
     move |reader, node| {
         let Item::List(nodes) = &node.item else { return expected(reader, node, "a list") };
         let values: Vec<_> = nodes.iter().map(|node| kind(reader, node)).collect();
@@ -165,7 +173,9 @@ pub fn list<T>(kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> impl Fn(&Reade
 }
 
 /// A list that holds something.
-pub fn some<T>(kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> impl Fn(&Reader<'_>, &Node) -> Option<Vec<T>> {
+pub fn some<T>(
+    kind: impl Fn(&Reader<'_>, &Node) -> Option<T>,
+) -> impl Fn(&Reader<'_>, &Node) -> Option<Vec<T>> {
     let list = list(kind);
     move |reader, node| {
         let values = list(reader, node)?;
@@ -178,7 +188,9 @@ pub fn some<T>(kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> impl Fn(&Reade
 }
 
 /// The value with its place.
-pub fn placed<T>(kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> impl Fn(&Reader<'_>, &Node) -> Option<Placed<T>> {
+pub fn placed<T>(
+    kind: impl Fn(&Reader<'_>, &Node) -> Option<T>,
+) -> impl Fn(&Reader<'_>, &Node) -> Option<Placed<T>> {
     move |reader, node| kind(reader, node).map(|value| Placed { at: node.at.clone(), value })
 }
 
@@ -192,9 +204,9 @@ pub fn json(reader: &Reader<'_>, node: &Node) -> Option<serde_json::Value> {
 }
 
 pub fn socket(reader: &Reader<'_>, node: &Node) -> Option<SocketAddr> {
-    parsed(|text| text.parse().map_err(|_| "expected an address and a port, such as \"127.0.0.1:8080\"".into()))(
-        reader, node,
-    )
+    parsed(|text| {
+        text.parse().map_err(|_| "expected an address and a port, such as \"127.0.0.1:8080\"".into())
+    })(reader, node)
 }
 
 /// A path; a relative one starts at the directory of the configuration.

@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use super::kinds::{
-    MILLISECOND, SECOND, boolean, duration, integer, list, parsed, placed, text, word,
-};
+use super::kinds::{MILLISECOND, SECOND, boolean, duration, integer, list, parsed, placed, text, word};
 use super::presets;
 use super::reader::{Placed, Table, did_you_mean};
 use super::rules;

@@ -63,7 +63,8 @@ fn value_after(text: &str) -> Option<std::ops::Range<usize>> {
         let mut from = 0;
         while let Some(found) = inner.get(from..).and_then(|rest| rest.find(quote)) {
             let end = from + found;
-            let slashes = inner.get(..end).unwrap_or_default().chars().rev().take_while(|c| *c == '\\').count();
+            let slashes =
+                inner.get(..end).unwrap_or_default().chars().rev().take_while(|c| *c == '\\').count();
             if quote.starts_with('\'') || slashes % 2 == 0 {
                 return Some(start..start + end);
             }

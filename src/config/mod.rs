@@ -41,6 +41,7 @@ pub use problem::{Problem, Problems, Warnings};
 pub use reader::Environment;
 
 use reader::{Reader, Table};
+use upstreams::Upstream;
 
 /// Everything Portcullis is told, validated whole.
 #[derive(Clone, PartialEq)]
@@ -92,7 +93,12 @@ impl Config {
     }
 
     /// Reads a configuration from its text. `name` is what problems call it, relative paths start at `base`.
-    pub fn parse(text: &str, name: &str, base: &Path, environment: Environment<'_>) -> Result<Checked, Problems> {
+    pub fn parse(
+        text: &str,
+        name: &str,
+        base: &Path,
+        environment: Environment<'_>,
+    ) -> Result<Checked, Problems> {
         let (document, errors) = DeTable::parse_recoverable(text);
         if !errors.is_empty() {
             let found = errors.iter().map(|error| (error.span().unwrap_or(0..0), error.message().to_owned()));
@@ -137,13 +143,13 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));
 
     let upstreams = table.tables("upstreams", None, upstreams::upstream);
-    let upstreams_read = upstreams.iter().filter_map(|upstream| upstream.value.clone()).collect::<Vec<_>>();
-    let around =
-        routes::Around { upstreams: &upstreams_read, issuers: has_issuers, on_outage: ledger.on_outage };
+    let upstreams: Vec<_> = upstreams.into_iter().filter_map(|upstream| upstream.value).collect();
+    let around = routes::Around { upstreams: &upstreams, issuers: has_issuers, on_outage: ledger.on_outage };
     let routes = table.tables("routes", None, |table| routes::route(table, &around));
-    present(table, &upstreams_read, routes.iter().filter_map(|route| route.value.as_ref()));
+    present(table, &upstreams, routes.iter().filter_map(|route| route.value.as_ref()));
     let routes: Vec<_> = routes.into_iter().filter_map(|route| route.value).collect();
     let routes = routes::resolve(table.reader, routes, ledger.on_outage);
+    table.each_in_effect("routes", "name", routes.iter().flatten().map(|route| route.name.to_string()));
 
     let issuers: Vec<_> = issuers?.into_iter().map(|issuer| issuer.settings).collect();
     let redis = match redis {
@@ -159,7 +165,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
         tokens: ledger.tokens?,
         ledger: ledger.resolve(redis, database, &issuers)?,
         issuers,
-        upstreams: upstreams.into_iter().map(|upstream| upstream.value.map(|placed| placed.value)).collect::<Option<_>>()?,
+        upstreams: upstreams.into_iter().map(|upstream| upstream.settings).collect::<Option<_>>()?,
         routes: routes?,
     })
 }
@@ -167,7 +173,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
 /// A gateway without routes or upstreams serves nothing; an upstream without a route is reached by nobody.
 fn present<'a>(
     table: &Table<'_>,
-    upstreams: &[reader::Placed<UpstreamSettings>],
+    upstreams: &[Upstream],
     routes: impl Iterator<Item = &'a routes::Written> + Clone,
 ) {
     for key in ["upstreams", "routes"] {
@@ -176,11 +182,11 @@ fn present<'a>(
         }
     }
     for (index, upstream) in upstreams.iter().enumerate() {
-        let name = &upstream.value.name;
-        if upstreams.iter().take(index).any(|other| other.value.name == *name) {
-            table.reader.problem(&upstream.at, "two upstreams have this name");
+        let reader::Placed { at, value: name } = &upstream.name;
+        if upstreams.iter().take(index).any(|other| other.name.value == *name) {
+            table.reader.problem(at, "two upstreams have this name");
         } else if !routes.clone().any(|route| route.leads_to(name)) {
-            table.reader.warn(&upstream.at, "no route leads to this upstream");
+            table.reader.warn(at, "no route leads to this upstream");
         }
     }
 }

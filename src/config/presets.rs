@@ -104,8 +104,13 @@ fn layout(table: &mut Table<'_>, shape: Shape) -> Option<InvalidUsersLayout> {
 
 /// A key or the beginning of one: nothing that a pattern, a template or a cluster slot would read as its own.
 fn key(text: &str) -> Result<Box<str>, String> {
-    if text.is_empty() || text.len() > 128 || !text.bytes().all(|b| b.is_ascii_graphic() && !b"{}*?[]\\\"'".contains(&b)) {
-        return Err("expected visible ASCII characters without quotes, braces, brackets, `*`, `?` and `\\`".into());
+    if text.is_empty()
+        || text.len() > 128
+        || !text.bytes().all(|b| b.is_ascii_graphic() && !b"{}*?[]\\\"'".contains(&b))
+    {
+        return Err(
+            "expected visible ASCII characters without quotes, braces, brackets, `*`, `?` and `\\`".into()
+        );
     }
     Ok(text.into())
 }

@@ -43,7 +43,8 @@ pub struct Warnings(Problems);
 impl Problems {
     pub(super) fn new(file: &str, text: &str, found: Vec<(Span, String)>) -> Self {
         let masked = mask(text);
-        let mut list: Vec<_> = found.into_iter().map(|(span, message)| place(&masked, span, message)).collect();
+        let mut list: Vec<_> =
+            found.into_iter().map(|(span, message)| place(&masked, span, message)).collect();
         list.sort_by_key(|problem| problem.span.start);
         list.dedup();
         Self { file: file.to_owned(), list, unreadable: false, masked }
@@ -99,7 +100,9 @@ impl std::error::Error for Problems {}
 /// Finds line and column. A table's place is its heading alone, so that an excerpt shows one line.
 fn place(text: &str, span: Span, message: String) -> Problem {
     let start = (0..=span.start.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
-    let end = (span.end.clamp(start, text.len())..=text.len()).find(|&at| text.is_char_boundary(at)).unwrap_or(start);
+    let end = (span.end.clamp(start, text.len())..=text.len())
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(start);
     let before = text.get(..start).unwrap_or_default();
     let marked = text.get(start..end).unwrap_or_default();
     let end = start + marked.find('\n').unwrap_or(marked.len());

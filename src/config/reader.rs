@@ -164,7 +164,11 @@ impl<'r> Table<'r> {
     }
 
     /// A key without a default.
-    pub fn maybe<T>(&mut self, key: &'static str, kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> Option<T> {
+    pub fn maybe<T>(
+        &mut self,
+        key: &'static str,
+        kind: impl Fn(&Reader<'_>, &Node) -> Option<T>,
+    ) -> Option<T> {
         let node = self.ask(key)?;
         self.effective.insert(key.into(), node.shown());
         kind(self.reader, node)
@@ -184,7 +188,11 @@ impl<'r> Table<'r> {
     }
 
     /// A key that must be there. `None` only after a problem was told.
-    pub fn need<T>(&mut self, key: &'static str, kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> Option<T> {
+    pub fn need<T>(
+        &mut self,
+        key: &'static str,
+        kind: impl Fn(&Reader<'_>, &Node) -> Option<T>,
+    ) -> Option<T> {
         if !self.has(key) {
             self.reader.problem(&self.at, format!("`{key}` is missing in `{}`", self.path));
         }
@@ -192,7 +200,11 @@ impl<'r> Table<'r> {
     }
 
     /// A key whose value is never shown.
-    pub fn secret<T>(&mut self, key: &'static str, kind: impl Fn(&Reader<'_>, &Node) -> Option<T>) -> Option<T> {
+    pub fn secret<T>(
+        &mut self,
+        key: &'static str,
+        kind: impl Fn(&Reader<'_>, &Node) -> Option<T>,
+    ) -> Option<T> {
         let node = self.ask(key)?;
         self.effective.insert(key.into(), "<secret>".into());
         kind(self.reader, node)
@@ -211,6 +223,14 @@ impl<'r> Table<'r> {
     /// Takes a key out of what is in effect again: its defaults mean nothing here.
     pub fn not_in_effect(&mut self, key: &str) {
         self.effective.remove(key);
+    }
+
+    /// The same for every table of a list.
+    pub fn each_in_effect(&mut self, list: &str, key: &str, values: impl Iterator<Item = String>) {
+        let tables = self.effective.get_mut(list).and_then(toml::Value::as_array_mut).into_iter().flatten();
+        for (table, value) in tables.filter_map(toml::Value::as_table_mut).zip(values) {
+            table.insert(key.into(), value.into());
+        }
     }
 
     /// A table; where it is not written, it is read as an empty one.
@@ -296,7 +316,8 @@ impl<'r> Table<'r> {
         let written = self.secret(key, super::kinds::placed(super::kinds::text));
         let read = self.maybe(file, super::kinds::placed(super::kinds::secret_file));
         if self.has(key) && self.has(file) {
-            self.reader.problem(&self.place(file), format!("`{key}` and `{file}` are both given; one is enough"));
+            self.reader
+                .problem(&self.place(file), format!("`{key}` and `{file}` are both given; one is enough"));
         }
         let written = written.map(|Placed { at, value }| Placed { at, value: value.into_bytes() });
         let secret = written.or(read)?;

@@ -9,9 +9,8 @@ use super::kinds::{boolean, json, list, name, parsed, placed, word};
 use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
-use super::upstreams::is_host_name;
+use super::upstreams::{Upstream, is_host_name};
 use crate::route::{Access, Anonymous, OnOutage, Policy, RouteSettings};
-use crate::upstream::UpstreamSettings;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Auth {
@@ -45,7 +44,7 @@ pub struct Written {
 
 /// What routes lean on.
 pub struct Around<'a> {
-    pub upstreams: &'a [Placed<UpstreamSettings>],
+    pub upstreams: &'a [Upstream],
     /// Whether any issuer is configured.
     pub issuers: bool,
     /// `[ledger] on_outage`
@@ -88,7 +87,8 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
     if written.auth == Some(Auth::Public) {
         for key in ["require", "on_outage", "redirect"] {
             if table.has(key) {
-                let message = format!("`{key}` does nothing on a public route: tokens are not looked at there");
+                let message =
+                    format!("`{key}` does nothing on a public route: tokens are not looked at there");
                 reader.problem(&table.place(key), message);
             }
         }
@@ -96,7 +96,7 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
         let message = "this route asks for tokens, and there is no `[[issuers]]` whose tokens are believed";
         reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
     }
-    let names = || around.upstreams.iter().map(|upstream| &*upstream.value.name);
+    let names = || around.upstreams.iter().map(|upstream| &*upstream.name.value);
     if let Some(Placed { at, value }) = &written.upstream
         && !names().any(|name| name == &**value)
     {
@@ -118,7 +118,11 @@ fn require(table: &mut Table<'_>) -> Require {
 }
 
 /// Gives every route its name, tells routes that cannot both match, and resolves them.
-pub fn resolve(reader: &Reader<'_>, routes: Vec<Written>, on_outage: Option<OnOutage>) -> Option<Vec<RouteSettings>> {
+pub fn resolve(
+    reader: &Reader<'_>,
+    routes: Vec<Written>,
+    on_outage: Option<OnOutage>,
+) -> Option<Vec<RouteSettings>> {
     let mut names: Vec<Arc<str>> = Vec::with_capacity(routes.len());
     let mut resolved: Vec<Option<RouteSettings>> = Vec::with_capacity(routes.len());
     let mut places: Vec<Span> = Vec::with_capacity(routes.len());
@@ -140,7 +144,9 @@ pub fn resolve(reader: &Reader<'_>, routes: Vec<Written>, on_outage: Option<OnOu
             other.as_ref().zip(settings.as_ref()).is_some_and(|(other, settings)| clashes(other, settings))
         });
         if let Some((Some(other), place)) = clash {
-            let message = |name| format!("this route matches the same requests as route `{name}`, and no order decides");
+            let message = |name| {
+                format!("this route matches the same requests as route `{name}`, and no order decides")
+            };
             reader.problem(&at, message(&other.name));
             reader.problem(place, message(names.last().unwrap_or(&other.name)));
         }
@@ -157,7 +163,19 @@ impl Written {
     }
 
     fn resolve(self, name: Arc<str>, on_outage: Option<OnOutage>) -> Option<RouteSettings> {
-        let Self { at: _, name: _, hosts, path, methods, upstream, auth, require, on_outage: own, html, redirect } = self;
+        let Self {
+            at: _,
+            name: _,
+            hosts,
+            path,
+            methods,
+            upstream,
+            auth,
+            require,
+            on_outage: own,
+            html,
+            redirect,
+        } = self;
         let Require { scopes, roles, claims } = require;
         let guarded = |anonymous| {
             let on_outage = own.or(on_outage)?;
@@ -205,7 +223,8 @@ fn route_name(text: &str) -> Result<String, String> {
     let fits = !text.is_empty()
         && text.len() <= 64
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
-    fits.then(|| text.to_owned()).ok_or_else(|| "a name is of letters, digits, `.`, `_` and `-`, at most 64".into())
+    fits.then(|| text.to_owned())
+        .ok_or_else(|| "a name is of letters, digits, `.`, `_` and `-`, at most 64".into())
 }
 
 /// `api.example.com`, `*.example.org`, or an IP address; without a port.
@@ -214,7 +233,8 @@ fn host(text: &str) -> Result<Box<str>, String> {
     let lower = lower.strip_suffix('.').unwrap_or(&lower);
     let bare = lower.strip_prefix("*.").unwrap_or(lower);
     let ipv6 = bare.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
-    if ipv6.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()) && bare == lower || is_host_name(bare) {
+    if ipv6.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()) && bare == lower || is_host_name(bare)
+    {
         return Ok(lower.into());
     }
     Err("expected a host without port, such as \"api.example.com\" or \"*.example.org\"".into())
@@ -234,7 +254,8 @@ fn method(text: &str) -> Result<Method, String> {
 fn redirect(text: &str) -> Result<Box<str>, String> {
     let visible = text.bytes().all(|b| b.is_ascii_graphic());
     let local = text.starts_with('/') && !text.starts_with("//") && !text.contains('\\');
-    let absolute = || url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let absolute =
+        || url::Url::parse(text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     match visible && (local || absolute()) {
         true => Ok(text.into()),
         false => Err("expected a local path such as \"/login\", or an http(s) URL".into()),

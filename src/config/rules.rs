@@ -41,7 +41,9 @@ pub fn rule(table: &mut Table<'_>, redis: bool) -> Option<Rule> {
     let (name, guards) = (name?, guards?);
     let question = match (table.has("key"), key, deny_if) {
         (false, ..) => None,
-        (true, Some(key), Some(deny_if)) => Some(RedisQuestion { key, deny_if: deny_if.value, if_absent: silence }),
+        (true, Some(key), Some(deny_if)) => {
+            Some(RedisQuestion { key, deny_if: deny_if.value, if_absent: silence })
+        }
         (true, ..) => return None,
     };
     let reason = reason.unwrap_or_else(|| name.clone());
@@ -67,7 +69,9 @@ fn answerable(table: &Table<'_>, redis: bool) {
     let tell = |key: &str, message: &str| table.reader.problem(&table.place(key), message);
     match (table.has("key"), table.has("sql")) {
         (false, false) => tell("name", "this rule asks nobody: give it `key`, `sql` or both"),
-        (true, false) if !redis => tell("key", "there is no `[redis]` to answer this: add it, or give the rule `sql`"),
+        (true, false) if !redis => {
+            tell("key", "there is no `[redis]` to answer this: add it, or give the rule `sql`")
+        }
         _ => {}
     }
     if table.has("key") && !table.has("deny_if") {
@@ -104,7 +108,10 @@ fn silence(table: &Table<'_>, written: &Written) -> IfAbsent {
         false => IfAbsent::Allow,
     });
     if table.has("ttl") && silence == IfAbsent::Allow && table.has("key") {
-        tell(&table.place("ttl"), "`ttl` keeps answers of the database, and this rule does not ask it on absence");
+        tell(
+            &table.place("ttl"),
+            "`ttl` keeps answers of the database, and this rule does not ask it on absence",
+        );
     }
     silence
 }
@@ -119,7 +126,9 @@ fn sql(table: &mut Table<'_>) -> Option<SqlQuestion> {
     let deny_if = table.need("deny_if", placed(condition));
     let deny_if = deny_if?;
     if matches!(deny_if.value, Condition::Contains(_) | Condition::Lacks(_)) {
-        table.reader.problem(&deny_if.at, "`contains` and `lacks` are about sets in Redis; a query has its WHERE");
+        table
+            .reader
+            .problem(&deny_if.at, "`contains` and `lacks` are about sets in Redis; a query has its WHERE");
         return None;
     }
     Some(SqlQuestion { query: query?, deny_if: deny_if.value })
@@ -157,7 +166,9 @@ fn query(text: &str) -> Result<String, String> {
         let (placeholder, after) = inside.split_once('}').ok_or("`{` without `}`")?;
         let name = match placeholder.rsplit_once(':') {
             Some((name, "int" | "uuid" | "text")) => name,
-            Some(_) => return Err("a placeholder's type is `int`, `uuid` or `text`, as in `{sub:int}`".into()),
+            Some(_) => {
+                return Err("a placeholder's type is `int`, `uuid` or `text`, as in `{sub:int}`".into());
+            }
             None => placeholder,
         };
         let template = Template::parse(&format!("{{{name}}}")).map_err(|_| "there is no such placeholder")?;
@@ -205,7 +216,9 @@ fn condition_table(table: &mut Table<'_>) -> Option<Option<Condition>> {
         ["equals", "json"] => {
             Some(json.zip(equals).map(|(pointer, equals)| Condition::Json { pointer, equals }))
         }
-        ["equals", "field"] => Some(field.zip(equals).map(|(field, equals)| Condition::Field { field, equals })),
+        ["equals", "field"] => {
+            Some(field.zip(equals).map(|(field, equals)| Condition::Field { field, equals }))
+        }
         ["contains"] => Some(contains.map(Condition::Contains)),
         ["lacks"] => Some(lacks.map(Condition::Lacks)),
         ["issued_before"] => Some(issued_before.map(|pointer| Condition::IssuedBefore { pointer })),

@@ -15,6 +15,7 @@ use crate::identity::IdentitySettings;
 use crate::proxy::settings::{Limits, ServerSettings};
 use crate::report::settings::{AccessLog, Format, LogSettings};
 use crate::target::Ambiguous;
+use crate::template::Template;
 use crate::token::Place;
 
 /// Pingora parses no more header fields than this.
@@ -138,7 +139,10 @@ fn level(text: &str) -> Result<String, String> {
     // A lone misspelled level would parse as the name of a module, and silence everything.
     let plain = !text.contains(['=', ',']);
     if plain && !LEVELS.contains(&text) || tracing_subscriber::EnvFilter::try_new(text).is_err() {
-        return Err(format!("expected one of {}, or directives such as \"info,portcullis=debug\"", LEVELS.join(", ")));
+        return Err(format!(
+            "expected one of {}, or directives such as \"info,portcullis=debug\"",
+            LEVELS.join(", ")
+        ));
     }
     Ok(text.to_owned())
 }
@@ -175,7 +179,8 @@ fn place(text: &str) -> Result<Place, String> {
     };
     match kind {
         "header" => checked().and_then(|name: Box<str>| {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| "not the name of a header".to_owned())?;
+            let name =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| "not the name of a header".to_owned())?;
             Ok(Place::Header(name))
         }),
         "cookie" => checked().map(Place::Cookie),
@@ -196,8 +201,19 @@ fn media_type(text: &str) -> Result<Box<str>, String> {
 
 /// Headers that make a message what it is; stamping one of them would break it, or the judgment.
 const NOT_IDENTITY: [&str; 13] = [
-    "authorization", "connection", "content-length", "content-type", "cookie", "expect", "forwarded", "host",
-    "keep-alive", "te", "trailer", "transfer-encoding", "upgrade",
+    "authorization",
+    "connection",
+    "content-length",
+    "content-type",
+    "cookie",
+    "expect",
+    "forwarded",
+    "host",
+    "keep-alive",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
 ];
 
 pub fn identity(table: &mut Table<'_>) -> Option<IdentitySettings> {
@@ -219,14 +235,16 @@ pub fn identity(table: &mut Table<'_>) -> Option<IdentitySettings> {
         }
         named.push((name, template));
     }
+    named.sort_by(|(a, _), (b, _)| a.as_str().cmp(b.as_str()));
     Some(IdentitySettings { headers: named, forward_token: forward_token? })
 }
 
+type Headers = Vec<(Placed<&'static str>, Template)>;
+
 /// What an upstream needs to know and no more.
-type Headers = Vec<(Placed<&'static str>, crate::template::Template)>;
 fn default_headers(table: &mut Table<'_>) -> Option<Headers> {
     const DEFAULT: [(&str, &str); 3] =
-        [("x-user-id", "{sub}"), ("x-user-roles", "{roles}"), ("x-session-id", "{sid}")];
+        [("x-session-id", "{sid}"), ("x-user-id", "{sub}"), ("x-user-roles", "{roles}")];
     // Asked for all the same, so that the key is known and what is in effect is shown.
     table.map("headers", header_template);
     let shown: toml::Table = DEFAULT.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();

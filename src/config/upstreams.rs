@@ -1,5 +1,6 @@
 //! `[[upstreams]]`: the services behind.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::kinds::{HOUR, MILLISECOND, duration, integer, name, parsed};
@@ -7,7 +8,13 @@ use super::node::Node;
 use super::reader::{Placed, Reader, Table};
 use crate::upstream::{ServerAddress, Timeouts, UpstreamSettings};
 
-pub fn upstream(table: &mut Table<'_>) -> Option<Placed<UpstreamSettings>> {
+/// One `[[upstreams]]`. Its name is known even where the rest is wrong: routes are not blamed for that.
+pub struct Upstream {
+    pub name: Placed<Arc<str>>,
+    pub settings: Option<UpstreamSettings>,
+}
+
+pub fn upstream(table: &mut Table<'_>) -> Option<Upstream> {
     let at = table.place("name");
     let called = table.need("name", name);
     let servers = table.tables("servers", Some(bare), |server| {
@@ -30,10 +37,13 @@ pub fn upstream(table: &mut Table<'_>) -> Option<Placed<UpstreamSettings>> {
         Some(Timeouts { connect: connect?, read: read?, write: write?, idle: idle? })
     });
     let retries = table.or("retries", integer(0..=10), 1);
-    let servers = servers.into_iter().map(|server| server.value).collect::<Option<Vec<_>>>()?;
-    let value =
-        UpstreamSettings { name: called?.into(), servers, timeouts: timeouts?, retries: retries? };
-    Some(Placed { at, value })
+    let name: Arc<str> = called?.into();
+    let resolve = |name| {
+        let servers = servers.into_iter().map(|server| server.value).collect::<Option<_>>()?;
+        Some(UpstreamSettings { name, servers, timeouts: timeouts?, retries: retries? })
+    };
+    let settings = resolve(Arc::clone(&name));
+    Some(Upstream { name: Placed { at, value: name }, settings })
 }
 
 /// `"host:port"`, of weight one.

@@ -16,7 +16,8 @@ pub fn fill(text: &str, environment: Environment<'_>) -> Result<String, String> 
             continue;
         }
         filled.push_str(before);
-        let (inside, after) = inside.split_once('}').ok_or("`${` without `}` (write `$${` for a plain `${`)")?;
+        let (inside, after) =
+            inside.split_once('}').ok_or("`${` without `}` (write `$${` for a plain `${`)")?;
         let (name, default) = match inside.split_once(":-") {
             Some((name, default)) => (name, Some(default)),
             None => (inside, None),
@@ -30,7 +31,9 @@ pub fn fill(text: &str, environment: Environment<'_>) -> Result<String, String> 
             (Some(value), None) => filled.push_str(&value),
             (Some(value), Some(_)) if !value.is_empty() => filled.push_str(&value),
             (_, Some(default)) => filled.push_str(default),
-            (None, None) => return Err(format!("the environment variable `{name}` is not set, and no default is given")),
+            (None, None) => {
+                return Err(format!("the environment variable `{name}` is not set, and no default is given"));
+            }
         }
         rest = after;
     }
