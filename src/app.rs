@@ -1,1 +1,234 @@
-//! The only file that knows all the others.
+//! The assembly: the only file that knows all the others. Configuration in, a serving gateway out.
+
+mod current;
+mod listen;
+mod reload;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{self, AdminState, Life};
+use crate::config::Config;
+use crate::report::{self, Audit};
+use current::{Current, Makers};
+
+/// Why a gateway does not start, or not serve a new configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address is taken or not ours.
+    #[error("cannot listen on {address} ({key})")]
+    Listen {
+        /// Which key of the configuration named it.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The ledger's database cannot be used.
+    #[error("the ledger cannot be opened")]
+    Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The audit file cannot be written.
+    #[error("the audit file cannot be opened")]
+    Audit(#[source] std::io::Error),
+    /// A thread, a signal handler, a metric that exists already.
+    #[error("the process cannot be set up")]
+    Process(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl StartError {
+    fn process(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Process(cause.into())
+    }
+}
+
+/// An error with everything beneath it, for an operator's eyes.
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+/// Reads the configuration and serves it until told to stop.
+pub fn run(path: &Path) -> ExitCode {
+    let (config, warnings) = match Config::load(path) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::from(if problems.is_unreadable() { 2 } else { 1 });
+        }
+    };
+    let served = runtime(config.server.threads).and_then(|runtime| {
+        report::log::start(&config.log).map_err(StartError::process)?;
+        for warning in &warnings {
+            tracing::warn!("{warning}");
+        }
+        runtime.block_on(async { Gateway::start(config, path).await?.serve().await })
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("portcullis: {}", Chain(&error));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// One runtime for everything: a look-up in Redis is answered on the thread that waits for it.
+pub fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads.max(1))
+        .thread_name("portcullis")
+        .enable_all()
+        .build()
+        .map_err(StartError::process)
+}
+
+/// A gateway that serves.
+pub struct Gateway {
+    /// Where the proxy listens: port 0 has become a number.
+    pub proxy: Vec<SocketAddr>,
+    /// Where the control door listens.
+    pub admin: SocketAddr,
+    path: PathBuf,
+    current: Arc<Current>,
+    state: Arc<AdminState>,
+    audit: Arc<Audit>,
+    life: Arc<Life>,
+    connections: Connections,
+    /// Told once: stop listening.
+    closing: watch::Sender<bool>,
+    listening: JoinHandle<()>,
+    /// Cancelled last: the ledger must answer until the last request is through.
+    background: CancellationToken,
+}
+
+impl Gateway {
+    /// Opens the stores, fetches keys, and only then listens.
+    pub async fn start(config: Config, path: &Path) -> Result<Self, StartError> {
+        let sockets = listen::bind(&config.server.listen, "server.listen")?;
+        let admin_socket = listen::bind(&[config.admin.listen], "admin.listen")?;
+        let registry = Registry::new();
+        let background = CancellationToken::new();
+        let makers = Makers::register(&registry, &config, background.clone()).map_err(StartError::Process)?;
+        report::log::watch_panics(&makers.metrics);
+        let audit = Audit::open(config.log.audit_file.as_deref(), &makers.metrics).map_err(StartError::Audit)?;
+        let audit = Arc::new(audit);
+        let connections = Connections::new(config.server.limits.connections);
+        let admin_settings = config.admin.clone();
+        let current = Arc::new(Current::assemble(config, makers).await?);
+
+        let life = Arc::new(Life::default());
+        let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));
+        let state = Arc::new(AdminState::new(&admin_settings, handles));
+        let (closing, closed) = watch::channel(false);
+        let service = current.proxy_service(connections.semaphore());
+        let (proxy, listening) = listen::serve(service, sockets, closed)?;
+        let mut admin = admin_settings.listen;
+        for socket in admin_socket {
+            admin = socket.local_addr().map_err(StartError::process)?;
+            tokio::spawn(admin::serve(socket, Arc::clone(&state), background.clone()));
+        }
+        life.serving();
+        for address in &proxy {
+            tracing::info!(listener = "proxy", %address, "Listening");
+        }
+        tracing::info!(listener = "admin", address = %admin, "Listening");
+        let path = path.to_owned();
+        Ok(Self { proxy, admin, path, current, state, audit, life, connections, closing, listening, background })
+    }
+
+    /// Serves until SIGTERM or SIGINT, and reloads the configuration on SIGHUP and when its file changes.
+    pub async fn serve(self) -> Result<(), StartError> {
+        let mut hang_up = signal(SignalKind::hangup()).map_err(StartError::process)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::process)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::process)?;
+        let mut file = reload::FileWatch::new(&self.path);
+        loop {
+            tokio::select! {
+                _ = hang_up.recv() => {
+                    if let Err(error) = self.audit.reopen() {
+                        tracing::error!(%error, "Audit file not reopened; the old one stays in use");
+                    }
+                    file.was_read();
+                    self.reload().await;
+                }
+                () = file.changed() => self.reload().await,
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    /// Stops listening, lets running requests end, and at the deadline ends them.
+    async fn drain(self) {
+        self.life.draining();
+        let deadline = self.current.config().server.drain;
+        tracing::info!(open = self.connections.open(), ?deadline, "Draining");
+        self.closing.send_replace(true);
+        let drained = async {
+            // Ends when nothing is accepted any more and idle connections are closed.
+            let _ = self.listening.await;
+            self.connections.all_closed().await;
+        };
+        match tokio::time::timeout(deadline, drained).await {
+            Ok(()) => tracing::info!("Drained"),
+            Err(_) => tracing::warn!(open = self.connections.open(), "Deadline passed; open connections are cut"),
+        }
+        self.background.cancel();
+        self.current.close();
+    }
+
+    /// Validated whole, then swapped in; refused whole when anything is wrong with it.
+    async fn reload(&self) {
+        match self.current.reload(&self.path).await {
+            Ok(config) => self.state.set_token(config.admin.token.as_deref()),
+            // Told and counted where it happened; the old configuration keeps serving.
+            Err(reload::Refused) => {}
+        }
+    }
+}
+
+/// How many connections there may be, and are.
+struct Connections {
+    free: Arc<Semaphore>,
+    capacity: u32,
+}
+
+impl Connections {
+    fn new(limit: usize) -> Self {
+        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
+    }
+
+    fn semaphore(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.free)
+    }
+
+    fn open(&self) -> usize {
+        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
+    }
+
+    async fn all_closed(&self) {
+        // The semaphore is never closed.
+        let _ = self.free.acquire_many(self.capacity).await;
+    }
+}

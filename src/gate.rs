@@ -87,9 +87,9 @@ impl Gate {
         if let Some(known) = self.tokens.get(token) {
             match self.verifiers.still_holds(&known.claims, &known.seal, now) {
                 Ok(()) => return Ok(known),
+                Err(over @ (Unverified::Expired | Unverified::NotYetValid)) => return Err(DenyReason::Unverified(over)),
                 // Its keys have changed: it is verified anew, and refused or kept by the new ones.
-                Err(Unverified::Signature) => self.tokens.remove(token),
-                Err(other) => return Err(DenyReason::Unverified(other)),
+                Err(_) => self.tokens.remove(token),
             }
         }
         let (claims, seal) = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;

@@ -106,15 +106,6 @@ impl Upstream {
         }
     }
 
-    /// Looks the names up again and again, until dropped.
-    pub async fn keep_resolved(&self) {
-        let mut interval = tokio::time::interval(RESOLVE_EVERY);
-        loop {
-            interval.tick().await;
-            self.resolve().await;
-        }
-    }
-
     /// Interleaves the servers by weight, so that a heavy one does not get its turns in a row.
     fn publish(&self, addresses: Vec<Vec<SocketAddr>>) {
         let heaviest = self.settings.servers.iter().map(|server| server.weight).max().unwrap_or(1);
@@ -139,6 +130,25 @@ impl Upstream {
         peer.options.idle_timeout = Some(idle);
         peer
     }
+}
+
+/// Makes an upstream, looks its names up, and goes on doing so for as long as anybody uses it.
+pub async fn start(settings: UpstreamSettings) -> Arc<Upstream> {
+    let upstream = Arc::new(Upstream::new(settings));
+    if upstream.has_names() {
+        upstream.resolve().await;
+        let used = Arc::downgrade(&upstream);
+        tokio::spawn(async move {
+            let mut interval = tokio::time::interval(RESOLVE_EVERY);
+            interval.tick().await;
+            loop {
+                interval.tick().await;
+                let Some(upstream) = used.upgrade() else { return };
+                upstream.resolve().await;
+            }
+        });
+    }
+    upstream
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use arc_swap::ArcSwap;
 
 use crate::gate::Gate;
 use crate::report::Report;
+use crate::route::Route;
 use settings::ServerSettings;
 
 pub use door::{Door, service};
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub server: ServerSettings,
     /// Where facts are told.
     pub report: Report,
+    /// Every route, in the order of the configuration.
+    pub routes: Vec<Arc<Route>>,
 }
 
 /// The proxy: Pingora calls its phases.

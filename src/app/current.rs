@@ -1,0 +1,195 @@
+//! The configuration in force and what was made of it; both are replaced together.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use pingora::server::configuration::ServerConf;
+use pingora::services::listening::Service;
+use prometheus::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::StartError;
+use crate::admin::{AdminHandles, Life, SeenSession};
+use crate::config::Config;
+use crate::gate::Gate;
+use crate::identity::Identity;
+use crate::ledger::{Ledger, LedgerMetrics};
+use crate::proxy::{self, Door, Snapshot};
+use crate::report::{AccessWriter, Audit, Metrics, Report};
+use crate::route::{Route, RouteTable};
+use crate::upstream::{self, Upstream};
+use crate::verdict::Credential;
+use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
+
+/// What outlives every configuration.
+pub(super) struct Makers {
+    pub(super) metrics: Metrics,
+    writer: AccessWriter,
+    verify: VerifyMetrics,
+    ledger: LedgerMetrics,
+    background: CancellationToken,
+}
+
+impl Makers {
+    /// Registers every metric there is.
+    pub(super) fn register(
+        registry: &Registry,
+        config: &Config,
+        background: CancellationToken,
+    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let metrics = Metrics::register(registry)?;
+        Ok(Self {
+            writer: AccessWriter::start(config.log.format, &metrics)?,
+            metrics,
+            verify: VerifyMetrics::register(registry)?,
+            ledger: LedgerMetrics::register(registry)?,
+            background,
+        })
+    }
+}
+
+/// The configuration in force, and the snapshot that requests are judged by.
+pub(super) struct Current {
+    pub(super) makers: Makers,
+    config: ArcSwap<Config>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Ends the tasks of the ledger in force.
+    ledger_tasks: ArcSwap<CancellationToken>,
+}
+
+impl Current {
+    /// Makes the first snapshot.
+    pub(super) async fn assemble(config: Config, makers: Makers) -> Result<Self, StartError> {
+        let tasks = makers.background.child_token();
+        let ledger = open_ledger(&config, &makers, tasks.clone()).await?;
+        let snapshot = snapshot(&config, &makers, ledger, None).await;
+        Ok(Self {
+            makers,
+            config: ArcSwap::from_pointee(config),
+            snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            ledger_tasks: ArcSwap::from_pointee(tasks),
+        })
+    }
+
+    /// Puts another configuration in force. What it leaves unchanged is kept: stores, key sets, addresses.
+    pub(super) async fn replace(&self, config: Config) -> Result<(), StartError> {
+        let (before, old) = (self.snapshot.load_full(), self.config.load_full());
+        let ledger = if config.ledger == old.ledger {
+            Arc::clone(&before.gate.ledger)
+        } else {
+            let tasks = self.makers.background.child_token();
+            let ledger = open_ledger(&config, &self.makers, tasks.clone()).await?;
+            let ended = self.ledger_tasks.swap(Arc::new(tasks));
+            // Requests that began under the old configuration still ask the old ledger.
+            end_later(ended, config.server.drain);
+            ledger
+        };
+        let next = snapshot(&config, &self.makers, ledger, Some(&before)).await;
+        self.snapshot.store(Arc::new(next));
+        self.config.store(Arc::new(config));
+        Ok(())
+    }
+
+    pub(super) fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// Writes what is still to be written.
+    pub(super) fn close(&self) {
+        self.makers.writer.close();
+    }
+
+    /// The proxy door, over whatever snapshot is in force.
+    pub(super) fn proxy_service(&self, connections: Arc<Semaphore>) -> Service<Door> {
+        let conf = ServerConf {
+            // Retries are counted by each upstream's own setting.
+            max_retries: 64,
+            upstream_keepalive_pool_size: 1024,
+            ..ServerConf::default()
+        };
+        proxy::service(&Arc::new(conf), Arc::clone(&self.snapshot), self.makers.metrics.clone(), connections)
+    }
+
+    /// What the control door asks for.
+    pub(super) fn admin_handles(self: &Arc<Self>, registry: Registry, audit: Arc<Audit>, life: Arc<Life>) -> AdminHandles {
+        let (ledger, realms, realm_of, sessions) = (Arc::clone(self), Arc::clone(self), Arc::clone(self), Arc::clone(self));
+        AdminHandles {
+            ledger: Box::new(move || Arc::clone(&ledger.snapshot.load().gate.ledger)),
+            realms: Box::new(move || realms.config.load().issuers.iter().map(|issuer| Arc::clone(&issuer.realm)).collect()),
+            realm_of: Box::new(move |issuer| {
+                let config = realm_of.config.load();
+                let found = config.issuers.iter().find(|configured| *configured.issuer == *issuer);
+                found.map(|issuer| Arc::clone(&issuer.realm))
+            }),
+            sessions: Box::new(move |user| {
+                sessions.snapshot.load().gate.seen(user).iter().map(|credential| seen(credential)).collect()
+            }),
+            registry,
+            audit,
+            life,
+        }
+    }
+}
+
+fn seen(credential: &Credential) -> SeenSession {
+    let Credential { claims, fingerprint, .. } = credential;
+    SeenSession {
+        session: claims.session().map(Into::into),
+        token_id: claims.token_id().map(Into::into),
+        issued_at: claims.issued_at(),
+        expires_at: claims.expires_at(),
+        fingerprint: *fingerprint,
+    }
+}
+
+async fn open_ledger(config: &Config, makers: &Makers, tasks: CancellationToken) -> Result<Arc<Ledger>, StartError> {
+    let opened = Ledger::open(config.ledger.clone(), makers.ledger.clone(), tasks).await;
+    opened.map_err(|error| StartError::Ledger(Box::new(error)))
+}
+
+/// Everything a request needs, made of one configuration.
+async fn snapshot(config: &Config, makers: &Makers, ledger: Arc<Ledger>, before: Option<&Snapshot>) -> Snapshot {
+    let routes = routes(config, before).await;
+    let previous = before.map(|before| &*before.gate.verifiers);
+    let verifiers = Verifiers::start(&config.issuers, previous, &makers.verify, &makers.background).await;
+    let names: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.settings.name)).collect();
+    let reasons: Vec<Arc<str>> = config.ledger.rules.iter().map(|rule| Arc::clone(&rule.reason)).collect();
+    let gate = Gate {
+        routes: RouteTable::new(&routes),
+        places: config.places.clone(),
+        verifiers: Arc::new(verifiers),
+        ledger,
+        identity: Identity::new(config.identity.clone()),
+        tokens: TokenCache::new(config.tokens),
+    };
+    let report = Report::new(&config.log, &makers.metrics, &makers.writer, &names, &reasons);
+    Snapshot { gate, server: config.server.clone(), report, routes }
+}
+
+/// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections.
+async fn routes(config: &Config, before: Option<&Snapshot>) -> Vec<Arc<Route>> {
+    let mut upstreams: Vec<Arc<Upstream>> = Vec::with_capacity(config.upstreams.len());
+    for settings in &config.upstreams {
+        let kept = before.into_iter().flat_map(|before| &before.routes).find(|route| route.upstream.settings() == settings);
+        let made = match kept {
+            Some(route) => Arc::clone(&route.upstream),
+            None => upstream::start(settings.clone()).await,
+        };
+        upstreams.push(made);
+    }
+    let made = config.routes.iter().enumerate().filter_map(|(index, settings)| {
+        // The configuration has seen to it that every route's upstream exists.
+        let upstream = upstreams.iter().find(|upstream| upstream.settings().name == settings.upstream)?;
+        Some(Arc::new(Route { settings: settings.clone(), index, upstream: Arc::clone(upstream) }))
+    });
+    made.collect()
+}
+
+fn end_later(tasks: Arc<CancellationToken>, after: Duration) {
+    tokio::spawn(async move {
+        tokio::time::sleep(after).await;
+        tasks.cancel();
+    });
+}
