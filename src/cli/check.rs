@@ -52,3 +52,27 @@ fn machine(path: &Path, result: &Result<Checked, Problems>, print: bool) -> std:
     };
     writeln!(std::io::stdout().lock(), "{document:#}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_code_tells_a_bad_file_from_none() {
+        let directory = tempfile::tempdir().expect("directory");
+        let file = |name: &str, text: &str| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).expect("file");
+            path
+        };
+        let code = |path: &Path, json| format!("{:?}", run(path, true, json));
+        let is = |code: u8| format!("{:?}", ExitCode::from(code));
+        let fine = file("fine", include_str!("../../gateway.toml"));
+        let bad = file("bad", "[server]\nlisten = 1\n");
+        for json in [false, true] {
+            assert_eq!(code(&fine, json), is(0));
+            assert_eq!(code(&bad, json), is(1));
+            assert_eq!(code(&directory.path().join("none"), json), is(2));
+        }
+    }
+}

@@ -69,7 +69,7 @@ pub fn issuer(table: &mut Table<'_>, token: Option<&TokenSettings>) -> Option<Is
     let longest = SECOND..=LONGEST_LIFE;
     let written = Written {
         realm: table.or("realm", parsed(realm), ""),
-        leeway: table.or("leeway", duration(0 * SECOND..=5 * MINUTE), "0s"),
+        leeway: table.or("leeway", duration(Duration::ZERO..=5 * MINUTE), "0s"),
         required: table.or("required", list(name), ["exp", "iat", "sub", "iss", "aud"]),
         token_lifetime: table.or("token_lifetime", duration(longest.clone()), "15m"),
         refresh_lifetime: table.or("refresh_lifetime", duration(longest), "7d"),
@@ -293,6 +293,7 @@ fn described(table: &mut Table<'_>, allowed: &[Algorithm]) -> Option<KeyDescript
     let algorithm = algorithm?;
     if !allowed.is_empty() && !allowed.contains(&algorithm.value) {
         table.reader.problem(&algorithm.at, "this algorithm is not in the issuer's `algorithms`");
+        return None;
     }
     let all = ["pem", "pem_file", "secret", "secret_file", "secret_base64", "secret_base64_file"];
     let given: Vec<_> = all.into_iter().filter(|key| table.has(key)).collect();

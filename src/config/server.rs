@@ -1,6 +1,7 @@
 //! `[server]`, `[admin]`, `[log]`, `[token]` and `[identity]`: keys that depend on little but themselves.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use http::HeaderName;
 use ipnet::IpNet;
@@ -25,7 +26,7 @@ pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
     let listen = table.or("listen", some(placed(socket)), ["0.0.0.0:8080"]);
     let threads = table.or("threads", integer::<usize>(0..=1024), 0);
     let trusted = table.or("trusted_proxies", list(placed(parsed(network))), []);
-    let drain = table.or("drain", duration(0 * SECOND..=HOUR), "30s");
+    let drain = table.or("drain", duration(Duration::ZERO..=HOUR), "30s");
     let limits = table.table("limits", limits);
     let ambiguous = table.table("paths", |paths| {
         let words = [("reject", Ambiguous::Reject), ("normalize", Ambiguous::Normalize)];
@@ -259,4 +260,4 @@ fn default_headers(table: &mut Table<'_>) -> Option<Headers> {
 }
 
 /// How long tokens may live at most.
-pub const LONGEST_LIFE: std::time::Duration = std::time::Duration::from_secs(366 * DAY.as_secs());
+pub const LONGEST_LIFE: Duration = Duration::from_secs(366 * DAY.as_secs());

@@ -1,8 +1,8 @@
 //! What the configuration accepts and what it says to the rest.
 
-use std::time::Duration;
+mod shipped;
 
-use proptest::prelude::*;
+use std::time::Duration;
 
 use super::*;
 use crate::ledger::rule::{Condition, IfAbsent};
@@ -139,14 +139,16 @@ fn secrets_appear_in_no_message_and_not_in_what_is_in_effect() {
         "[admin]\ntoken = \"hunter2hunter2hunter2\"\n[redis]\nurl = \"redis://u:hunter2@h/1\"\n\
          [database]\nurl = \"postgres://u:hunter2@h/db\"\n{ISSUER}"
     );
-    let effective = toml::to_string(&with(&fine).ok().expect("fine").effective).expect("TOML");
+    let effective = toml::to_string(&with(&fine).unwrap_or_else(|problems| panic!("{problems}")).effective)
+        .expect("TOML");
     assert!(!effective.contains("hunter2") && !effective.contains("0123456789abcdef"), "{effective}");
     assert!(effective.contains("<secret>") && effective.contains("redis://h/1"), "{effective}");
 }
 
 #[test]
 fn what_is_in_effect_is_a_configuration_again() {
-    let checked = with("[ledger]\npresets = [\"native\", \"invalid-users\"]").ok().expect("fine");
+    let checked = with("[ledger]\npresets = [\"native\", \"invalid-users\"]")
+        .unwrap_or_else(|problems| panic!("{problems}"));
     let again = parse(&toml::to_string(&checked.effective).expect("TOML"));
     let again = again.unwrap_or_else(|problems| panic!("{problems}"));
     assert!(again.config == checked.config && again.effective == checked.effective);
@@ -165,7 +167,8 @@ fn secret_files_lose_their_newline_and_are_found_beside_the_configuration() {
     let directory = tempfile::tempdir().expect("directory");
     std::fs::write(directory.path().join("t"), "0123456789abcdef\n").expect("file");
     let text = format!("[admin]\ntoken_file = \"t\"\n{UPSTREAM}{ROUTE}");
-    let checked = Config::parse(&text, "gateway.toml", directory.path(), &environment).ok().expect("fine");
+    let checked = Config::parse(&text, "gateway.toml", directory.path(), &environment)
+        .unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(checked.config.admin.token.as_deref(), Some("0123456789abcdef"));
     assert!(checked.warnings.to_string().contains("everyone on this machine can read"));
 
@@ -363,99 +366,4 @@ fn zero_and_the_absurd_are_out_of_bounds() {
     refused("[token]\nfrom = []", "must not be empty");
     refused("[identity]\nheaders = { x-a = \"{sub}\", X_A = \"{sid}\" }", "two spellings");
     refused("[identity]\nheaders = { host = \"{sub}\" }", "a meaning of its own");
-}
-
-// The files that people read.
-
-const SHIPPED: &str = include_str!("../../gateway.toml");
-const DOCUMENTED: &str = include_str!("../../docs/configuration.md");
-
-/// The shipped file with every example enabled.
-fn everything_enabled() -> String {
-    fn enabled(line: &str) -> Option<&str> {
-        let example = line.strip_prefix("# ")?;
-        let key = example.split(" = ").next().filter(|key| *key != example);
-        let plain = |key: &str| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-        (example.starts_with('[') || key.is_some_and(plain)).then_some(example)
-    }
-    SHIPPED.lines().map(|line| enabled(line).unwrap_or(line)).collect::<Vec<_>>().join("\n")
-}
-
-fn shipped(text: &str) -> Checked {
-    let directory = tempfile::tempdir().expect("directory");
-    std::fs::write(directory.path().join("admin.token"), "0123456789abcdef").expect("file");
-    Config::parse(text, "gateway.toml", directory.path(), &environment)
-        .unwrap_or_else(|problems| panic!("{problems}"))
-}
-
-#[test]
-fn the_shipped_file_is_a_working_default_and_so_are_its_examples() {
-    let default = shipped(SHIPPED);
-    assert!(default.warnings.list().is_empty(), "{}", default.warnings);
-    assert!(default.config.ledger.redis.is_none());
-    assert_eq!(default.config.ledger.database.url, "sqlite://portcullis.db");
-    assert_eq!(&*default.config.routes[0].path, "/{*rest}");
-
-    let everything = shipped(&everything_enabled()).config;
-    assert_eq!(
-        (everything.issuers.len(), everything.ledger.presets.len(), everything.routes.len()),
-        (1, 3, 2)
-    );
-    // The values of the examples are the defaults, as the comments say.
-    assert_eq!(everything.server, default.config.server);
-    assert!(
-        everything.log.level == default.config.log.level
-            && everything.log.sample == default.config.log.sample
-    );
-    assert!(everything.identity == default.config.identity && everything.places == default.config.places);
-}
-
-#[test]
-fn every_key_is_documented_and_shown_and_nothing_else_is() {
-    let mut known = shipped(&everything_enabled()).known;
-    known.extend(with(ISSUER).ok().expect("fine").known);
-    known.extend(
-        parse(&format!("{ROUTE}[[upstreams]]\nname = \"app\"\nservers = [{{ address = \"a:1\" }}]"))
-            .ok()
-            .expect("fine")
-            .known,
-    );
-    let documented: BTreeSet<&str> = DOCUMENTED
-        .lines()
-        .filter_map(|line| line.strip_prefix("| ")?.split(" | ").next())
-        .flat_map(|cell| cell.split(", ").filter_map(|key| key.strip_prefix('`')?.strip_suffix('`')))
-        .filter(|key| key.contains('.') && !key.contains(' '))
-        .collect();
-    for key in &known {
-        let form = key.strip_prefix("deny_if.");
-        let is_table = || documented.iter().any(|other| other.starts_with(&format!("{key}.")));
-        let is_known = match form {
-            Some(form) => DOCUMENTED.contains(&format!("{form} = ")),
-            None => documented.contains(key.as_str()) || is_table() || !key.contains('.'),
-        };
-        assert!(is_known, "`{key}` is not in docs/configuration.md");
-        let word = key.rsplit('.').next().unwrap_or_default();
-        assert!(form.is_some() || SHIPPED.contains(word), "`{key}` is not in gateway.toml");
-    }
-    for key in documented {
-        assert!(known.contains(key), "`{key}` is documented and does not exist");
-    }
-}
-
-proptest! {
-    #[test]
-    fn arbitrary_text_is_refused_or_read_and_never_panics(text in ".{0,200}") {
-        let _ = parse(&text).map_err(|problems| problems.to_string());
-    }
-
-    /// Near enough to a configuration to reach far into it.
-    #[test]
-    fn a_damaged_file_is_refused_or_read_and_never_panics(at in any::<prop::sample::Index>(), len in 0usize..40, put in ".{0,8}") {
-        let text = everything_enabled();
-        let boundary = |at: usize| (at..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
-        let start = boundary(at.index(text.len()));
-        let end = boundary((start + len).min(text.len()));
-        let damaged = format!("{}{put}{}", &text[..start], &text[end..]);
-        let _ = parse(&damaged).map_err(|problems| problems.to_string());
-    }
 }
