@@ -7,7 +7,7 @@ use super::*;
 /// called valid; 367 and 370 lost their bad padding, are the same text as the valid 357, and are called invalid.
 const MISLABELLED: [u64; 4] = [367, 370, 372, 373];
 
-fn verifies(set: Result<KeySet, keys::KeyError>, token: &str) -> bool {
+fn verifies(set: Result<KeySet, crate::verify::keys::KeyError>, token: &str) -> bool {
     let Ok(set) = set else { return false };
     let Ok(compact) = Compact::read(&Token::new(token), 16 * 1024) else { return false };
     let Ok(judged) = compact.judge_header() else { return false };
