@@ -44,6 +44,19 @@ pub struct ClaimNames {
     pub scopes: Box<str>,
 }
 
+/// The names of RFC 7519, RFC 9068 and OpenID Connect.
+impl Default for ClaimNames {
+    fn default() -> Self {
+        Self {
+            subject: "sub".into(),
+            session: "sid".into(),
+            token_id: "jti".into(),
+            roles: "roles".into(),
+            scopes: "scope".into(),
+        }
+    }
+}
+
 /// Where an issuer's keys come from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum KeySource {
@@ -84,4 +97,52 @@ pub enum Algorithm {
     ES384,
     ES512,
     EdDSA,
+}
+
+impl Algorithm {
+    /// Every algorithm that can be configured.
+    pub const ALL: [Self; 13] = [
+        Self::HS256,
+        Self::HS384,
+        Self::HS512,
+        Self::RS256,
+        Self::RS384,
+        Self::RS512,
+        Self::PS256,
+        Self::PS384,
+        Self::PS512,
+        Self::ES256,
+        Self::ES384,
+        Self::ES512,
+        Self::EdDSA,
+    ];
+
+    /// Its `alg` value. `none` has no variant, so that nothing can be configured to accept it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::HS256 => "HS256",
+            Self::HS384 => "HS384",
+            Self::HS512 => "HS512",
+            Self::RS256 => "RS256",
+            Self::RS384 => "RS384",
+            Self::RS512 => "RS512",
+            Self::PS256 => "PS256",
+            Self::PS384 => "PS384",
+            Self::PS512 => "PS512",
+            Self::ES256 => "ES256",
+            Self::ES384 => "ES384",
+            Self::ES512 => "ES512",
+            Self::EdDSA => "EdDSA",
+        }
+    }
+
+    /// From its `alg` value, which is case-sensitive (RFC 7515 section 4.1.1).
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+
+    /// Whether it works with a secret that both sides know.
+    pub const fn is_hmac(self) -> bool {
+        matches!(self, Self::HS256 | Self::HS384 | Self::HS512)
+    }
 }
