@@ -71,7 +71,7 @@ pub fn run(path: &Path) -> ExitCode {
         Ok(loaded) => loaded,
         Err(problems) => {
             eprintln!("{problems}");
-            return ExitCode::from(if problems.is_unreadable() { 2 } else { 1 });
+            return ExitCode::from(if problems.unreadable { 2 } else { 1 });
         }
     };
     let served = runtime(config.server.threads).and_then(|runtime| {

@@ -268,11 +268,3 @@ impl IssuerSettings {
         self.required.iter().any(|required| &**required == name)
     }
 }
-// TEMP stub
-pub struct TokenCache<V>(std::marker::PhantomData<V>);
-impl<V> TokenCache<V> {
-    pub fn get(&self, _: &Token<'_>) -> Option<Arc<V>> { todo!() }
-    pub fn insert(&self, _: &Token<'_>, _: Arc<V>) { todo!() }
-    pub fn remove(&self, _: &Token<'_>) { todo!() }
-    pub fn iter(&self) -> std::vec::IntoIter<Arc<V>> { todo!() }
-}
