@@ -1,0 +1,7 @@
+//! `portcullis demo`: everything in one process, to try it out.
+
+use std::process::ExitCode;
+
+pub(super) fn run() -> ExitCode {
+    crate::app::demo()
+}
