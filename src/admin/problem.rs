@@ -37,7 +37,7 @@ impl Problem {
     /// 503; the causes go to the log.
     pub fn unavailable(error: &(dyn Error + 'static)) -> Self {
         tracing::error!(cause = chain(error), "a control call could not be served");
-        let detail = "The database could not be asked; nothing was changed. Try again.";
+        let detail = "The database could not be asked. Try again.";
         Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 

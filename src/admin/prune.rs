@@ -25,7 +25,7 @@ async fn prune(
 ) -> Result<Json<Pruned>, Problem> {
     let task = tokio::spawn(async move {
         let now = Timestamp::now();
-        let pruned = state.ledger().prune(now).await.map_err(Problem::from);
+        let pruned = state.ledger().prune(now).await.map_err(|error| Problem::unavailable(&error));
         let action = Action { name: "prune", target: "ledger".to_owned(), detail: None };
         let outcome = pruned.as_ref().map_or_else(Problem::title, |_| "applied");
         control::record(&state, &caller, &action, outcome, None, now);

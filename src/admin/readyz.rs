@@ -1,7 +1,6 @@
 //! `GET /readyz`: whether this gateway should get traffic, and how each store does.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -43,33 +42,31 @@ fn judge(serving: bool, health: &Health) -> (StatusCode, Readiness) {
         (true, Mode::Direct | Mode::Database) if all_up => (StatusCode::OK, "ready"),
         (true, Mode::Direct | Mode::Database) => (StatusCode::OK, "degraded"),
     };
-    let mode = match health.mode {
-        Mode::Direct => "direct",
-        Mode::Database => "database",
-        Mode::Blind => "blind",
-    };
     let none = Store { state: "none", latency_ms: None };
     let redis = health.redis.as_ref().map_or(none, Store::of);
-    (code, Readiness { status, mode, redis, database: Store::of(&health.database) })
+    (code, Readiness { status, mode: health.mode.word(), redis, database: Store::of(&health.database) })
 }
 
 impl Store {
     fn of(health: &StoreHealth) -> Self {
-        let latency = health.latency.map(|latency: Duration| (latency.as_secs_f64() * 1e6).round() / 1e3);
+        // Of a store that is down the last latency says nothing about now.
+        let latency = health.up.then(|| (health.latency.as_secs_f64() * 1e6).round() / 1e3);
         Self { state: if health.up { "up" } else { "down" }, latency_ms: latency }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn status(serving: bool, mode: Mode, redis: Option<bool>, database: bool) -> &'static str {
-        let store = |up| StoreHealth { up, latency: Some(Duration::from_micros(1500)) };
+        let store = |up| StoreHealth { up, latency: Duration::from_micros(1500) };
         let health = Health { mode, redis: redis.map(store), database: store(database) };
         let (code, readiness) = judge(serving, &health);
         assert_eq!(code == StatusCode::OK, readiness.status != "not_ready");
-        assert_eq!(readiness.database.latency_ms, Some(1.5));
+        assert_eq!(readiness.database.latency_ms, database.then_some(1.5));
         readiness.status
     }
 

@@ -15,5 +15,5 @@ pub(super) fn endpoint() -> Endpoint {
 }
 
 async fn stats(State(state): State<Arc<AdminState>>) -> Result<Json<Stats>, Problem> {
-    Ok(Json(state.ledger().stats().await.map_err(Problem::from)?))
+    Ok(Json(state.ledger().stats().await.map_err(|error| Problem::unavailable(&error))?))
 }

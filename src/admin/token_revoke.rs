@@ -66,7 +66,10 @@ fn whole(state: &AdminState, compact: &str) -> Result<(String, Change), Problem>
             expires_at: names.expires_at,
         }),
         _ => {
-            return Err(Problem::field("token", "Its issuer is not configured here, or it names no subject."));
+            return Err(Problem::field(
+                "token",
+                "Its issuer is not configured here, or it names no subject.",
+            ));
         }
     };
     let target = Fingerprint::of(&token).to_string();

@@ -28,7 +28,7 @@ async fn user(
     State(state): State<Arc<AdminState>>,
     AddressedUser(user): AddressedUser,
 ) -> Result<Json<Answer>, Problem> {
-    let record = state.ledger().user(&user).await.map_err(Problem::from)?;
+    let record = state.ledger().user(&user).await.map_err(|error| Problem::unavailable(&error))?;
     let sessions = (state.handles.sessions)(&user).into_iter().map(Session::from).collect();
     Ok(Json(Answer { record, sessions }))
 }
