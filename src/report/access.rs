@@ -102,7 +102,8 @@ impl Line {
 
 /// At most `limit` bytes, ending between two characters.
 fn cut(text: &str, limit: usize) -> &str {
-    text.get(..text.floor_char_boundary(limit)).unwrap_or_default()
+    let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 /// The way to the writer; clones share it.

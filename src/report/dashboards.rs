@@ -8,11 +8,13 @@ use super::Metrics;
 use super::metrics::RouteMetrics;
 
 /// Families of the modules above this one, which register their own.
-const OF_OTHERS: [&str; 5] = [
+const OF_OTHERS: [&str; 7] = [
     "portcullis_lookups_total",
     "portcullis_mode",
+    "portcullis_mode_transitions_total",
     "portcullis_store_up",
     "portcullis_jwks_refreshes_total",
+    "portcullis_signature_verifications_total",
     "portcullis_outbox_pending",
 ];
 

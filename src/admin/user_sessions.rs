@@ -1,0 +1,50 @@
+//! `GET /v1/users/{id}/sessions`: the sessions of a user that this gateway has seen and still remembers.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::routing::get;
+use serde::Serialize;
+
+use super::input::AddressedUser;
+use super::{AdminState, Endpoint, SeenSession};
+
+#[derive(Serialize)]
+struct Answer {
+    sessions: Vec<Session>,
+}
+
+/// Times are RFC 3339; `token` is the fingerprint that access lines show.
+#[derive(Serialize)]
+pub(super) struct Session {
+    sid: Option<Box<str>>,
+    jti: Option<Box<str>>,
+    issued_at: Option<String>,
+    expires_at: Option<String>,
+    token: String,
+}
+
+impl From<SeenSession> for Session {
+    fn from(seen: SeenSession) -> Self {
+        Self {
+            sid: seen.session,
+            jti: seen.token_id,
+            issued_at: seen.issued_at.map(|at| at.to_string()),
+            expires_at: seen.expires_at.map(|at| at.to_string()),
+            token: seen.fingerprint.to_string(),
+        }
+    }
+}
+
+pub(super) fn endpoint() -> Endpoint {
+    Endpoint::new("get", "/v1/users/{id}/sessions", get(user_sessions))
+}
+
+async fn user_sessions(
+    State(state): State<Arc<AdminState>>,
+    AddressedUser(user): AddressedUser,
+) -> Json<Answer> {
+    let sessions = (state.handles.sessions)(&user).into_iter().map(Session::from).collect();
+    Json(Answer { sessions })
+}

@@ -1,0 +1,137 @@
+//! `portcullis token issue`: signs with a key it is given; the gateway itself knows public keys only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Map, Value, json};
+
+use crate::cli::output::Failure;
+use crate::config::Config;
+use crate::time::Timestamp;
+use crate::verify::Algorithm;
+use crate::verify::issue::{self, SigningKey};
+
+#[derive(Args)]
+#[command(group = clap::ArgGroup::new("key").required(true).args(["secret_file", "key_file"]))]
+pub(in crate::cli) struct IssueArgs {
+    /// The subject
+    #[arg(long, value_name = "ID")]
+    sub: String,
+    /// Take issuer and audience from this configuration's only issuer, or from the one that --issuer names
+    #[arg(short, long = "config", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The issuer (`iss`)
+    #[arg(long, value_name = "ISS")]
+    issuer: Option<String>,
+    /// Sign with the shared secret in this file; HS256 unless --alg says otherwise
+    #[arg(long, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// Sign with the private key in this PEM file
+    #[arg(long, value_name = "FILE", requires = "alg")]
+    key_file: Option<PathBuf>,
+    /// The algorithm, such as RS256, ES256 or EdDSA
+    #[arg(long, value_parser = algorithm)]
+    alg: Option<Algorithm>,
+    /// The key's id, for the header
+    #[arg(long)]
+    kid: Option<String>,
+    /// How long the token is valid
+    #[arg(long, value_name = "TIME", default_value = "15m", value_parser = humantime::parse_duration)]
+    ttl: Duration,
+    /// Another claim; the value is JSON, or else taken as text
+    #[arg(long = "claim", value_name = "NAME=JSON", value_parser = claim)]
+    claims: Vec<(String, Value)>,
+    /// Write JSON, with the claims
+    #[arg(long)]
+    json: bool,
+}
+
+fn algorithm(name: &str) -> Result<Algorithm, String> {
+    Algorithm::from_name(name).ok_or_else(|| "not an algorithm that is supported".to_owned())
+}
+
+fn claim(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("not NAME=JSON")?;
+    Ok((name.to_owned(), serde_json::from_str(value).unwrap_or_else(|_| value.into())))
+}
+
+pub(super) fn issue(args: &IssueArgs, now: Timestamp) -> Result<String, Failure> {
+    let (algorithm, key) = key(args)?;
+    let claims = claims(args, now)?;
+    let jwt = issue::issue(&claims, algorithm, args.kid.as_deref(), &key).map_err(Failure::trouble)?;
+    Ok(if args.json { json!({ "token": jwt, "claims": claims }).to_string() } else { jwt })
+}
+
+/// A secret signs with HMAC only, a private key never does: the confusion of the two is an old attack.
+fn key(args: &IssueArgs) -> Result<(Algorithm, SigningKey), Failure> {
+    let (algorithm, key) = match (&args.secret_file, &args.key_file, args.alg) {
+        (Some(file), None, algorithm) => {
+            (algorithm.unwrap_or(Algorithm::HS256), SigningKey::Secret(secret(&read(file)?).to_vec()))
+        }
+        (None, Some(file), Some(algorithm)) => (algorithm, SigningKey::Pem(read(file)?)),
+        _ => return Err(Failure::Trouble("either --secret-file, or --key-file with --alg".to_owned())),
+    };
+    if algorithm.is_hmac() != matches!(key, SigningKey::Secret(_)) {
+        let text = "HS algorithms go with --secret-file, the others with --key-file";
+        return Err(Failure::Trouble(text.to_owned()));
+    }
+    Ok((algorithm, key))
+}
+
+/// Editors end files with a line feed that is not part of the secret.
+fn secret(bytes: &[u8]) -> &[u8] {
+    let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+    bytes.strip_suffix(b"\r").unwrap_or(bytes)
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Failure> {
+    fs::read(file).map_err(|error| Failure::Trouble(format!("{} cannot be read: {error}", file.display())))
+}
+
+fn claims(args: &IssueArgs, now: Timestamp) -> Result<Map<String, Value>, Failure> {
+    let mut claims = Map::new();
+    let mut put = |name: &str, value: Value| claims.insert(name.to_owned(), value);
+    put("sub", args.sub.as_str().into());
+    put("iat", now.seconds().into());
+    put("exp", now.plus(args.ttl).seconds().into());
+    put("jti", uuid::Uuid::new_v4().to_string().into());
+    if let Some(issuer) = &args.issuer {
+        put("iss", issuer.as_str().into());
+    }
+    if let Some(file) = &args.config {
+        let (config, _) = Config::load(file).map_err(Failure::trouble)?;
+        let named = |name: &str| args.issuer.as_deref().is_none_or(|wanted| wanted == name);
+        let mut issuers = config.issuers.iter().filter(|issuer| named(&issuer.issuer));
+        let (Some(issuer), None) = (issuers.next(), issuers.next()) else {
+            return Err(Failure::Trouble("name one of the configuration's issuers with --issuer".to_owned()));
+        };
+        put("iss", (&*issuer.issuer).into());
+        if let Some(audience) = issuer.audience.first() {
+            put("aud", (&**audience).into());
+        }
+    }
+    for (name, value) in &args.claims {
+        put(name, value.clone());
+    }
+    Ok(claims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claims_value_is_json_or_else_text() {
+        assert_eq!(claim("roles=[\"admin\"]"), Ok(("roles".into(), json!(["admin"]))));
+        assert_eq!(claim("tenant=acme"), Ok(("tenant".into(), "acme".into())));
+        assert!(claim("tenant").is_err() && claim("=x").is_err());
+    }
+
+    #[test]
+    fn only_the_last_line_end_of_a_secret_is_dropped() {
+        assert_eq!(secret(b"a b\r\n"), b"a b");
+        assert_eq!(secret(b"a\n\n"), b"a\n");
+    }
+}
