@@ -45,7 +45,7 @@ pub enum StartError {
 }
 
 impl StartError {
-    fn process(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+    pub(crate) fn process(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Process(cause.into())
     }
 }
@@ -76,7 +76,7 @@ pub fn run(path: &Path) -> ExitCode {
     };
     let served = runtime(config.server.threads).and_then(|runtime| {
         report::log::start(&config.log).map_err(StartError::process)?;
-        for warning in &warnings {
+        for warning in warnings.lines() {
             tracing::warn!("{warning}");
         }
         runtime.block_on(async { Gateway::start(config, path).await?.serve().await })

@@ -89,7 +89,7 @@ impl Gate {
                 Ok(()) => return Ok(known),
                 Err(over @ (Unverified::Expired | Unverified::NotYetValid)) => return Err(DenyReason::Unverified(over)),
                 // Its keys have changed: it is verified anew, and refused or kept by the new ones.
-                Err(_) => self.tokens.remove(token),
+                Err(_) => drop(self.tokens.remove(token)),
             }
         }
         let (claims, seal) = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;
@@ -97,9 +97,7 @@ impl Gate {
         let questions = self.ledger.questions(&claims, token).map_err(|missing| claim(&missing.0))?;
         let stamps = self.identity.stamps(&claims, token).map_err(|header| claim(header.as_str()))?;
         let credential = Credential { claims, seal, fingerprint: Fingerprint::of(token), questions, stamps };
-        let credential = Arc::new(credential);
-        self.tokens.insert(token, Arc::clone(&credential));
-        Ok(credential)
+        Ok(self.tokens.insert(token, credential))
     }
 
     /// What the ledger says, weighed against the route's policy for outages.
@@ -115,7 +113,8 @@ impl Gate {
 
     /// The credentials of a user which this gateway has seen and still remembers.
     pub fn seen(&self, user: &User) -> Vec<Arc<Credential>> {
-        self.tokens.iter().filter(|credential| credential.claims.user() == user).collect()
+        let known = self.tokens.iter().map(|(_, credential)| credential);
+        known.filter(|credential| credential.claims.user() == user).collect()
     }
 }
 

@@ -79,8 +79,7 @@ impl RenderError {
 /// Longer claims name no key; only the token itself is longer.
 const LONGEST_VALUE: usize = 1024;
 
-const NAMES: [&str; 9] =
-    ["token", "token_sha256", "jti", "sid", "sub", "realm", "user", "roles", "scopes"];
+const NAMES: [&str; 9] = ["token", "token_sha256", "jti", "sid", "sub", "realm", "user", "roles", "scopes"];
 
 impl Field {
     /// Reads a placeholder's name, without the braces. The error says what was probably meant.
@@ -224,7 +223,9 @@ impl Template {
                 (Part::Literal(literal), _) => between = literal,
                 // `{a}{b}` is the same key for ("a", "bc") and ("ab", "c"); a letter between them is no better.
                 (Part::Field(field), Some(last)) if !between.contains(is_separator) => {
-                    return Err(format!("`{{{last}}}` and `{{{field}}}` need a separator such as `:` between them"));
+                    return Err(format!(
+                        "`{{{last}}}` and `{{{field}}}` need a separator such as `:` between them"
+                    ));
                 }
                 (Part::Field(field), _) => (last, between) = (Some(field), ""),
             }
@@ -357,7 +358,9 @@ fn could_be(field: &Field, value: &str) -> bool {
         Field::TokenSha256 => value.len() == 64 && value.bytes().all(|byte| byte.is_ascii_hexdigit()),
         Field::Token => {
             value.bytes().filter(|&byte| byte == b'.').count() == 2
-                && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+                && value
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
         }
         _ => true,
     }

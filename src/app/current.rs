@@ -114,15 +114,11 @@ impl Current {
 
     /// What the control door asks for.
     pub(super) fn admin_handles(self: &Arc<Self>, registry: Registry, audit: Arc<Audit>, life: Arc<Life>) -> AdminHandles {
-        let (ledger, realms, realm_of, sessions) = (Arc::clone(self), Arc::clone(self), Arc::clone(self), Arc::clone(self));
+        let [ledger, realms, reader, sessions] = std::array::from_fn(|_| Arc::clone(self));
         AdminHandles {
             ledger: Box::new(move || Arc::clone(&ledger.snapshot.load().gate.ledger)),
             realms: Box::new(move || realms.config.load().issuers.iter().map(|issuer| Arc::clone(&issuer.realm)).collect()),
-            realm_of: Box::new(move |issuer| {
-                let config = realm_of.config.load();
-                let found = config.issuers.iter().find(|configured| *configured.issuer == *issuer);
-                found.map(|issuer| Arc::clone(&issuer.realm))
-            }),
+            read_token: Box::new(move |token| reader.snapshot.load().gate.verifiers.unverified_names(token).ok()),
             sessions: Box::new(move |user| {
                 sessions.snapshot.load().gate.seen(user).iter().map(|credential| seen(credential)).collect()
             }),
@@ -145,7 +141,7 @@ fn seen(credential: &Credential) -> SeenSession {
 }
 
 async fn open_ledger(config: &Config, makers: &Makers, tasks: CancellationToken) -> Result<Arc<Ledger>, StartError> {
-    let opened = Ledger::open(config.ledger.clone(), makers.ledger.clone(), tasks).await;
+    let opened = Ledger::open(&config.ledger, makers.ledger.clone(), tasks).await;
     opened.map_err(|error| StartError::Ledger(Box::new(error)))
 }
 

@@ -25,7 +25,7 @@ impl Current {
         let (config, warnings) = Config::load(path).map_err(|problems| refuse(&problems))?;
         let fixed = needs_restart(&self.config(), &config);
         self.replace(config).await.map_err(|error| refuse(&Chain(&error)))?;
-        for warning in &warnings {
+        for warning in warnings.lines() {
             tracing::warn!("{warning}");
         }
         if !fixed.is_empty() {

@@ -40,6 +40,14 @@ pub struct Problems {
 #[derive(Debug)]
 pub struct Warnings(Problems);
 
+impl Warnings {
+    /// Each as `file:line:column: message`, for a log.
+    pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
+        let Problems { file, list, .. } = &self.0;
+        list.iter().map(move |Problem { line, column, message, .. }| format!("{file}:{line}:{column}: {message}"))
+    }
+}
+
 impl Problems {
     pub(super) fn new(file: &str, text: &str, found: Vec<(Span, String)>) -> Self {
         let masked = mask(text);

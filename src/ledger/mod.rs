@@ -1,21 +1,48 @@
 //! All rules and the stores behind them. Asks; never denies, never speaks HTTP.
+//!
+//! Read in this order: [`rule`] (what can be asked), `questions` (what is asked about one token), `chain` (who is asked
+//! and in which order), `condition` (what an answer says); then the stores and what protects them.
 
 pub mod change;
 pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod breaker;
+mod chain;
+mod condition;
+mod keeper;
+mod memory;
+mod metrics;
+mod questions;
+pub mod redis;
+pub mod sql;
+pub mod store;
+
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use prometheus::Registry;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
 
-use crate::claims::{Claims, User};
+use breaker::Breaker;
+use chain::Database;
+use memory::Memory;
+use questions::Rules;
+use sql::SqlStore;
+
+use crate::claims::Claims;
 use crate::time::Timestamp;
 use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, Status, UserRecord};
+pub use metrics::LedgerMetrics;
+pub use questions::Questions;
+pub use redis::{RedisStore, RedisWrite};
 pub use rule::{Guards, Rule};
-pub use settings::{LedgerSettings, RedisSettings, DatabaseSettings};
+pub use settings::{DatabaseSettings, LedgerSettings, RedisSettings};
+pub use store::StoreError;
 
 /// Three answers, not two: *could not ask* is neither yes nor no.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,10 +84,6 @@ pub struct Outage {
     pub cause: Arc<str>,
 }
 
-/// The questions a credential raises, rendered once per token and kept with it: no allocation when asked again.
-#[derive(Debug)]
-pub struct Questions {}
-
 /// A claim a rule needs to name its key is missing or cannot be part of a key: the credential is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("claim `{0}` is missing or cannot name a key")]
@@ -69,23 +92,157 @@ pub struct Unaskable(pub Box<str>);
 /// How answers are found at present (SPEC: coherent, direct, database, blind).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
+    /// Each request asks Redis, and the database for what Redis leaves open.
     Direct,
+    /// Redis is not there, is being left alone, or does not hold every change yet.
     Database,
+    /// Nobody can be asked.
     Blind,
 }
 
+impl Mode {
+    /// As in metrics, logs and `/readyz`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Database => "database",
+            Self::Blind => "blind",
+        }
+    }
+}
+
+/// How the ledger and its stores are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Health {
+    pub mode: Mode,
+    /// `None` where no Redis is configured.
+    pub redis: Option<StoreHealth>,
+    pub database: StoreHealth,
+}
+
+/// How a store is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StoreHealth {
+    /// Whether it is being asked.
+    pub up: bool,
+    /// Of the last probe it answered; at most a second old while it is up.
+    pub latency: Duration,
+}
+
+/// Why a ledger cannot be opened. Nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("rule `{rule}`: {what}")]
+    Rule { rule: Arc<str>, what: String },
+    #[error("Redis")]
+    Redis(#[source] StoreError),
+    #[error("the database")]
+    Database(#[source] StoreError),
+}
+
 /// The ledger.
-pub struct Ledger {}
+pub struct Ledger {
+    rules: Rules,
+    redis: Option<Arc<RedisStore>>,
+    database: Arc<Database>,
+    /// False while Redis lacks a change that the database holds.
+    redis_trusted: AtomicBool,
+    /// How many answers of the database may be on their way to Redis.
+    write_backs: Arc<Semaphore>,
+    database_latency_micros: AtomicU64,
+    last_mode: LastMode,
+    metrics: LedgerMetrics,
+}
 
 impl Ledger {
+    /// Opens the stores and starts the background tasks, on the current runtime: it must live as long as requests do.
+    ///
+    /// A store that is down is no error; it is asked when it comes. What is wrong for good (a URL, a rule) is.
+    pub async fn open(
+        settings: &LedgerSettings,
+        metrics: LedgerMetrics,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Self>, OpenError> {
+        let sql = SqlStore::open(&settings.database).await.map_err(OpenError::Database)?;
+        let rules = Rules::compile(settings.rules.clone(), sql.dialect(), settings.redis.is_some())?;
+        let redis = match &settings.redis {
+            None => None,
+            Some(redis) => {
+                let breaker = Breaker::new("redis", redis.timeout, metrics.redis.up.clone());
+                Some(RedisStore::open(redis, breaker).await.map_err(OpenError::Redis)?)
+            }
+        };
+        let breaker = Breaker::new("database", settings.database.timeout, metrics.database.up.clone());
+        let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
+        let ledger = Arc::new(Self {
+            rules,
+            redis,
+            database,
+            redis_trusted: AtomicBool::new(true),
+            write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
+            database_latency_micros: AtomicU64::new(0),
+            last_mode: LastMode::default(),
+            metrics,
+        });
+        ledger.probe_database().await;
+        let mode = ledger.mode();
+        ledger.last_mode.swap(mode, Ordering::Relaxed);
+        ledger.metrics.mode_at_start(mode);
+        ledger.start(&shutdown);
+        Ok(ledger)
+    }
+
     /// Renders what has to be asked about a credential. Pure.
     pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
-        todo!()
+        self.rules.questions(claims, token)
     }
 
     /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
     pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        todo!()
+        self.ask(questions, claims, now).await
+    }
+
+    /// How answers are found at present.
+    pub fn mode(&self) -> Mode {
+        let trusted = self.redis_trusted.load(Ordering::Acquire);
+        if trusted && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open()) {
+            Mode::Direct
+        } else if !self.database.breaker.is_open() {
+            Mode::Database
+        } else {
+            Mode::Blind
+        }
+    }
+
+    /// How the ledger and its stores are, by the last probes: costs nothing.
+    pub fn health(&self) -> Health {
+        let redis =
+            |redis: &Arc<RedisStore>| StoreHealth { up: !redis.breaker.is_open(), latency: redis.latency() };
+        Health {
+            mode: self.mode(),
+            redis: self.redis.as_ref().map(redis),
+            database: StoreHealth {
+                up: !self.database.breaker.is_open(),
+                latency: Duration::from_micros(self.database_latency_micros.load(Ordering::Relaxed)),
+            },
+        }
+    }
+
+    /// To be called by whoever changed something in the database, before the change is acknowledged: what memory holds
+    /// may be from before it.
+    pub(crate) fn forget_answers(&self) {
+        self.database.memory.clear();
+    }
+
+    /// While a change waits to be delivered to Redis, every question that has `sql` is asked in the database.
+    pub(crate) fn trust_redis(&self, trusted: bool) {
+        self.redis_trusted.store(trusted, Ordering::Release);
+        self.follow_mode();
+    }
+
+    fn note_latency(&self, latency: Duration) {
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        self.database_latency_micros.store(micros, Ordering::Relaxed);
     }
 
     /// Writes a change: the database first, then Redis, then the answer.
@@ -93,3 +250,41 @@ impl Ledger {
         todo!()
     }
 }
+
+// TEMP
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Stats {}
+#[derive(serde::Serialize, serde::Deserialize)]
+pub struct Pruned {}
+pub async fn migrate(_: &settings::DatabaseSettings) -> Result<(), StoreError> { todo!() }
+impl Ledger {
+    pub async fn user(&self, _: &crate::claims::User) -> Result<UserRecord, StoreError> { todo!() }
+    pub async fn stats(&self) -> Result<Stats, StoreError> { todo!() }
+    pub async fn prune(&self, _: Timestamp) -> Result<Pruned, StoreError> { todo!() }
+}
+// END TEMP
+
+/// Answers of the database on their way to Redis at one time.
+const WRITE_BACKS: usize = 32;
+
+/// The mode that was last told of.
+#[derive(Default)]
+struct LastMode(std::sync::atomic::AtomicU8);
+
+impl LastMode {
+    fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
+        let code = match now {
+            Mode::Direct => 0,
+            Mode::Database => 1,
+            Mode::Blind => 2,
+        };
+        match self.0.swap(code, ordering) {
+            0 => Mode::Direct,
+            1 => Mode::Database,
+            _ => Mode::Blind,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -32,6 +32,7 @@ pub struct Rule {
 pub struct RedisQuestion {
     pub key: Template,
     pub deny_if: Condition,
+    /// Of no effect where presence allows ([`Condition::presence_allows`]): there silence always asks the database.
     pub if_absent: IfAbsent,
 }
 
@@ -51,17 +52,159 @@ pub struct SqlQuestion {
 }
 
 /// When an answer denies. In Redis it is about the key's value; in SQL about the first column of the first row, or for
-/// `Field` about the named column.
+/// `Field` about the named column. How values are compared is told in `ledger/condition.rs`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Condition {
     Exists,
     Missing,
     Equals(Vec<serde_json::Value>),
-    Json { pointer: Box<str>, equals: Vec<serde_json::Value> },
-    Field { field: Box<str>, equals: Vec<serde_json::Value> },
+    /// The member of a JSON document at an RFC 6901 pointer.
+    Json {
+        pointer: Box<str>,
+        equals: Vec<serde_json::Value>,
+    },
+    /// The field of a hash; in SQL a column.
+    Field {
+        field: Box<str>,
+        equals: Vec<serde_json::Value>,
+    },
+    /// The set holds this member. Redis only.
     Contains(Template),
+    /// The set does not hold this member. Redis only.
     Lacks(Template),
+    /// The *sorted* set holds this member. Redis only.
+    ContainsSorted(Template),
     /// `iat` is compared with the instant found at this JSON pointer (empty: the whole value): unix seconds,
     /// milliseconds or RFC 3339.
-    IssuedBefore { pointer: Box<str> },
+    IssuedBefore {
+        pointer: Box<str>,
+    },
+    /// All that the preset `native` keeps of a user: in Redis JSON with `status`, `reason`, `until`, `not_before`; in
+    /// SQL the columns `status`, `until_at`, `not_before`. Finds its own reason.
+    NativeUser,
+    /// The status of a user in an existing table, by the names of its columns. In Redis presence denies, and the value
+    /// is the status where it is such a word. Finds its own reason.
+    UserStatus {
+        status: Box<str>,
+        status_updated_at: Box<str>,
+        last_security_action: Box<str>,
+    },
+}
+
+impl Condition {
+    /// Whether being there is what lets a credential pass, so that not being there proves nothing.
+    pub fn presence_allows(&self) -> bool {
+        matches!(self, Self::Missing | Self::Lacks(_))
+    }
+
+    /// The member whose presence in a set is asked about.
+    pub fn member(&self) -> Option<&Template> {
+        match self {
+            Self::Contains(member) | Self::Lacks(member) | Self::ContainsSorted(member) => Some(member),
+            _ => None,
+        }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let some = |values: &[serde_json::Value]| match values {
+            [] => Err("`equals` lists nothing, so the rule would never deny".to_owned()),
+            _ if values.iter().any(|value| value.is_null() || value.is_array() || value.is_object()) => {
+                Err("`equals` lists words, numbers and booleans only".to_owned())
+            }
+            _ => Ok(()),
+        };
+        let pointer = |pointer: &str| match pointer {
+            "" => Ok(()),
+            _ if pointer.starts_with('/') => Ok(()),
+            _ => Err(format!("`{pointer}` is no JSON pointer: it begins with `/`")),
+        };
+        match self {
+            Self::Exists | Self::Missing | Self::NativeUser | Self::UserStatus { .. } => Ok(()),
+            Self::Equals(values) | Self::Field { equals: values, .. } => some(values),
+            Self::Json { pointer: at, equals } => pointer(at).and_then(|()| some(equals)),
+            Self::IssuedBefore { pointer: at } => pointer(at),
+            Self::Contains(member) | Self::Lacks(member) | Self::ContainsSorted(member) => member.check_key(),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether the rule can be asked and can mean what it says; else the problem, in words for the operator.
+    pub fn check(&self) -> Result<(), String> {
+        if self.redis.is_none() && self.sql.is_none() {
+            return Err("the rule asks nobody: give it a `key`, `sql`, or both".to_owned());
+        }
+        if !(400..=599).contains(&self.status) {
+            return Err(format!("status {} is no refusal: 401 or 403 is usual", self.status));
+        }
+        if self.reason.is_empty() || !self.reason.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            return Err("`reason` is a word of letters, digits and underscores".to_owned());
+        }
+        if let Some(redis) = &self.redis {
+            redis.key.check_key()?;
+            redis.deny_if.check()?;
+            if self.sql.is_none() && redis.deny_if.presence_allows() {
+                // A flushed Redis would otherwise lock everybody out, and a lagging one at random.
+                return Err(
+                    "presence allows here, and absence alone never denies: add `sql` to ask then".to_owned()
+                );
+            }
+            if self.sql.is_none() && redis.if_absent == IfAbsent::AskDatabase {
+                return Err("`if_absent = \"ask_database\"` needs `sql` to ask with".to_owned());
+            }
+        }
+        if let Some(sql) = &self.sql {
+            sql.deny_if.check()?;
+            if sql.deny_if.member().is_some() {
+                return Err(
+                    "`contains` and `lacks` are about Redis sets: in `sql` write `exists` or `missing`, \
+                            and put the member into the query"
+                        .to_owned(),
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(redis: Option<Condition>, sql: Option<Condition>) -> Rule {
+        Rule {
+            name: "r".into(),
+            guards: Guards::User,
+            redis: redis.map(|deny_if| RedisQuestion {
+                key: Template::parse("user:{sub}").expect("a key"),
+                deny_if,
+                if_absent: IfAbsent::Allow,
+            }),
+            sql: sql.map(|deny_if| SqlQuestion { query: "SELECT 1".to_owned(), deny_if }),
+            reason: "user_banned".into(),
+            status: 403,
+            ttl: Duration::from_secs(60),
+        }
+    }
+
+    #[test]
+    fn a_rule_whose_presence_allows_needs_a_database_to_ask() {
+        let member = Template::parse("{token}").expect("a member");
+        assert!(rule(Some(Condition::Missing), None).check().is_err());
+        assert!(rule(Some(Condition::Lacks(member.clone())), None).check().is_err());
+        assert_eq!(rule(Some(Condition::Lacks(member)), Some(Condition::Missing)).check(), Ok(()));
+        assert_eq!(rule(Some(Condition::Exists), None).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_rule_that_could_never_deny_or_ask_is_a_mistake() {
+        assert!(rule(None, None).check().is_err());
+        assert!(rule(Some(Condition::Equals(vec![])), None).check().is_err());
+        assert!(rule(Some(Condition::IssuedBefore { pointer: "not_before".into() }), None).check().is_err());
+        let member = Template::parse("{sub}").expect("a member");
+        assert!(rule(None, Some(Condition::Contains(member))).check().is_err());
+        let mut passing = rule(Some(Condition::Exists), None);
+        passing.status = 200;
+        assert!(passing.check().is_err());
+    }
 }

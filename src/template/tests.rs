@@ -56,7 +56,8 @@ fn a_key_takes_no_list_and_no_two_placeholders_without_a_separator() {
 
 #[test]
 fn scalars_are_rendered_and_nothing_else() {
-    let claims = claims("", "7", json!({"s": "x", "i": -4, "b": true, "f": 9.5, "n": null, "o": {}, "l": [1]}));
+    let claims =
+        claims("", "7", json!({"s": "x", "i": -4, "b": true, "f": 9.5, "n": null, "o": {}, "l": [1]}));
     assert_eq!(render("{claims.s}:{claims.i}:{claims.b}", &claims).as_deref(), Ok("x:-4:true"));
     assert_eq!(render("{claims.n}", &claims), Err(RenderError::Missing(Field::Claim("n".into()))));
     assert_eq!(render("{claims.z}", &claims), Err(RenderError::Missing(Field::Claim("z".into()))));

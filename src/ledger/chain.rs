@@ -1,0 +1,231 @@
+//! From questions to one answer: Redis in one round trip, then the database for what Redis leaves open.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::join_all;
+
+use super::breaker::Breaker;
+use super::condition::{Finding, Moment};
+use super::memory::{Kept, Memory, Recall};
+use super::metrics::StoreMetrics;
+use super::questions::{Asked, Bound, Compiled, Questions};
+use super::rule::IfAbsent;
+use super::sql::{SqlStore, Statement};
+use super::store::StoreError;
+use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
+use crate::claims::Claims;
+use crate::time::Timestamp;
+
+/// The database with all that spares it.
+pub(super) struct Database {
+    pub sql: SqlStore,
+    pub memory: Memory,
+    pub breaker: Breaker,
+}
+
+impl Database {
+    /// The first row of a rule's query, from memory if somebody asked within the last second.
+    pub async fn answer(&self, statement: &Statement, bound: &Bound) -> (Kept, Recall) {
+        self.memory.answer(bound.key, || self.query(statement, bound)).await
+    }
+
+    /// The first row of a rule's query.
+    pub async fn query(&self, statement: &Statement, bound: &Bound) -> Kept {
+        let Some(attempt) = self.breaker.attempt() else {
+            return Err(StoreError::unavailable("left alone until it answers a probe"));
+        };
+        let row = self.sql.first_row(statement, &bound.arguments).await;
+        match &row {
+            Err(error) if error.is_outage_of_the_store() => attempt.failed(error),
+            Ok(_) | Err(_) => attempt.succeeded(),
+        }
+        row.map(|row| row.map(Arc::new))
+    }
+}
+
+/// What is known so far. A known revocation outweighs an outage; of several the first rule's is told.
+#[derive(Default)]
+struct Tally {
+    denied: Option<(usize, Revocation)>,
+    outage: Option<Outage>,
+}
+
+impl Tally {
+    fn note(&mut self, place: usize, asked: &Asked, finding: Result<Finding, StoreError>, source: Source) {
+        let rule = &asked.rule.rule;
+        let (reason, status) = match finding {
+            Ok(Finding::Clear | Finding::Absent) => return,
+            Ok(Finding::Denied) => (rule.reason.clone(), rule.status),
+            Ok(Finding::Because(why)) => (why.reason.into(), why.status),
+            Err(error) => {
+                self.outage.get_or_insert_with(|| Outage {
+                    rule: rule.name.clone(),
+                    cause: error.to_string().into(),
+                });
+                return;
+            }
+        };
+        if self.denied.as_ref().is_none_or(|(first, _)| place < *first) {
+            self.denied = Some((place, Revocation { rule: rule.name.clone(), reason, status, source }));
+        }
+    }
+
+    fn lookup(self) -> Lookup {
+        match (self.denied, self.outage) {
+            (Some((_, revocation)), _) => Lookup::Revoked(revocation),
+            (None, Some(outage)) => Lookup::Unknown(outage),
+            (None, None) => Lookup::Live,
+        }
+    }
+}
+
+/// A rule that Redis did not settle.
+struct Open<'a> {
+    place: usize,
+    asked: &'a Asked,
+    /// What Redis said, where it is not to be relied on or could not answer.
+    redis: Result<Finding, StoreError>,
+}
+
+impl Ledger {
+    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+        if questions.asked.is_empty() {
+            return Lookup::Live;
+        }
+        let at = Moment { issued_at: claims.issued_at(), now };
+        let mut tally = Tally::default();
+        let open = self.ask_redis(questions, at, &mut tally).await;
+        // What Redis says against a credential is enough; the database need not be asked for more.
+        if !open.is_empty() && tally.denied.is_none() {
+            self.ask_database(questions, open, claims, at, &mut tally).await;
+        }
+        tally.lookup()
+    }
+
+    /// One round trip. Answers that settle their rule go to `tally`, the others are returned.
+    async fn ask_redis<'a>(&self, questions: &'a Questions, at: Moment, tally: &mut Tally) -> Vec<Open<'a>> {
+        // Read before asking: a change that is pending now is not in the answer, even if it is delivered meanwhile.
+        let trusted = self.redis_trusted.load(Ordering::Acquire);
+        let replies = match (&self.redis, &questions.pipeline) {
+            (Some(redis), Some(pipeline)) => redis.ask(pipeline).await,
+            (None, _) | (_, None) => Ok(Vec::new()),
+        };
+        let mut open = Vec::new();
+        for (place, asked) in questions.asked.iter().enumerate() {
+            let finding = match asked.reply {
+                None => Ok(Finding::Absent),
+                Some(index) => of_redis(asked, replies.as_ref().map(|all| all.get(index)), at),
+            };
+            if asked.reply.is_some() {
+                // While Redis is left alone nothing is asked, and nothing counted.
+                if replies.is_ok() || !self.redis.as_ref().is_some_and(|it| it.breaker.is_open()) {
+                    count(&self.metrics.redis, &finding);
+                }
+            }
+            let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
+            let settled = match &finding {
+                Ok(Finding::Absent) => !silent,
+                Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
+                Err(_) => false,
+            };
+            let untrusted = !trusted && asked.rule.statement.is_some();
+            if settled && !untrusted {
+                tally.note(place, asked, finding, Source::Redis);
+            } else {
+                open.push(Open { place, asked, redis: finding });
+            }
+        }
+        open
+    }
+
+    /// All open questions at once.
+    async fn ask_database(
+        &self,
+        questions: &Questions,
+        open: Vec<Open<'_>>,
+        claims: &Claims,
+        at: Moment,
+        tally: &mut Tally,
+    ) {
+        let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims));
+        let answers = join_all(answers).await;
+        for (open, answer) in open.into_iter().zip(answers) {
+            let Open { place, asked, redis } = open;
+            let finding = match (&answer, asked.rule.rule.sql.as_ref()) {
+                (Some(Ok(row)), Some(sql)) => sql.deny_if.of_row(row.as_deref(), at),
+                (Some(Err(error)), _) => Err(error.clone()),
+                // Redis alone could have known.
+                (None, _) | (_, None) => match &redis {
+                    Err(error) => Err(error.clone()),
+                    Ok(_) => Err(StoreError::unavailable("Redis is not there, and the rule has no `sql`")),
+                },
+            };
+            count(&self.metrics.database, &finding);
+            match (finding, redis) {
+                // The database cannot take back what a Redis that lags behind holds against the credential.
+                (Err(_), Ok(held @ (Finding::Denied | Finding::Because(_)))) => {
+                    tally.note(place, asked, Ok(held), Source::Redis);
+                }
+                (finding, redis) => {
+                    if finding.is_ok() && redis == Ok(Finding::Absent) && asked.reply.is_some() {
+                        self.write_back(questions, asked, claims);
+                    }
+                    tally.note(place, asked, finding, Source::Database);
+                }
+            }
+        }
+    }
+
+    /// `None` where the rule has no query.
+    async fn ask_row(&self, questions: &Questions, asked: &Asked, claims: &Claims) -> Option<Kept> {
+        let statement = asked.rule.statement.as_ref()?;
+        let bound = questions.bound(asked, claims, &self.database.memory)?;
+        let (kept, recall) = self.database.answer(statement, bound).await;
+        match recall {
+            Recall::Hit => self.metrics.memory_hit.inc(),
+            Recall::Miss => self.metrics.memory_miss.inc(),
+        }
+        Some(kept)
+    }
+}
+
+fn of_redis(
+    asked: &Asked,
+    reply: Result<Option<&::redis::Value>, &StoreError>,
+    at: Moment,
+) -> Result<Finding, StoreError> {
+    let Some(question) = &asked.rule.rule.redis else { return Ok(Finding::Absent) };
+    match reply {
+        Ok(Some(value)) => question.deny_if.of_reply(redis::reply(value)?, at),
+        Ok(None) => Err(StoreError::malformed("a reply is missing")),
+        Err(error) => Err(error.clone()),
+    }
+}
+
+fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
+    match finding {
+        Ok(Finding::Clear) => store.clear.inc(),
+        Ok(Finding::Absent) => store.absent.inc(),
+        Ok(Finding::Denied | Finding::Because(_)) => store.deny.inc(),
+        Err(_) => store.error.inc(),
+    }
+}
+
+/// The text with which Redis would give the same answer as the database; `None` where there is no such text, or where
+/// other services keep more under that key than we know.
+pub(super) fn text_for_redis(rule: &Compiled, kept: &Kept) -> Option<String> {
+    use serde_json::Value::{Bool, Number, String};
+    let (redis, sql) = (rule.rule.redis.as_ref()?, rule.rule.sql.as_ref()?);
+    let Ok(Some(row)) = kept else { return None };
+    let text = match row.first() {
+        Some((_, value @ (Bool(_) | Number(_)))) => value.to_string(),
+        Some((_, String(text))) => text.clone(),
+        _ => return None,
+    };
+    // A token of the first second of time: void by any cut-off, so that both sides are compared in full.
+    let at = Moment { issued_at: None, now: Timestamp::from_millis(0) };
+    let in_redis = redis.deny_if.of_reply(super::condition::Reply::Value(text.as_bytes()), at).ok()?;
+    let in_table = sql.deny_if.of_row(Some(row), at).ok()?;
+    (rule.writes_back() && in_redis == in_table).then_some(text)
+}

@@ -1,0 +1,85 @@
+//! What the ledger does behind the requests: probing the database, following the mode, keeping answers in Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::chain::text_for_redis;
+use super::questions::{Asked, Questions};
+use super::redis::PROBE;
+use super::{Ledger, Mode};
+use crate::claims::Claims;
+
+impl Ledger {
+    /// Starts the background tasks on the current runtime. They outlive requests and end with `shutdown`.
+    pub(super) fn start(self: &Arc<Self>, shutdown: &CancellationToken) {
+        if let Some(redis) = &self.redis {
+            tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
+        }
+        let ledger = Arc::clone(self);
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move { shutdown.run_until_cancelled(ledger.probe_forever()).await });
+    }
+
+    async fn probe_forever(&self) {
+        let mut ticks = tokio::time::interval(PROBE);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.probe_database().await;
+            self.follow_mode();
+        }
+    }
+
+    pub(super) async fn probe_database(&self) {
+        match self.database.sql.ping().await {
+            Ok(latency) => {
+                self.note_latency(latency);
+                self.database.breaker.reset();
+            }
+            Err(error) => self.database.breaker.failed(&error),
+        }
+    }
+
+    /// Tells of a change of mode, once. Called by whoever may have caused one; cheap while nothing changes.
+    pub(super) fn follow_mode(&self) {
+        let now = self.mode();
+        let before = self.last_mode.swap(now, std::sync::atomic::Ordering::Relaxed);
+        if before != now {
+            self.metrics.mode_changed(now);
+            match now {
+                Mode::Direct => {
+                    tracing::info!(ledger.mode = now.word(), ledger.was = before.word(), "Ledger mode")
+                }
+                Mode::Database | Mode::Blind => {
+                    tracing::warn!(ledger.mode = now.word(), ledger.was = before.word(), "Ledger mode");
+                }
+            }
+        }
+    }
+
+    /// Keeps an answer of the database in Redis for the rule's `ttl`, beside the request. The database is asked once
+    /// more, after the key's version was read: an answer from before a change must not be written after it. A service
+    /// that changes its table without telling Redis waits for the `ttl`, as it does with its own cache.
+    pub(super) fn write_back(&self, questions: &Questions, asked: &Asked, claims: &Claims) {
+        let (Some(redis), Some(key)) = (&self.redis, asked.key()) else { return };
+        let Some(bound) = questions.bound(asked, claims, &self.database.memory) else { return };
+        // More than this at once would make a cold cache a second load on the database.
+        let Ok(permit) = Arc::clone(&self.write_backs).try_acquire_owned() else { return };
+        let (redis, database, bound) = (Arc::clone(redis), Arc::clone(&self.database), Arc::clone(bound));
+        let (rule, key) = (Arc::clone(&asked.rule), key.to_owned());
+        tokio::spawn(async move {
+            let _permit = permit;
+            let Some(statement) = &rule.statement else { return };
+            let Ok(seen) = redis.version(&key).await else { return };
+            let kept = database.query(statement, &bound).await;
+            if let Some(text) = text_for_redis(&rule, &kept) {
+                let ttl = rule.rule.ttl.max(Duration::from_millis(1));
+                if let Err(error) = redis.write_back(&key, &text, ttl, &seen).await {
+                    tracing::debug!(ledger.rule = %rule.rule.name, %error, "Answer not kept in Redis");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,193 @@
+//! Answers of the database, kept for a second and shared by all who ask meanwhile: a burst of one question costs one
+//! query. What is kept are rows, not judgments: `iat` and the clock are compared anew each time.
+//!
+//! The price: where only the database is asked, a ban given through another gateway takes effect here within
+//! [`LIFE`]. A change made through this gateway takes effect at once ([`Memory::clear`]).
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use quick_cache::sync::Cache;
+use tokio::time::Instant;
+
+use super::sql::Row;
+use super::store::StoreError;
+
+/// How long an answer of the database is believed without asking again.
+pub const LIFE: Duration = Duration::from_secs(1);
+
+/// An answer as kept: the first row, or that there is none, or that the database could not say.
+pub type Kept = Result<Option<Arc<Row>>, StoreError>;
+
+/// 128 bits of keyed hash instead of statement and arguments: an argument may be a token of 16 KiB, and a heap dump
+/// has no use for it. The keys are random per process, so nobody can choose a collision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key(u64, u64);
+
+/// The kept answers.
+#[derive(Debug)]
+pub struct Memory {
+    answers: Cache<Key, Entry>,
+    hashers: (RandomState, RandomState),
+    generation: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    kept: Kept,
+    generation: u64,
+    at: Instant,
+}
+
+/// Whether somebody had asked already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recall {
+    Hit,
+    Miss,
+}
+
+impl Memory {
+    /// Holds at most `answers` answers.
+    pub fn new(answers: usize) -> Self {
+        Self {
+            answers: Cache::new(answers.max(1)),
+            hashers: (RandomState::new(), RandomState::new()),
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// What a question is kept under.
+    pub fn key(&self, question: &impl Hash) -> Key {
+        Key(self.hashers.0.hash_one(question), self.hashers.1.hash_one(question))
+    }
+
+    /// Forgets everything, and the answers that are on their way: what was asked before a change says nothing after it.
+    pub fn clear(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+        self.answers.clear();
+    }
+
+    /// The kept answer, or what `ask` finds out; one asks for all who want to know at the same time.
+    pub async fn answer<F: Future<Output = Kept>>(&self, key: Key, ask: impl Fn() -> F) -> (Kept, Recall) {
+        let arrived = Instant::now();
+        loop {
+            let guard = match self.answers.get_value_or_guard_async(&key).await {
+                Ok(entry) if self.is_good(&entry, arrived) => return (entry.kept, Recall::Hit),
+                Ok(stale) => {
+                    self.answers.remove_if(&key, |entry| entry.is(&stale));
+                    continue;
+                }
+                Err(guard) => guard,
+            };
+            // The ticket is drawn before the question is put.
+            let generation = self.generation.load(Ordering::Acquire);
+            let kept = ask().await;
+            let entry = Entry { kept, generation, at: Instant::now() };
+            // It fails when the entry was removed meanwhile; then nobody waits for it either.
+            let _ = guard.insert(entry.clone());
+            if self.is_good(&entry, arrived) {
+                return (entry.kept, Recall::Miss);
+            }
+        }
+    }
+
+    /// A row is believed for its life. That the database could not say is believed only by those who were already
+    /// waiting: else each of them would wait a whole timeout, one after the other.
+    fn is_good(&self, entry: &Entry, arrived: Instant) -> bool {
+        let life = if entry.kept.is_ok() { LIFE } else { Duration::ZERO };
+        entry.generation == self.generation.load(Ordering::Acquire)
+            && (entry.at >= arrived || entry.at.elapsed() < life)
+    }
+}
+
+impl Entry {
+    fn is(&self, other: &Self) -> bool {
+        self.at == other.at && self.generation == other.generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    struct Database {
+        asked: AtomicUsize,
+        down: bool,
+    }
+
+    impl Database {
+        async fn ask(&self) -> Kept {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            if self.down { Err(StoreError::Timeout) } else { Ok(None) }
+        }
+    }
+
+    fn database(down: bool) -> (Arc<Memory>, Arc<Database>) {
+        (Arc::new(Memory::new(100)), Arc::new(Database { asked: AtomicUsize::new(0), down }))
+    }
+
+    async fn burst(memory: &Arc<Memory>, database: &Arc<Database>) -> Duration {
+        let key = memory.key(&(0, "7"));
+        let started = Instant::now();
+        let tasks: Vec<_> = (0..50)
+            .map(|_| {
+                let (memory, database) = (memory.clone(), database.clone());
+                tokio::spawn(async move { memory.answer(key, || database.ask()).await.0 })
+            })
+            .collect();
+        for task in tasks {
+            assert_eq!(task.await.expect("a task").is_err(), database.down);
+        }
+        started.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_of_one_question_costs_one_query_and_is_remembered_for_its_life() {
+        let (memory, database) = database(false);
+        burst(&memory, &database).await;
+        burst(&memory, &database).await;
+        assert_eq!(database.asked.load(Ordering::SeqCst), 1);
+        tokio::time::advance(LIFE).await;
+        burst(&memory, &database).await;
+        assert_eq!(database.asked.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_database_makes_those_who_wait_wait_once() {
+        let (memory, database) = database(true);
+        assert!(burst(&memory, &database).await < Duration::from_millis(300));
+        assert_eq!(database.asked.load(Ordering::SeqCst), 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        burst(&memory, &database).await;
+        assert_eq!(database.asked.load(Ordering::SeqCst), 2, "an outage is not remembered");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_asked_for_before_a_change_is_not_believed_after_it() {
+        let (memory, database) = database(false);
+        let key = memory.key(&(0, "7"));
+        let early = tokio::spawn({
+            let (memory, database) = (memory.clone(), database.clone());
+            async move { memory.answer(key, || database.ask()).await }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        memory.clear();
+        assert!(early.await.expect("a task").0.is_ok());
+        assert_eq!(database.asked.load(Ordering::SeqCst), 2, "it was asked again");
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound() {
+        let memory = Memory::new(100);
+        for n in 0..10_000 {
+            let entry = Entry { kept: Ok(None), generation: 0, at: Instant::now() };
+            memory.answers.insert(memory.key(&n), entry);
+        }
+        assert!(memory.answers.len() <= 100);
+    }
+}

@@ -1,0 +1,232 @@
+//! What has to be asked about a credential: rendered once per token and kept with it.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use redis::{Cmd, Pipeline};
+
+use super::memory::{Key, Memory};
+use super::rule::{Condition, Guards, IfAbsent, Rule};
+use super::sql::{Argument, Dialect, Statement};
+use super::{OpenError, Unaskable};
+use crate::claims::Claims;
+use crate::template::{Field, RenderError, Template, is_separator};
+use crate::token::Token;
+
+/// A rule with its query parsed.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    pub rule: Rule,
+    pub statement: Option<Statement>,
+}
+
+impl Compiled {
+    fn of(rule: Rule, dialect: Dialect) -> Result<Arc<Self>, OpenError> {
+        let wrong = |what: String| OpenError::Rule { rule: rule.name.clone(), what };
+        rule.check().map_err(wrong)?;
+        let statement = match &rule.sql {
+            Some(sql) => {
+                Some(Statement::parse(&sql.query, dialect).map_err(|error| wrong(error.to_string()))?)
+            }
+            None => None,
+        };
+        if let Some(list) = statement.iter().flat_map(Statement::fields).find(|field| is_list(field)) {
+            return Err(wrong(format!("`{{{list}}}` is a list and cannot be bound")));
+        }
+        Ok(Arc::new(Self { rule, statement }))
+    }
+
+    /// What Redis's silence means.
+    pub fn silence(&self) -> IfAbsent {
+        match &self.rule.redis {
+            Some(redis) if !redis.deny_if.presence_allows() => redis.if_absent,
+            _ => IfAbsent::AskDatabase,
+        }
+    }
+
+    /// Whether what the database says can be kept under the rule's key: where the whole value is the answer.
+    pub fn writes_back(&self) -> bool {
+        let whole = |condition: &Condition| match condition {
+            Condition::Equals(_) => true,
+            Condition::IssuedBefore { pointer } => pointer.is_empty(),
+            _ => false,
+        };
+        self.silence() == IfAbsent::AskDatabase
+            && self.statement.is_some()
+            && self.rule.redis.as_ref().is_some_and(|redis| whole(&redis.deny_if))
+    }
+}
+
+/// All rules, and what their keys have in common.
+#[derive(Debug)]
+pub(super) struct Rules {
+    rules: Box<[Arc<Compiled>]>,
+    /// The characters that divide keys. A value with one of them could make one rule's key look like another's.
+    separators: Box<str>,
+    /// Whether Redis is there to be asked.
+    redis: bool,
+}
+
+impl Rules {
+    pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
+        let rules: Box<[_]> =
+            rules.into_iter().map(|rule| Compiled::of(rule, dialect)).collect::<Result<_, _>>()?;
+        let literals = rules.iter().filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
+        let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
+        Ok(Self { rules, separators: separators.into(), redis })
+    }
+
+    /// Renders what has to be asked about a credential.
+    pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
+        let mut asked = Vec::with_capacity(self.rules.len());
+        let mut pipeline = Pipeline::with_capacity(self.rules.len());
+        let mut binds_token = false;
+        for compiled in &self.rules {
+            let (command, key) = match self.command(compiled, claims, token) {
+                Ok(Some((command, key))) => (Some(command), compiled.writes_back().then(|| key.into())),
+                Ok(None) => (None, None),
+                // A token without `jti` cannot be on a list of `jti`s.
+                Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
+                Err(error) => return Err(Unaskable(error.field().to_string().into())),
+            };
+            let reply = command.map(|command| {
+                pipeline.add_command(command);
+                pipeline.len() - 1
+            });
+            binds_token |= compiled.statement.iter().flat_map(Statement::fields).any(is_of_token);
+            asked.push(Asked { rule: compiled.clone(), reply, key, sql: OnceLock::new() });
+        }
+        Ok(Questions {
+            asked: asked.into(),
+            pipeline: (!pipeline.is_empty()).then_some(pipeline),
+            token: binds_token.then(|| token.compact().into()),
+        })
+    }
+
+    /// The one command that asks Redis. Also makes sure that the statement's placeholders have their values, so that
+    /// binding them later cannot fail.
+    fn command(
+        &self,
+        compiled: &Compiled,
+        claims: &Claims,
+        token: &Token<'_>,
+    ) -> Result<Option<(Cmd, String)>, RenderError> {
+        for field in compiled.statement.iter().flat_map(Statement::fields) {
+            // Some databases refuse text with NUL by an error, and errors would open the breaker for everybody.
+            if field.value(claims, token)?.contains(char::is_control) {
+                return Err(RenderError::Unsafe(field.clone()));
+            }
+        }
+        let Some(redis) = &compiled.rule.redis else { return Ok(None) };
+        let key = self.key(&redis.key, claims, token)?;
+        // Without Redis the key is rendered nevertheless: who is refused must not depend on which stores there are.
+        let member = redis.deny_if.member().map(|member| member.render(claims, token)).transpose()?;
+        Ok(self.redis.then(|| (command(&redis.deny_if, &key, member.as_deref()), key)))
+    }
+
+    /// A key that no other rule of this ledger could mean: with `user:{sub}` and `user:{sub}:active` the subject
+    /// `7:active` would name the flag of the user `7`.
+    fn key(&self, template: &Template, claims: &Claims, token: &Token<'_>) -> Result<String, RenderError> {
+        let key = template.render(claims, token)?;
+        let divides = |value: &str| value.contains(|char| self.separators.contains(char));
+        for field in template.fields().filter(|field| !is_of_token(field)) {
+            let elsewhere = |other: &Template| !template.same_shape(other) && other.could_produce(&key);
+            if divides(&field.value(claims, token)?) && self.keys().any(elsewhere) {
+                return Err(RenderError::Unsafe(field.clone()));
+            }
+        }
+        Ok(key)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Template> {
+        self.rules.iter().filter_map(|it| it.rule.redis.as_ref()).map(|it| &it.key)
+    }
+}
+
+/// The questions a credential raises, rendered once per token and kept with it: asking again allocates next to
+/// nothing. `Debug` shows no key, since a key may hold the token.
+pub struct Questions {
+    pub(super) asked: Box<[Asked]>,
+    pub(super) pipeline: Option<Pipeline>,
+    /// Kept only where a query binds it.
+    token: Option<Box<str>>,
+}
+
+/// One rule, as put to the stores.
+pub(super) struct Asked {
+    pub rule: Arc<Compiled>,
+    /// Which reply of the pipeline is its own.
+    pub reply: Option<usize>,
+    /// Kept only where an answer of the database is kept in Redis.
+    key: Option<Box<str>>,
+    sql: OnceLock<Arc<Bound>>,
+}
+
+impl Asked {
+    /// The key under which an answer of the database may be kept.
+    pub fn key(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+}
+
+/// The arguments of a query, and what its answer is remembered under.
+pub(super) struct Bound {
+    pub arguments: Box<[Argument]>,
+    pub key: Key,
+}
+
+impl Questions {
+    /// Binds a rule's query when it is first needed: with Redis well it never is.
+    pub(super) fn bound<'a>(
+        &self,
+        asked: &'a Asked,
+        claims: &Claims,
+        memory: &Memory,
+    ) -> Option<&'a Arc<Bound>> {
+        let (statement, sql) = (asked.rule.statement.as_ref()?, asked.rule.rule.sql.as_ref()?);
+        if let Some(bound) = asked.sql.get() {
+            return Some(bound);
+        }
+        let token = Token::new(self.token.as_deref().unwrap_or_default());
+        let value = |field: &Field| field.value(claims, &token).map(Argument::from).ok();
+        let arguments = statement.fields().map(value).collect::<Option<Box<[_]>>>()?;
+        let key = memory.key(&(&sql.query, &arguments));
+        Some(asked.sql.get_or_init(|| Arc::new(Bound { arguments, key })))
+    }
+}
+
+impl fmt::Debug for Questions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.asked.iter().map(|asked| &asked.rule.rule.name)).finish()
+    }
+}
+
+fn command(condition: &Condition, key: &str, member: Option<&str>) -> Cmd {
+    let mut command = redis::cmd(match condition {
+        Condition::Exists | Condition::Missing => "EXISTS",
+        Condition::Equals(_)
+        | Condition::Json { .. }
+        | Condition::IssuedBefore { .. }
+        | Condition::NativeUser
+        | Condition::UserStatus { .. } => "GET",
+        Condition::Field { .. } => "HGET",
+        Condition::Contains(_) | Condition::Lacks(_) => "SISMEMBER",
+        Condition::ContainsSorted(_) => "ZSCORE",
+    });
+    command.arg(key);
+    if let Condition::Field { field, .. } = condition {
+        command.arg(&**field);
+    }
+    if let Some(member) = member {
+        command.arg(member);
+    }
+    command
+}
+
+fn is_of_token(field: &Field) -> bool {
+    matches!(field, Field::Token | Field::TokenSha256)
+}
+
+fn is_list(field: &Field) -> bool {
+    matches!(field, Field::Roles | Field::Scopes)
+}

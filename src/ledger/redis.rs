@@ -1,0 +1,391 @@
+//! Redis: one multiplexed connection per process, kept by a background task; all questions of a request in one round
+//! trip; writes as compare-and-set by database version.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use backon::BackoffBuilder as _;
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Breaker;
+use super::condition::Reply;
+use super::settings::RedisSettings;
+use super::store::StoreError;
+
+/// How often the background task asks whether Redis is well.
+pub(super) const PROBE: Duration = Duration::from_secs(1);
+
+/// One write of a change.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum RedisWrite {
+    /// `ttl`: `None` keeps the key for ever; zero writes nothing, there is no token left to deny.
+    Set {
+        key: String,
+        value: String,
+        ttl: Option<Duration>,
+    },
+    Delete {
+        key: String,
+    },
+    /// To a set, or with a score to a sorted set. `ttl` only ever lengthens the life of the whole set.
+    AddMember {
+        key: String,
+        member: String,
+        score: Option<i64>,
+        ttl: Option<Duration>,
+    },
+    RemoveMember {
+        key: String,
+        member: String,
+        sorted: bool,
+    },
+}
+
+/// The Redis of the ledger.
+pub struct RedisStore {
+    client: redis::Client,
+    timeout: Duration,
+    link: ArcSwapOption<MultiplexedConnection>,
+    /// Rung by whoever finds the connection broken, so that the keeper does not sleep on.
+    broken: Notify,
+    pub(super) breaker: Breaker,
+    latency_micros: AtomicU64,
+}
+
+impl RedisStore {
+    /// Checks the URL and tries to connect once; [`RedisStore::keep`] goes on trying.
+    pub async fn open(settings: &RedisSettings, breaker: Breaker) -> Result<Arc<Self>, StoreError> {
+        // The error of a URL may repeat it, password included.
+        let info = settings
+            .url
+            .as_str()
+            .into_connection_info()
+            .map_err(|_| StoreError::unavailable("the URL is not `redis://` or `rediss://`"))?
+            // Off by default in redis-rs: over a network Nagle's algorithm would hold back small questions.
+            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let client = redis::Client::open(info).map_err(|error| of_error(&error))?;
+        let store = Arc::new(Self {
+            client,
+            timeout: settings.timeout,
+            link: ArcSwapOption::empty(),
+            broken: Notify::new(),
+            breaker,
+            latency_micros: AtomicU64::new(0),
+        });
+        match store.connect().await {
+            Ok(()) => store.breaker.reset(),
+            Err(error) => store.breaker.trip(&error),
+        }
+        Ok(store)
+    }
+
+    /// Puts all questions in one round trip; one reply for each, errors among them.
+    pub async fn ask(&self, questions: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        let Some(attempt) = self.breaker.attempt() else {
+            return Err(StoreError::unavailable("left alone until it answers a probe"));
+        };
+        match self.round_trip(questions).await {
+            Ok(replies) => {
+                // `LOADING`, `NOAUTH`, `MASTERDOWN` are answers of a server that cannot answer.
+                match replies.iter().find_map(outage) {
+                    None => attempt.succeeded(),
+                    Some(error) => attempt.failed(&error),
+                }
+                Ok(replies)
+            }
+            Err(error) => {
+                attempt.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Applies the writes of one change in one round trip, each atomically, and only where nothing newer has been
+    /// applied. `restrictive`: at the same version a ban beats its own lifting.
+    pub async fn write(
+        &self,
+        writes: &[RedisWrite],
+        version: i64,
+        restrictive: bool,
+    ) -> Result<(), StoreError> {
+        let mut pipeline = Pipeline::new();
+        for write in writes {
+            if let Some(script) = Scripted::of(write) {
+                pipeline.add_command(script.command(version, restrictive));
+            }
+        }
+        if pipeline.is_empty() {
+            return Ok(());
+        }
+        let replies = self.round_trip(&pipeline).await?;
+        replies.into_iter().try_for_each(|reply| match reply {
+            Value::ServerError(error) => Err(StoreError::unavailable(error.code())),
+            _ => Ok(()),
+        })
+    }
+
+    /// The version last applied to a key, as text; to be handed to [`RedisStore::write_back`].
+    pub(super) async fn version(&self, key: &str) -> Result<String, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("GET").arg(version_key(key, ""));
+        match self.round_trip(&pipeline).await?.pop() {
+            Some(Value::Nil) => Ok(String::new()),
+            Some(Value::BulkString(bytes)) => {
+                String::from_utf8(bytes).map_err(|_| StoreError::malformed("a version"))
+            }
+            Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
+            _ => Err(StoreError::malformed("a version")),
+        }
+    }
+
+    /// Keeps an answer of the database, unless the key exists by now or a change has been applied since `seen`.
+    pub(super) async fn write_back(
+        &self,
+        key: &str,
+        value: &str,
+        ttl: Duration,
+        seen: &str,
+    ) -> Result<(), StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("EVAL").arg(WRITE_BACK).arg(2).arg(key).arg(version_key(key, ""));
+        pipeline.arg(value).arg(millis(ttl)).arg(seen);
+        match self.round_trip(&pipeline).await?.pop() {
+            Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
+            _ => Ok(()),
+        }
+    }
+
+    /// How long Redis takes to answer.
+    pub async fn ping(&self) -> Result<Duration, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("PING");
+        let started = Instant::now();
+        match self.round_trip(&pipeline).await?.pop() {
+            Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
+            Some(_) => Ok(started.elapsed()),
+            None => Err(StoreError::malformed("no reply to PING")),
+        }
+    }
+
+    /// The latency of the last probe that was answered.
+    pub fn latency(&self) -> Duration {
+        Duration::from_micros(self.latency_micros.load(Relaxed))
+    }
+
+    /// The background task: connects, probes, and connects again, until `shutdown`.
+    pub(super) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
+        let () = shutdown.run_until_cancelled(self.keep_forever()).await.unwrap_or_default();
+    }
+
+    async fn keep_forever(&self) {
+        loop {
+            if self.link.load().is_none() {
+                self.connect_at_last().await;
+            }
+            match self.ping().await {
+                Ok(latency) => {
+                    self.latency_micros
+                        .store(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
+                    self.breaker.reset();
+                }
+                // The link stays: only a broken one is made anew. A server that is loading answers soon enough.
+                Err(error) => self.breaker.failed(&error),
+            }
+            // A ring means that the link is gone; else it is time for the next probe.
+            let _ = tokio::time::timeout(PROBE, self.broken.notified()).await;
+        }
+    }
+
+    async fn connect_at_last(&self) {
+        let mut delays = backon::ExponentialBuilder::default()
+            .with_jitter()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(PROBE)
+            .without_max_times()
+            .build();
+        loop {
+            match self.connect().await {
+                Ok(()) => return,
+                Err(error) => self.breaker.trip(&error),
+            }
+            tokio::time::sleep(delays.next().unwrap_or(PROBE)).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<(), StoreError> {
+        let config = redis::AsyncConnectionConfig::new()
+            // A handshake is several round trips, with TLS some more.
+            .set_connection_timeout(Some(self.timeout.saturating_mul(10).max(Duration::from_secs(1))))
+            .set_response_timeout(Some(self.timeout));
+        let link = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        self.link.store(Some(Arc::new(link.map_err(|error| of_error(&error))?)));
+        Ok(())
+    }
+
+    async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        let link = self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))?;
+        let replies =
+            MultiplexedConnection::clone(&link).send_packed_commands(pipeline, 0, pipeline.len()).await;
+        match replies {
+            Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
+            Ok(_) => Err(StoreError::malformed("not one reply for each command")),
+            Err(error) => {
+                if error.is_unrecoverable_error() {
+                    self.drop_link(&link, &error);
+                }
+                Err(of_error(&error))
+            }
+        }
+    }
+
+    /// Only the link that failed: another request may have seen it first, and a new one stand in its place.
+    fn drop_link(&self, failed: &Arc<MultiplexedConnection>, error: &RedisError) {
+        let before = self.link.compare_and_swap(failed, None);
+        if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, failed)) {
+            self.breaker.trip(&of_error(error));
+            self.broken.notify_one();
+        }
+    }
+}
+
+/// What one reply says to the command of a question.
+pub(super) fn reply(value: &Value) -> Result<Reply<'_>, StoreError> {
+    match value {
+        Value::Nil | Value::Int(0) | Value::Boolean(false) => Ok(Reply::Absent),
+        Value::Int(_) | Value::Boolean(true) | Value::Double(_) => Ok(Reply::Present),
+        Value::BulkString(bytes) => Ok(Reply::Value(bytes)),
+        Value::SimpleString(text) => Ok(Reply::Value(text.as_bytes())),
+        Value::ServerError(error) => Err(match outage(value) {
+            Some(outage) => outage,
+            None => StoreError::malformed(error.code()),
+        }),
+        _ => Err(StoreError::malformed("a reply of an unexpected type")),
+    }
+}
+
+/// The error of a server that cannot answer anything, as opposed to a key of the wrong type or one it must not read.
+fn outage(reply: &Value) -> Option<StoreError> {
+    match reply {
+        // Only the code: the details may repeat a key.
+        Value::ServerError(error)
+            if !matches!(error.code(), "WRONGTYPE" | "NOPERM" | "MOVED" | "ASK" | "CROSSSLOT") =>
+        {
+            Some(StoreError::unavailable(error.code()))
+        }
+        _ => None,
+    }
+}
+
+/// The code or kind alone: an error's text may repeat addresses, user names and keys.
+fn of_error(error: &RedisError) -> StoreError {
+    if error.is_timeout() {
+        return StoreError::Timeout;
+    }
+    StoreError::unavailable(error.code().unwrap_or_else(|| error.category()))
+}
+
+/// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.
+fn version_key(key: &str, member: &str) -> String {
+    let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
+    if member.is_empty() { format!("pc:version:{key}") } else { format!("pc:version:{key}:{member}") }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A version outlives the longest delay with which a change may still be delivered, and the value it belongs to.
+const VERSION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+const VERSION_LIFE_OF_PERMANENT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+/// A write as the script takes it.
+struct Scripted<'a> {
+    key: &'a str,
+    member: &'a str,
+    operation: &'static str,
+    value: &'a str,
+    score: i64,
+    ttl: Option<Duration>,
+}
+
+impl<'a> Scripted<'a> {
+    /// `None` when there is nothing left to write.
+    fn of(write: &'a RedisWrite) -> Option<Self> {
+        let plain = Self { key: "", member: "", operation: "", value: "", score: 0, ttl: None };
+        let scripted = match write {
+            RedisWrite::Set { key, value, ttl } => Self { key, value, ttl: *ttl, operation: "set", ..plain },
+            RedisWrite::Delete { key } => Self { key, operation: "del", ..plain },
+            RedisWrite::AddMember { key, member, score, ttl } => {
+                let operation = if score.is_some() { "zadd" } else { "sadd" };
+                Self { key, member, operation, value: member, score: score.unwrap_or_default(), ttl: *ttl }
+            }
+            RedisWrite::RemoveMember { key, member, sorted } => {
+                Self { key, member, operation: if *sorted { "zrem" } else { "srem" }, value: member, ..plain }
+            }
+        };
+        let over = scripted.ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
+        (!over).then_some(scripted)
+    }
+
+    fn command(&self, version: i64, restrictive: bool) -> redis::Cmd {
+        let removes = matches!(self.operation, "del" | "srem" | "zrem");
+        let life = match self.ttl {
+            Some(ttl) => ttl.max(VERSION_LIFE),
+            None if removes => VERSION_LIFE,
+            None => VERSION_LIFE_OF_PERMANENT,
+        };
+        let mut command = redis::cmd("EVAL");
+        command.arg(COMPARE_AND_SET).arg(2).arg(self.key).arg(version_key(self.key, self.member));
+        command.arg(version).arg(u8::from(restrictive)).arg(millis(life));
+        command.arg(self.operation).arg(self.value).arg(self.ttl.map_or(0, millis)).arg(self.score);
+        command
+    }
+}
+
+/// Versions are compared as padded text: Lua's numbers end at 2⁵³. The value is written before its version, so that a
+/// key of the wrong type (which aborts the script) leaves no version behind that was never applied.
+const COMPARE_AND_SET: &str = r"
+local version, rank, life, op, value, ttl, score = unpack(ARGV)
+local current = redis.call('GET', KEYS[2])
+if current then
+  local cv, cr = string.match(current, '^(%d+):(%d)$')
+  if cv then
+    local a = string.rep('0', 20 - #cv) .. cv
+    local b = string.rep('0', 20 - #version) .. version
+    if b < a or (b == a and rank < cr) then return 0 end
+  end
+end
+ttl = tonumber(ttl)
+local existed = redis.call('EXISTS', KEYS[1])
+if op == 'set' then
+  if ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
+elseif op == 'del' then redis.call('DEL', KEYS[1])
+elseif op == 'sadd' then redis.call('SADD', KEYS[1], value)
+elseif op == 'zadd' then redis.call('ZADD', KEYS[1], score, value)
+elseif op == 'srem' then redis.call('SREM', KEYS[1], value)
+elseif op == 'zrem' then redis.call('ZREM', KEYS[1], value)
+end
+if op == 'sadd' or op == 'zadd' then
+  local left = redis.call('PTTL', KEYS[1])
+  if ttl == 0 then
+    if left >= 0 then redis.call('PERSIST', KEYS[1]) end
+  elseif existed == 0 or (left >= 0 and left < ttl) then redis.call('PEXPIRE', KEYS[1], ttl) end
+end
+redis.call('SET', KEYS[2], version .. ':' .. rank, 'PX', life)
+return 1
+";
+
+const WRITE_BACK: &str = r"
+if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
+return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') and 1 or 0
+";
+
+#[cfg(test)]
+pub(super) mod tests;

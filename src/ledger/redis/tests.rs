@@ -1,0 +1,205 @@
+//! Against a real `redis-server`, on a socket in a directory of its own.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use prometheus::IntGauge;
+
+use super::*;
+
+/// A Redis server that lives as long as this value.
+pub(in crate::ledger) struct Server {
+    directory: tempfile::TempDir,
+    child: Child,
+}
+
+impl Server {
+    pub(in crate::ledger) async fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let child = Self::spawn(&directory.path().join("redis.sock"));
+        let server = Self { directory, child };
+        server.answers().await;
+        server
+    }
+
+    fn spawn(socket: &std::path::Path) -> Child {
+        Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"])
+            .arg("--unixsocket")
+            .arg(socket)
+            .current_dir(socket.parent().expect("a directory"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed")
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    pub(in crate::ledger) fn settings(&self) -> RedisSettings {
+        RedisSettings {
+            url: format!("redis+unix://{}", self.socket().display()),
+            timeout: Duration::from_millis(500),
+        }
+    }
+
+    /// Speaks to the server as another service would.
+    pub(in crate::ledger) async fn cli(&self, arguments: &[&str]) -> Value {
+        self.try_cli(arguments).await.expect("a reply")
+    }
+
+    pub(in crate::ledger) async fn try_cli(&self, arguments: &[&str]) -> redis::RedisResult<Value> {
+        let client = redis::Client::open(self.settings().url)?;
+        let mut connection = client.get_multiplexed_async_connection().await?;
+        let mut command = redis::Cmd::new();
+        arguments.iter().for_each(|argument| {
+            command.arg(*argument);
+        });
+        command.query_async(&mut connection).await
+    }
+
+    async fn answers(&self) {
+        eventually("Redis answers", async || self.try_cli(&["PING"]).await.is_ok()).await;
+    }
+
+    pub(in crate::ledger) fn kill(&mut self) {
+        self.child.kill().expect("it was running");
+        self.child.wait().expect("it has ended");
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    pub(in crate::ledger) async fn restart(&mut self) {
+        self.child = Self::spawn(&self.socket());
+        self.answers().await;
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Polls for a fact, for at most ten seconds.
+pub(in crate::ledger) async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn store(server: &Server) -> Arc<RedisStore> {
+    let up = IntGauge::new("up", "up").expect("a gauge");
+    let breaker = Breaker::new("redis", Duration::from_millis(500), up);
+    RedisStore::open(&server.settings(), breaker).await.expect("a store")
+}
+
+fn set(value: &str, ttl: u64) -> RedisWrite {
+    RedisWrite::Set { key: "k".into(), value: value.into(), ttl: Some(Duration::from_secs(ttl)) }
+}
+
+fn add(score: Option<i64>, ttl: u64) -> RedisWrite {
+    RedisWrite::AddMember { key: "s".into(), member: "7".into(), score, ttl: Some(Duration::from_secs(ttl)) }
+}
+
+fn text(value: &str) -> Value {
+    Value::BulkString(value.as_bytes().to_vec())
+}
+
+#[tokio::test]
+async fn the_newest_change_stands_in_whatever_order_they_arrive() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    store.write(&[set("banned", 60)], 5, true).await.expect("written");
+    store.write(&[set("older", 1)], 4, true).await.expect("left out");
+    assert_eq!(server.cli(&["GET", "k"]).await, text("banned"));
+    store.write(&[RedisWrite::Delete { key: "k".into() }], 5, false).await.expect("left out");
+    assert_eq!(server.cli(&["GET", "k"]).await, text("banned"), "at one version the ban stands");
+    store.write(&[RedisWrite::Delete { key: "k".into() }], 6, false).await.expect("written");
+    store.write(&[set("banned", 60)], 5, true).await.expect("left out");
+    assert_eq!(server.cli(&["GET", "k"]).await, Value::Nil, "a late ban does not come back");
+    let Value::Int(life) = server.cli(&["TTL", "pc:version:{k}"]).await else { panic!("no version") };
+    assert!(life >= 24 * 60 * 60 - 5);
+    store.write(&[set("new", 60)], i64::MAX, true).await.expect("written");
+    store.write(&[set("late", 60)], i64::MAX - 1, true).await.expect("left out");
+    assert_eq!(server.cli(&["GET", "k"]).await, text("new"), "no precision is lost beyond 2^53");
+}
+
+#[tokio::test]
+async fn a_token_that_is_over_is_not_written_and_a_life_is_kept() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    store.write(&[set("x", 0)], 1, true).await.expect("nothing to do");
+    assert_eq!(server.cli(&["EXISTS", "k", "pc:version:{k}"]).await, Value::Int(0));
+    store.write(&[set("x", 60)], 2, true).await.expect("written");
+    let Value::Int(life) = server.cli(&["TTL", "k"]).await else { panic!("no life") };
+    assert!((55..=60).contains(&life));
+    let forever = RedisWrite::Set { key: "k".into(), value: "x".into(), ttl: None };
+    store.write(&[forever], 3, true).await.expect("written");
+    assert_eq!(server.cli(&["TTL", "k"]).await, Value::Int(-1));
+}
+
+#[tokio::test]
+async fn members_have_versions_of_their_own_and_never_shorten_the_set() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    server.cli(&["SADD", "s", "1"]).await;
+    store.write(&[add(None, 60)], 5, true).await.expect("written");
+    assert_eq!(server.cli(&["TTL", "s"]).await, Value::Int(-1), "somebody's lasting set stays lasting");
+    let remove = |sorted| RedisWrite::RemoveMember { key: "s".into(), member: "7".into(), sorted };
+    store.write(&[remove(false)], 4, false).await.expect("left out");
+    assert_eq!(server.cli(&["SISMEMBER", "s", "7"]).await, Value::Int(1));
+    store.write(&[remove(false)], 6, false).await.expect("written");
+    assert_eq!(server.cli(&["SMEMBERS", "s"]).await, Value::Array(vec![text("1")]));
+    server.cli(&["FLUSHALL"]).await;
+    store.write(&[add(Some(9), 60)], 1, true).await.expect("written");
+    store.write(&[add(Some(9), 5)], 2, true).await.expect("written");
+    assert_eq!(server.cli(&["ZSCORE", "s", "7"]).await, text("9"));
+    let Value::Int(life) = server.cli(&["TTL", "s"]).await else { panic!("no life") };
+    assert!(life > 50);
+    store.write(&[remove(true)], 3, false).await.expect("written");
+    assert_eq!(server.cli(&["EXISTS", "s"]).await, Value::Int(0));
+}
+
+#[tokio::test]
+async fn a_write_to_a_key_of_another_type_fails_and_leaves_no_version() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    server.cli(&["SET", "s", "text"]).await;
+    assert!(store.write(&[add(None, 60)], 5, true).await.is_err());
+    assert_eq!(server.cli(&["EXISTS", "pc:version:{s}:7"]).await, Value::Int(0));
+}
+
+#[tokio::test]
+async fn an_answer_from_before_a_change_is_not_kept_after_it() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    let seen = store.version("k").await.expect("a version");
+    store.write_back("k", "true", Duration::from_secs(60), &seen).await.expect("kept");
+    assert_eq!(server.cli(&["GET", "k"]).await, text("true"));
+    store.write_back("k", "false", Duration::from_secs(60), &seen).await.expect("left out");
+    assert_eq!(server.cli(&["GET", "k"]).await, text("true"), "what is there is not overwritten");
+    store.write(&[RedisWrite::Delete { key: "k".into() }], 1, true).await.expect("written");
+    store.write_back("k", "true", Duration::from_secs(60), &seen).await.expect("left out");
+    assert_eq!(server.cli(&["GET", "k"]).await, Value::Nil);
+}
+
+#[tokio::test]
+async fn a_version_key_lies_in_the_slot_of_its_key() {
+    assert_eq!(version_key("user:7", ""), "pc:version:{user:7}");
+    assert_eq!(version_key("set", "7"), "pc:version:{set}:7");
+    assert_eq!(version_key("a{tag}b", ""), "pc:version:a{tag}b");
+}
+
+#[tokio::test]
+async fn a_url_with_a_password_is_not_repeated_in_the_error() {
+    let up = IntGauge::new("up", "up").expect("a gauge");
+    let breaker = Breaker::new("redis", Duration::from_millis(50), up);
+    let settings = RedisSettings { url: "postgres://u:hunter2@h".into(), timeout: Duration::from_millis(50) };
+    let Err(error) = RedisStore::open(&settings, breaker).await else { panic!("not a Redis URL") };
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}

@@ -1,0 +1,301 @@
+//! Against a real Redis, with keys as existing services write them. What the database would say is put into memory.
+
+use serde_json::{Value, json};
+
+use super::redis::tests::{Server, eventually};
+use super::rule::{Condition, IfAbsent, RedisQuestion, SqlQuestion};
+use super::*;
+use crate::claims::{User, VerifiedParts};
+use crate::template::Template;
+
+const TOKEN: &str = "aaaa.bbbb.cccc";
+
+fn claims(subject: &str) -> Claims {
+    Claims::verified(VerifiedParts {
+        issuer: "https://issuer".into(),
+        user: User { realm: "".into(), subject: subject.into() },
+        token_id: None,
+        session: None,
+        issued_at: Some(Timestamp::from_seconds(100)),
+        expires_at: None,
+        roles: Box::new([]),
+        scopes: Box::new([]),
+        all: serde_json::Map::new(),
+    })
+}
+
+fn rule(name: &str, guards: Guards, key: &str, deny_if: Condition) -> Rule {
+    Rule {
+        name: name.into(),
+        guards,
+        redis: Some(RedisQuestion {
+            key: Template::parse(key).expect("a key"),
+            deny_if,
+            if_absent: IfAbsent::Allow,
+        }),
+        sql: None,
+        reason: name.into(),
+        status: 401,
+        ttl: Duration::from_secs(60),
+    }
+}
+
+fn with_sql(mut rule: Rule, deny_if: Condition) -> Rule {
+    let query = format!("SELECT the_answer FROM {} WHERE id = {{sub}}", rule.name);
+    rule.sql = Some(SqlQuestion { query, deny_if });
+    if let Some(redis) = &mut rule.redis {
+        redis.if_absent = IfAbsent::AskDatabase;
+    }
+    rule
+}
+
+fn as_services_do() -> Vec<Rule> {
+    let member = |text| Template::parse(text).expect("a member");
+    let revoked = Condition::Json { pointer: "/isRevoked".into(), equals: vec![json!(true)] };
+    vec![
+        rule("token_revoked", Guards::Token, "blacklist:{token}", Condition::Exists),
+        rule("refresh_revoked", Guards::Token, "refresh_token:{token}", revoked),
+        rule("token_id_revoked", Guards::Token, "jti:{jti}", Condition::Exists),
+        rule("in_set", Guards::User, "invalid_users", Condition::Contains(member("{sub}"))),
+        rule("in_sorted_set", Guards::User, "invalid_sorted", Condition::ContainsSorted(member("{sub}"))),
+        rule("native", Guards::User, "pc:user:{user}", Condition::NativeUser),
+        rule(
+            "field",
+            Guards::User,
+            "account:{sub}",
+            Condition::Field { field: "status".into(), equals: vec![json!("frozen")] },
+        ),
+    ]
+}
+
+async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, CancellationToken) {
+    let settings = LedgerSettings {
+        presets: Vec::new(),
+        rules,
+        redis: server.map(Server::settings),
+        database: DatabaseSettings {
+            url: "sqlite::memory:".into(),
+            max_connections: 1,
+            timeout: Duration::from_millis(250),
+            migrate: false,
+        },
+        token_lifetime: Duration::from_secs(900),
+        refresh_lifetime: Duration::from_secs(900),
+        answers: 1000,
+    };
+    let shutdown = CancellationToken::new();
+    let metrics = LedgerMetrics::register(&prometheus::Registry::new()).expect("metrics");
+    (Ledger::open(&settings, metrics, shutdown.clone()).await.expect("a ledger"), shutdown)
+}
+
+async fn find(ledger: &Ledger, subject: &str) -> Lookup {
+    let claims = claims(subject);
+    let questions = ledger.questions(&claims, &Token::new(TOKEN)).expect("askable");
+    ledger.find(&questions, &claims, Timestamp::from_seconds(200)).await
+}
+
+fn reason(lookup: &Lookup) -> &str {
+    match lookup {
+        Lookup::Live => "live",
+        Lookup::Revoked(revocation) => &revocation.reason,
+        Lookup::Unknown(_) => "unknown",
+    }
+}
+
+/// As if the database had been asked just now.
+async fn the_database_said(ledger: &Ledger, subject: &str, rule: usize, row: Option<Value>) {
+    let claims = claims(subject);
+    let questions = ledger.questions(&claims, &Token::new(TOKEN)).expect("askable");
+    let memory = &ledger.database.memory;
+    let bound = questions.bound(&questions.asked[rule], &claims, memory).expect("a query");
+    let row = row.map(|value| Arc::new(vec![("answer".to_owned(), value)]));
+    memory.answer(bound.key, async || Ok(row.clone())).await.0.expect("remembered");
+}
+
+#[tokio::test]
+async fn keys_written_by_existing_services_deny() {
+    let server = Server::start().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    assert_eq!(find(&ledger, "7").await, Lookup::Live);
+    let blacklist = format!("blacklist:{TOKEN}");
+    let value = r#"{"userId":1,"expiresAt":"2026-11-21T05:00:00Z","blacklistedAt":"2026-11-21T04:50:00Z"}"#;
+    let refresh = format!("refresh_token:{TOKEN}");
+    for (command, expected) in [
+        (vec!["SET", &blacklist, value, "EX", "900"], "token_revoked"),
+        (vec!["SET", &refresh, r#"{"userId":1,"isRevoked":true}"#], "refresh_revoked"),
+        (vec!["SADD", "invalid_users", "7"], "in_set"),
+        (vec!["ZADD", "invalid_sorted", "0", "7"], "in_sorted_set"),
+        (vec!["SET", "pc:user:7", r#"{"status":"banned","version":1}"#], "user_banned"),
+        (vec!["SET", "pc:user:7", r#"{"status":"active","not_before":100}"#], "issued_before_cutoff"),
+        (vec!["HSET", "account:7", "status", "frozen"], "field"),
+    ] {
+        server.cli(&command).await;
+        assert_eq!(reason(&find(&ledger, "7").await), expected, "{command:?}");
+        server.cli(&["FLUSHALL"]).await;
+        assert_eq!(find(&ledger, "7").await, Lookup::Live);
+    }
+    server.cli(&["SADD", "invalid_users", "7"]).await;
+    assert_eq!(find(&ledger, "8").await, Lookup::Live, "somebody else's ban");
+}
+
+#[tokio::test]
+async fn a_key_of_the_wrong_type_or_content_is_an_outage_of_that_answer_only() {
+    let server = Server::start().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    server.cli(&["SET", "invalid_users", "text"]).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "unknown");
+    server.cli(&["SET", "pc:user:7", r#"{"status":"banned"}"#]).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "user_banned", "a known ban outweighs an outage");
+    server.cli(&["FLUSHALL"]).await;
+    server.cli(&["SET", "pc:user:7", "not json"]).await;
+    for _ in 0..20 {
+        assert_eq!(reason(&find(&ledger, "7").await), "unknown");
+    }
+    assert_eq!(ledger.mode(), Mode::Direct, "the server itself is well");
+    assert_eq!(find(&ledger, "8").await, Lookup::Live);
+}
+
+#[tokio::test]
+async fn redis_killed_is_an_outage_at_once_and_redis_back_is_asked_again() {
+    let mut server = Server::start().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    assert_eq!(find(&ledger, "7").await, Lookup::Live);
+    server.kill();
+    assert_eq!(reason(&find(&ledger, "7").await), "unknown");
+    assert_ne!(ledger.mode(), Mode::Direct);
+    assert_eq!(ledger.health().redis.map(|redis| redis.up), Some(false));
+    server.restart().await;
+    server.cli(&["SADD", "invalid_users", "7"]).await;
+    eventually("Redis is asked again", async || reason(&find(&ledger, "7").await) == "in_set").await;
+    assert_eq!(ledger.mode(), Mode::Direct);
+}
+
+#[tokio::test]
+async fn a_server_that_refuses_is_left_alone() {
+    let server = Server::start().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    server.cli(&["ACL", "SETUSER", "default", "off"]).await;
+    // A connection that is logged in stays so: it has to be cut for the refusal to be seen.
+    let link = ledger.redis.as_ref().expect("Redis");
+    let mut quit = ::redis::Pipeline::new();
+    quit.cmd("QUIT");
+    let _ = link.ask(&quit).await;
+    eventually("it is left alone", async || {
+        reason(&find(&ledger, "7").await) == "unknown" && ledger.mode() != Mode::Direct
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_silent_server_is_a_timeout_and_not_a_pass() {
+    let server = Server::start().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    let sleeper = server.try_cli(&["DEBUG", "SLEEP", "1.5"]);
+    let asker = async {
+        eventually("it is a timeout", async || match find(&ledger, "7").await {
+            Lookup::Unknown(outage) => &*outage.cause == "no answer in time",
+            _ => false,
+        })
+        .await;
+    };
+    let _ = tokio::join!(sleeper, asker);
+}
+
+#[tokio::test]
+async fn what_redis_leaves_open_the_database_answers() {
+    let server = Server::start().await;
+    let flag = Condition::Equals(vec![json!(false)]);
+    let cached = with_sql(rule("inactive", Guards::User, "user:{sub}:active", flag.clone()), flag);
+    let (ledger, _shutdown) = ledger(Some(&server), vec![cached]).await;
+    the_database_said(&ledger, "7", 0, Some(json!(false))).await;
+    the_database_said(&ledger, "8", 0, Some(json!(true))).await;
+    let Lookup::Revoked(revocation) = find(&ledger, "7").await else { panic!("not revoked") };
+    assert_eq!(revocation.source, Source::Database);
+    assert_eq!(find(&ledger, "8").await, Lookup::Live);
+    assert_eq!(reason(&find(&ledger, "9").await), "unknown", "nobody knows this user");
+    server.cli(&["SET", "user:8:active", "false"]).await;
+    let Lookup::Revoked(revocation) = find(&ledger, "8").await else { panic!("not revoked") };
+    assert_eq!(revocation.source, Source::Redis);
+}
+
+#[tokio::test]
+async fn a_session_missing_in_redis_denies_only_when_the_database_misses_it_too() {
+    let server = Server::start().await;
+    let session = rule("session_revoked", Guards::User, "session:{sub}", Condition::Missing);
+    let (ledger, _shutdown) = ledger(Some(&server), vec![with_sql(session, Condition::Missing)]).await;
+    the_database_said(&ledger, "7", 0, None).await;
+    the_database_said(&ledger, "8", 0, Some(json!(1))).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "session_revoked");
+    assert_eq!(find(&ledger, "8").await, Lookup::Live);
+    server.cli(&["SET", "session:7", "x"]).await;
+    assert_eq!(find(&ledger, "7").await, Lookup::Live);
+}
+
+#[tokio::test]
+async fn while_redis_lacks_a_change_the_database_decides() {
+    let server = Server::start().await;
+    let listed = with_sql(rule("banned", Guards::User, "banned:{sub}", Condition::Exists), Condition::Exists);
+    let (ledger, _shutdown) = ledger(Some(&server), vec![listed]).await;
+    server.cli(&["SET", "banned:8", "1"]).await;
+    ledger.trust_redis(false);
+    assert_eq!(ledger.mode(), Mode::Database);
+    the_database_said(&ledger, "7", 0, Some(json!(1))).await;
+    the_database_said(&ledger, "8", 0, None).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "banned", "banned, and Redis does not know it yet");
+    assert_eq!(find(&ledger, "8").await, Lookup::Live, "let in again, and Redis does not know it yet");
+    ledger.forget_answers();
+    assert_eq!(reason(&find(&ledger, "7").await), "unknown");
+    assert_eq!(
+        reason(&find(&ledger, "8").await),
+        "banned",
+        "what Redis holds against a user outweighs an outage"
+    );
+}
+
+#[tokio::test]
+async fn without_redis_the_database_is_asked_and_without_rules_nobody() {
+    let listed = with_sql(rule("banned", Guards::User, "banned:{sub}", Condition::Exists), Condition::Exists);
+    let (asking, _shutdown) = ledger(None, vec![listed]).await;
+    assert_eq!(asking.health().redis, None);
+    the_database_said(&asking, "7", 0, Some(json!(1))).await;
+    assert_eq!(reason(&find(&asking, "7").await), "banned");
+    assert_eq!(reason(&find(&asking, "8").await), "unknown");
+    let (idle, _shutdown) = ledger(None, vec![]).await;
+    assert_eq!(find(&idle, "7").await, Lookup::Live);
+    eventually("both stores are out", async || idle.mode() == Mode::Blind).await;
+}
+
+#[tokio::test]
+async fn a_subject_cannot_name_another_rules_key() {
+    let rules = vec![
+        rule("user", Guards::User, "user:{sub}", Condition::NativeUser),
+        rule("inactive", Guards::User, "user:{sub}:active", Condition::Exists),
+        rule("listed", Guards::Token, "{token}", Condition::Exists),
+        rule("session", Guards::Session, "session:{sid}", Condition::Exists),
+    ];
+    let (ledger, _shutdown) = ledger(None, rules).await;
+    let askable = |subject: &str| ledger.questions(&claims(subject), &Token::new(TOKEN)).is_ok();
+    assert!(askable("7"));
+    assert!(askable("0c1c9a62-9d8e-4f0b-8d0a-1f2e3d4c5b6a"));
+    assert!(!askable("7:active"));
+    assert!(!askable("7:session"));
+    assert!(!askable("*"));
+}
+
+#[tokio::test]
+async fn a_missing_claim_excuses_a_token_rule_and_refuses_for_a_user_rule() {
+    let (ledger, _shutdown) = ledger(None, as_services_do()).await;
+    let questions = ledger.questions(&claims("7"), &Token::new(TOKEN)).expect("askable");
+    assert_eq!(questions.asked.len(), 6, "there is no `jti` to be listed");
+    assert!(!format!("{questions:?}").contains("aaaa"), "Debug shows no token");
+    let tenant = rule("tenant", Guards::User, "tenant:{claims.tenant}", Condition::Exists);
+    let (ledger, _shutdown) = self::ledger(None, vec![tenant]).await;
+    let refused = ledger.questions(&claims("7"), &Token::new(TOKEN)).expect_err("refused");
+    assert_eq!(refused, Unaskable("claims.tenant".into()));
+}
+
+#[test]
+fn asking_is_something_a_server_task_can_do() {
+    fn is_send<T: Send>(_: fn(&'static Ledger, &'static Questions, &'static Claims) -> T) {}
+    is_send(|ledger, questions, claims| ledger.find(questions, claims, Timestamp::from_millis(0)));
+}
