@@ -1,5 +1,6 @@
 //! What has to be asked about a credential: rendered once per token and kept with it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -118,7 +119,7 @@ impl Rules {
             }
         }
         let Some(redis) = &compiled.rule.redis else { return Ok(None) };
-        let key = self.key(&redis.key, claims, token)?;
+        let key = self.key(&redis.key, |field| field.value(claims, token))?;
         // Without Redis the key is rendered nevertheless: who is refused must not depend on which stores there are.
         let member = redis.deny_if.member().map(|member| member.render(claims, token)).transpose()?;
         Ok(self.redis.then(|| (command(&redis.deny_if, &key, member.as_deref()), key)))
@@ -126,12 +127,16 @@ impl Rules {
 
     /// A key that no other rule of this ledger could mean: with `user:{sub}` and `user:{sub}:active` the subject
     /// `7:active` would name the flag of the user `7`.
-    fn key(&self, template: &Template, claims: &Claims, token: &Token<'_>) -> Result<String, RenderError> {
-        let key = template.render(claims, token)?;
+    pub fn key<'a>(
+        &self,
+        template: &Template,
+        value_of: impl Fn(&Field) -> Result<Cow<'a, str>, RenderError>,
+    ) -> Result<String, RenderError> {
+        let key = template.fill(&value_of)?;
         let divides = |value: &str| value.contains(|char| self.separators.contains(char));
         for field in template.fields().filter(|field| !is_of_token(field)) {
             let elsewhere = |other: &Template| !template.same_shape(other) && other.could_produce(&key);
-            if divides(&field.value(claims, token)?) && self.keys().any(elsewhere) {
+            if divides(&value_of(field)?) && self.keys().any(elsewhere) {
                 return Err(RenderError::Unsafe(field.clone()));
             }
         }

@@ -187,6 +187,18 @@ async fn a_server_that_refuses_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_loading_knows_nothing_yet() {
+    let mut server = Server::start().await;
+    server.cli(&["SADD", "invalid_users", "7"]).await;
+    server.restart_loading().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    assert_ne!(ledger.mode(), Mode::Direct);
+    assert_eq!(reason(&find(&ledger, "8").await), "unknown");
+    eventually("it has loaded", async || find(&ledger, "8").await == Lookup::Live).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "in_set");
+}
+
+#[tokio::test]
 async fn a_silent_server_is_a_timeout_and_not_a_pass() {
     let server = Server::start().await;
     let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
@@ -210,7 +222,7 @@ async fn what_redis_leaves_open_the_database_answers() {
     the_database_said(&ledger, "7", 0, Some(json!(false))).await;
     the_database_said(&ledger, "8", 0, Some(json!(true))).await;
     let Lookup::Revoked(revocation) = find(&ledger, "7").await else { panic!("not revoked") };
-    assert_eq!(revocation.source, Source::Database);
+    assert_eq!(revocation.source, Source::Memory);
     assert_eq!(find(&ledger, "8").await, Lookup::Live);
     assert_eq!(reason(&find(&ledger, "9").await), "unknown", "nobody knows this user");
     server.cli(&["SET", "user:8:active", "false"]).await;

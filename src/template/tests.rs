@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::claims::{User, VerifiedParts};
+use crate::claims::VerifiedParts;
 
 fn claims(realm: &str, subject: &str, all: Value) -> Claims {
     let Value::Object(all) = all else { unreachable!() };
