@@ -22,9 +22,13 @@ pub(super) struct Compiled {
 }
 
 impl Compiled {
-    fn of(rule: Rule, dialect: Dialect) -> Result<Arc<Self>, OpenError> {
+    fn of(rule: Rule, dialect: Dialect, redis: bool) -> Result<Arc<Self>, OpenError> {
         let wrong = |what: String| OpenError::Rule { rule: rule.name.clone(), what };
         rule.check().map_err(wrong)?;
+        if !redis && rule.sql.is_none() {
+            // It would refuse every request, as an outage that never ends.
+            return Err(wrong("no Redis is configured, and the rule has no `sql`".to_owned()));
+        }
         let statement = match &rule.sql {
             Some(sql) => {
                 Some(Statement::parse(&sql.query, dialect).map_err(|error| wrong(error.to_string()))?)
@@ -71,10 +75,15 @@ pub(super) struct Rules {
 impl Rules {
     pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
         let rules: Box<[_]> =
-            rules.into_iter().map(|rule| Compiled::of(rule, dialect)).collect::<Result<_, _>>()?;
+            rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect::<Result<_, _>>()?;
         let literals = rules.iter().filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
         let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
         Ok(Self { rules, separators: separators.into(), redis })
+    }
+
+    #[cfg(test)]
+    pub fn first(&self) -> &Compiled {
+        &self.rules[0]
     }
 
     /// Renders what has to be asked about a credential.
