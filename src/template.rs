@@ -143,11 +143,14 @@ impl Field {
         if user.subject.is_empty() {
             return Err(RenderError::Missing(self.clone()));
         }
-        if !user.realm.is_empty() {
-            return Ok(user.to_string().into());
-        }
-        if user.subject.contains('/') {
-            return Err(RenderError::Unsafe(self.clone()));
+        let ambiguous = match &*user.realm {
+            "" => user.subject.contains('/'),
+            realm => realm.contains('/'),
+        };
+        match (ambiguous, user.realm.is_empty()) {
+            (true, _) => return Err(RenderError::Unsafe(self.clone())),
+            (false, false) => return Ok(user.to_string().into()),
+            (false, true) => {}
         }
         Ok(Cow::Borrowed(&*user.subject))
     }

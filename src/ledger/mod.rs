@@ -165,7 +165,7 @@ impl Ledger {
         metrics: LedgerMetrics,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
-        let sql = SqlStore::open(&settings.database).await.map_err(OpenError::Database)?;
+        let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
         let rules = Rules::compile(all_rules(settings), sql.dialect(), settings.redis.is_some())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
