@@ -75,7 +75,9 @@ pub fn problem(reason: &DenyReason, request_id: &str) -> Answer {
     match status {
         StatusCode::SERVICE_UNAVAILABLE => headers.push((header::RETRY_AFTER, "1".to_owned())),
         // RFC 9110 section 15.5.6 asks for a list; what is refused everywhere has the rest allowed somewhere.
-        StatusCode::METHOD_NOT_ALLOWED => headers.push((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned())),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            headers.push((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned()))
+        }
         _ => {}
     }
     Answer { status, headers, body: Bytes::from(serde_json::to_vec(&problem).unwrap_or_default()) }
@@ -112,16 +114,22 @@ fn detail(reason: &DenyReason) -> &str {
         DenyReason::Revoked(revocation) => match &*revocation.reason {
             "token_revoked" => "The access token has been revoked.",
             "session_revoked" => "The session has been revoked.",
-            "issued_before_cutoff" | "user_security_action" => "The access token is no longer valid; please log in again.",
+            "issued_before_cutoff" | "user_security_action" => {
+                "The access token is no longer valid; please log in again."
+            }
             "user_banned" => "The user is banned.",
             "user_deactivated" => "The user is deactivated.",
             "user_deleted" | "user_unknown" => "The user does not exist.",
             _ => "Access has been withdrawn.",
         },
-        DenyReason::LedgerUnavailable(_) => "It could not be determined whether the access token is still good.",
+        DenyReason::LedgerUnavailable(_) => {
+            "It could not be determined whether the access token is still good."
+        }
         DenyReason::InsufficientScope => "The access token lacks a scope that is needed here.",
         DenyReason::InsufficientRole => "The user lacks a role that is needed here.",
-        DenyReason::ClaimMismatch => "A claim of the access token does not have the value that is needed here.",
+        DenyReason::ClaimMismatch => {
+            "A claim of the access token does not have the value that is needed here."
+        }
         DenyReason::UpstreamUnavailable => "The service could not be reached.",
         DenyReason::UpstreamTimeout => "The service did not answer in time.",
     }
@@ -135,7 +143,9 @@ fn challenge(denial: &Denial) -> Option<String> {
     }
     let error = match reason {
         DenyReason::TokenMissing => return Some("Bearer".to_owned()),
-        DenyReason::InsufficientScope | DenyReason::InsufficientRole | DenyReason::ClaimMismatch => "insufficient_scope",
+        DenyReason::InsufficientScope | DenyReason::InsufficientRole | DenyReason::ClaimMismatch => {
+            "insufficient_scope"
+        }
         DenyReason::Unverified(_) | DenyReason::Revoked(_) => "invalid_token",
         DenyReason::NoRoute
         | DenyReason::OriginRefused
@@ -147,9 +157,11 @@ fn challenge(denial: &Denial) -> Option<String> {
         | DenyReason::UpstreamUnavailable
         | DenyReason::UpstreamTimeout => return None,
     };
-    let mut challenge = format!("Bearer error=\"{error}\", error_description=\"{}\"", detail(reason).trim_end_matches('.'));
+    let mut challenge =
+        format!("Bearer error=\"{error}\", error_description=\"{}\"", detail(reason).trim_end_matches('.'));
     if *reason == DenyReason::InsufficientScope
-        && let Some(crate::route::Access::Guarded(policy)) = denial.route.as_ref().map(|route| &route.settings.access)
+        && let Some(crate::route::Access::Guarded(policy)) =
+            denial.route.as_ref().map(|route| &route.settings.access)
     {
         challenge.push_str(", scope=\"");
         challenge.push_str(&policy.scopes.join(" "));
@@ -171,7 +183,9 @@ fn page(reason: &DenyReason, request_id: &str) -> Bytes {
 
 /// Whether `Accept` (RFC 9110 section 12.5.1) puts HTML before JSON. Browsers name `text/html`; API clients do not.
 fn prefers_html(headers: &HeaderMap) -> bool {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     let weight = |wanted: &[&str]| {
         let weights = accept.split(',').filter_map(|range| {
             let mut parts = range.split(';').map(str::trim);

@@ -128,7 +128,8 @@ impl Gateway {
         let background = CancellationToken::new();
         let makers = Makers::register(&registry, &config, background.clone()).map_err(StartError::Process)?;
         report::log::watch_panics(&makers.metrics);
-        let audit = Audit::open(config.log.audit_file.as_deref(), &makers.metrics).map_err(StartError::Audit)?;
+        let audit =
+            Audit::open(config.log.audit_file.as_deref(), &makers.metrics).map_err(StartError::Audit)?;
         let audit = Arc::new(audit);
         let connections = Connections::new(config.server.limits.connections);
         let admin_settings = config.admin.clone();
@@ -151,7 +152,19 @@ impl Gateway {
         }
         tracing::info!(listener = "admin", address = %admin, "Listening");
         let path = path.to_owned();
-        Ok(Self { proxy, admin, path, current, state, audit, life, connections, closing, listening, background })
+        Ok(Self {
+            proxy,
+            admin,
+            path,
+            current,
+            state,
+            audit,
+            life,
+            connections,
+            closing,
+            listening,
+            background,
+        })
     }
 
     /// Serves until SIGTERM or SIGINT, and reloads the configuration on SIGHUP and when its file changes.
@@ -191,7 +204,9 @@ impl Gateway {
         };
         match tokio::time::timeout(deadline, drained).await {
             Ok(()) => tracing::info!("Drained"),
-            Err(_) => tracing::warn!(open = self.connections.open(), "Deadline passed; open connections are cut"),
+            Err(_) => {
+                tracing::warn!(open = self.connections.open(), "Deadline passed; open connections are cut")
+            }
         }
         self.background.cancel();
         self.current.close();

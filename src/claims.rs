@@ -132,7 +132,9 @@ mod tests {
 
     #[test]
     fn a_claim_is_found_by_name_or_by_pointer() {
-        let Value::Object(claims) = serde_json::json!({"a": {"b/c": [1, 2]}, "/x": 3}) else { unreachable!() };
+        let Value::Object(claims) = serde_json::json!({"a": {"b/c": [1, 2]}, "/x": 3}) else {
+            unreachable!()
+        };
         assert_eq!(lookup(&claims, "/a/b~1c/1"), Some(&Value::from(2)));
         assert_eq!(lookup(&claims, "/a/none"), None);
         assert_eq!(lookup(&claims, "a").and_then(Value::as_object).map(Map::len), Some(1));

@@ -71,7 +71,11 @@ impl Gate {
         }
         let credential = self.credential(&Token::new(&found.compact), now).await.map_err(deny)?;
 
-        let deny = |credential, reason| Denial { route: Some(Arc::clone(route)), credential: Some(credential), reason };
+        let deny = |credential, reason| Denial {
+            route: Some(Arc::clone(route)),
+            credential: Some(credential),
+            reason,
+        };
         let assurance = match self.weigh(&credential, policy, now).await {
             Ok(assurance) => assurance,
             Err(reason) => return Err(deny(credential, reason)),
@@ -87,7 +91,9 @@ impl Gate {
         if let Some(known) = self.tokens.get(token) {
             match self.verifiers.still_holds(&known.claims, &known.seal, now) {
                 Ok(()) => return Ok(known),
-                Err(over @ (Unverified::Expired | Unverified::NotYetValid)) => return Err(DenyReason::Unverified(over)),
+                Err(over @ (Unverified::Expired | Unverified::NotYetValid)) => {
+                    return Err(DenyReason::Unverified(over));
+                }
                 // Its keys have changed: it is verified anew, and refused or kept by the new ones.
                 Err(_) => drop(self.tokens.remove(token)),
             }
@@ -101,7 +107,12 @@ impl Gate {
     }
 
     /// What the ledger says, weighed against the route's policy for outages.
-    async fn weigh(&self, credential: &Credential, policy: &Policy, now: Timestamp) -> Result<Assurance, DenyReason> {
+    async fn weigh(
+        &self,
+        credential: &Credential,
+        policy: &Policy,
+        now: Timestamp,
+    ) -> Result<Assurance, DenyReason> {
         let Credential { questions, claims, .. } = credential;
         match (self.ledger.find(questions, claims, now).await, policy.on_outage) {
             (Lookup::Live, _) => Ok(Assurance::Full),

@@ -67,7 +67,11 @@ impl Identity {
 
     /// The names in `headers` that a client may not send on. `trusted` says that the peer is a trusted proxy, which may
     /// speak of where a request came from, but never of who the user is.
-    pub fn forbidden<'a>(&'a self, headers: &'a HeaderMap, trusted: bool) -> impl Iterator<Item = &'a HeaderName> {
+    pub fn forbidden<'a>(
+        &'a self,
+        headers: &'a HeaderMap,
+        trusted: bool,
+    ) -> impl Iterator<Item = &'a HeaderName> {
         headers.keys().filter(move |name| self.reserved.contains(name.as_str(), trusted))
     }
 }
@@ -96,7 +100,9 @@ const PROVENANCE_PREFIXES: [&str; 3] = ["x-forwarded-", "x-original-", "x-rewrit
 
 impl Reserved {
     fn new<'a>(names: impl Iterator<Item = &'a str>) -> Self {
-        Self { identity: names.map(|name| name.bytes().map(|byte| char::from(fold(byte))).collect()).collect() }
+        Self {
+            identity: names.map(|name| name.bytes().map(|byte| char::from(fold(byte))).collect()).collect(),
+        }
     }
 
     fn contains(&self, name: &str, trusted: bool) -> bool {
@@ -108,7 +114,9 @@ impl Reserved {
             return false;
         }
         PROVENANCE.iter().any(|reserved| same(name, reserved))
-            || PROVENANCE_PREFIXES.iter().any(|prefix| name.get(..prefix.len()).is_some_and(|start| same(start, prefix)))
+            || PROVENANCE_PREFIXES
+                .iter()
+                .any(|prefix| name.get(..prefix.len()).is_some_and(|start| same(start, prefix)))
     }
 }
 
@@ -148,7 +156,14 @@ mod tests {
 
     #[test]
     fn where_a_request_came_from_is_believed_of_trusted_proxies_only() {
-        for name in ["x-forwarded-for", "X_Forwarded_For", "forwarded", "x-original-url", "x-rewrite-url", "X-HTTP-Method-Override"] {
+        for name in [
+            "x-forwarded-for",
+            "X_Forwarded_For",
+            "forwarded",
+            "x-original-url",
+            "x-rewrite-url",
+            "X-HTTP-Method-Override",
+        ] {
             assert!(forbidden(name, false), "{name}");
             assert!(!forbidden(name, true), "{name}");
         }

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use serde_json::Value;
 
-use crate::claims::Claims;
+use crate::claims::{Claims, User};
 use crate::token::Token;
 
 /// What a placeholder stands for.
@@ -112,10 +112,7 @@ impl Field {
             Self::TokenSha256 => hex(&token.sha256()).into(),
             Self::TokenId => claims.token_id().ok_or_else(missing)?.into(),
             Self::Session => claims.session().ok_or_else(missing)?.into(),
-            Self::Subject => claims.subject().into(),
-            // The default realm's name is empty, and that is its value: not a missing one.
-            Self::Realm => return Ok(Cow::Borrowed(&*claims.user().realm)),
-            Self::User => self.user(claims)?,
+            Self::Subject | Self::Realm | Self::User => return self.of_user(claims.user()),
             Self::Claim(name) => match claims.claim(name).ok_or_else(missing)? {
                 Value::String(text) => text.as_str().into(),
                 Value::Bool(flag) => flag.to_string().into(),
@@ -131,18 +128,29 @@ impl Field {
         if found.is_empty() { Err(missing()) } else { Ok(found) }
     }
 
-    /// In the empty realm a subject `acme/7` would be the user `7` of the realm `acme`. It is refused always, not only
+    /// What a user is for `{sub}`, `{realm}` and `{user}`; [`RenderError::Missing`] for every other placeholder.
+    ///
+    /// In the empty realm a subject `acme/7` would be the `{user}` 7 of the realm `acme`. It is refused always, not only
     /// where that realm exists: otherwise adding an issuer would silently merge two users.
-    fn user<'a>(&self, claims: &'a Claims) -> Result<Cow<'a, str>, RenderError> {
-        let user = claims.user();
+    pub fn of_user<'a>(&self, user: &'a User) -> Result<Cow<'a, str>, RenderError> {
+        match self {
+            Self::Subject if !user.subject.is_empty() => return Ok(Cow::Borrowed(&user.subject)),
+            // The default realm's name is empty, and that is its value: not a missing one.
+            Self::Realm => return Ok(Cow::Borrowed(&user.realm)),
+            Self::User => {}
+            _ => return Err(RenderError::Missing(self.clone())),
+        }
         if user.subject.is_empty() {
             return Err(RenderError::Missing(self.clone()));
         }
-        if !user.realm.is_empty() {
-            return Ok(user.to_string().into());
-        }
-        if user.subject.contains('/') {
-            return Err(RenderError::Unsafe(self.clone()));
+        let ambiguous = match &*user.realm {
+            "" => user.subject.contains('/'),
+            realm => realm.contains('/'),
+        };
+        match (ambiguous, user.realm.is_empty()) {
+            (true, _) => return Err(RenderError::Unsafe(self.clone())),
+            (false, false) => return Ok(user.to_string().into()),
+            (false, true) => {}
         }
         Ok(Cow::Borrowed(&*user.subject))
     }
@@ -251,6 +259,15 @@ impl Template {
 
     /// The key for a token. Two different lists of values never give the same key.
     pub fn render(&self, claims: &Claims, token: &Token<'_>) -> Result<String, RenderError> {
+        self.fill(|field| field.value(claims, token))
+    }
+
+    /// The key for values from elsewhere, such as a control call: the same key as [`Template::render`] makes for a
+    /// token that says the same, refused for the same reasons.
+    pub fn fill<'a>(
+        &self,
+        value_of: impl Fn(&Field) -> Result<Cow<'a, str>, RenderError>,
+    ) -> Result<String, RenderError> {
         let several = self.fields().nth(1).is_some();
         let mut key = String::new();
         for part in &self.parts {
@@ -261,7 +278,7 @@ impl Template {
                 }
                 Part::Field(field) => field,
             };
-            let value = field.value(claims, token)?;
+            let value = value_of(field)?;
             if !self.takes(field, &value, several) {
                 return Err(RenderError::Unsafe(field.clone()));
             }

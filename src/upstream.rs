@@ -84,7 +84,10 @@ impl Upstream {
 
     /// Whether any server is a DNS name.
     pub fn has_names(&self) -> bool {
-        self.settings.servers.iter().any(|server| server.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err())
+        self.settings
+            .servers
+            .iter()
+            .any(|server| server.host.trim_matches(['[', ']']).parse::<IpAddr>().is_err())
     }
 
     /// Looks the names up once. A name that does not resolve keeps no address, and is logged.

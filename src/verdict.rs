@@ -148,7 +148,9 @@ impl DenyReason {
                 | Unverified::Claim(_),
             ) => 401,
             Self::Revoked(revocation) => revocation.status,
-            Self::OriginRefused | Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => 403,
+            Self::OriginRefused | Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => {
+                403
+            }
             Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
         }

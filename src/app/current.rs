@@ -113,12 +113,21 @@ impl Current {
     }
 
     /// What the control door asks for.
-    pub(super) fn admin_handles(self: &Arc<Self>, registry: Registry, audit: Arc<Audit>, life: Arc<Life>) -> AdminHandles {
+    pub(super) fn admin_handles(
+        self: &Arc<Self>,
+        registry: Registry,
+        audit: Arc<Audit>,
+        life: Arc<Life>,
+    ) -> AdminHandles {
         let [ledger, realms, reader, sessions] = std::array::from_fn(|_| Arc::clone(self));
         AdminHandles {
             ledger: Box::new(move || Arc::clone(&ledger.snapshot.load().gate.ledger)),
-            realms: Box::new(move || realms.config.load().issuers.iter().map(|issuer| Arc::clone(&issuer.realm)).collect()),
-            read_token: Box::new(move |token| reader.snapshot.load().gate.verifiers.unverified_names(token).ok()),
+            realms: Box::new(move || {
+                realms.config.load().issuers.iter().map(|issuer| Arc::clone(&issuer.realm)).collect()
+            }),
+            read_token: Box::new(move |token| {
+                reader.snapshot.load().gate.verifiers.unverified_names(token).ok()
+            }),
             sessions: Box::new(move |user| {
                 sessions.snapshot.load().gate.seen(user).iter().map(|credential| seen(credential)).collect()
             }),
@@ -140,13 +149,22 @@ fn seen(credential: &Credential) -> SeenSession {
     }
 }
 
-async fn open_ledger(config: &Config, makers: &Makers, tasks: CancellationToken) -> Result<Arc<Ledger>, StartError> {
+async fn open_ledger(
+    config: &Config,
+    makers: &Makers,
+    tasks: CancellationToken,
+) -> Result<Arc<Ledger>, StartError> {
     let opened = Ledger::open(&config.ledger, makers.ledger.clone(), tasks).await;
     opened.map_err(|error| StartError::Ledger(Box::new(error)))
 }
 
 /// Everything a request needs, made of one configuration.
-async fn snapshot(config: &Config, makers: &Makers, ledger: Arc<Ledger>, before: Option<&Snapshot>) -> Snapshot {
+async fn snapshot(
+    config: &Config,
+    makers: &Makers,
+    ledger: Arc<Ledger>,
+    before: Option<&Snapshot>,
+) -> Snapshot {
     let routes = routes(config, before).await;
     let previous = before.map(|before| &*before.gate.verifiers);
     let verifiers = Verifiers::start(&config.issuers, previous, &makers.verify, &makers.background).await;
@@ -168,7 +186,10 @@ async fn snapshot(config: &Config, makers: &Makers, ledger: Arc<Ledger>, before:
 async fn routes(config: &Config, before: Option<&Snapshot>) -> Vec<Arc<Route>> {
     let mut upstreams: Vec<Arc<Upstream>> = Vec::with_capacity(config.upstreams.len());
     for settings in &config.upstreams {
-        let kept = before.into_iter().flat_map(|before| &before.routes).find(|route| route.upstream.settings() == settings);
+        let kept = before
+            .into_iter()
+            .flat_map(|before| &before.routes)
+            .find(|route| route.upstream.settings() == settings);
         let made = match kept {
             Some(route) => Arc::clone(&route.upstream),
             None => upstream::start(settings.clone()).await,

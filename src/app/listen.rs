@@ -19,7 +19,10 @@ use super::StartError;
 const BACKLOG: u32 = 4096;
 
 /// Binds every address that `key` names.
-pub(super) fn bind(addresses: &[SocketAddr], key: &'static str) -> Result<Vec<std::net::TcpListener>, StartError> {
+pub(super) fn bind(
+    addresses: &[SocketAddr],
+    key: &'static str,
+) -> Result<Vec<std::net::TcpListener>, StartError> {
     let bound = |address: &SocketAddr| {
         let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         socket.set_reuseaddr(true)?;

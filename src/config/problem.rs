@@ -44,7 +44,8 @@ impl Warnings {
     /// Each as `file:line:column: message`, for a log.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         let Problems { file, list, .. } = &self.0;
-        list.iter().map(move |Problem { line, column, message, .. }| format!("{file}:{line}:{column}: {message}"))
+        list.iter()
+            .map(move |Problem { line, column, message, .. }| format!("{file}:{line}:{column}: {message}"))
     }
 }
 

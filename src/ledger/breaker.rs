@@ -1,10 +1,12 @@
 //! A dead store costs a request nothing: after a few failures in a row it is not asked any more, until the background
 //! probe has found it well again. Requests never probe: none of them pays for finding out.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use prometheus::IntGauge;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Failures in a row until requests stop asking.
@@ -19,13 +21,15 @@ pub struct Breaker {
     /// The store's own timeout.
     patience: Duration,
     up: IntGauge,
+    /// Rung when it opens or closes: the mode may have changed.
+    turned: Arc<Notify>,
 }
 
 impl Breaker {
     /// Closed: the store is believed to be well.
-    pub fn new(store: &'static str, patience: Duration, up: IntGauge) -> Self {
+    pub fn new(store: &'static str, patience: Duration, up: IntGauge, turned: Arc<Notify>) -> Self {
         up.set(1);
-        Self { store, open: AtomicBool::new(false), failures: AtomicU32::new(0), patience, up }
+        Self { store, open: AtomicBool::new(false), failures: AtomicU32::new(0), patience, up, turned }
     }
 
     /// Whether the store is being left alone.
@@ -45,6 +49,7 @@ impl Breaker {
     pub fn trip(&self, cause: &dyn std::fmt::Display) {
         if !self.open.swap(true, Relaxed) {
             self.up.set(0);
+            self.turned.notify_one();
             tracing::warn!(store = self.store, %cause, "Store is left alone until it answers a probe");
         }
     }
@@ -54,6 +59,7 @@ impl Breaker {
         self.failures.store(0, Relaxed);
         if self.open.swap(false, Relaxed) {
             self.up.set(1);
+            self.turned.notify_one();
             tracing::info!(store = self.store, "Store is asked again");
         }
     }
@@ -107,7 +113,8 @@ mod tests {
     use super::*;
 
     fn breaker() -> Breaker {
-        Breaker::new("redis", Duration::from_millis(50), IntGauge::new("up", "up").expect("a gauge"))
+        let up = IntGauge::new("up", "up").expect("a gauge");
+        Breaker::new("redis", Duration::from_millis(50), up, Arc::default())
     }
 
     fn fail(breaker: &Breaker, times: u32) {

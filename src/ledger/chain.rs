@@ -107,6 +107,8 @@ impl Ledger {
     async fn ask_redis<'a>(&self, questions: &'a Questions, at: Moment, tally: &mut Tally) -> Vec<Open<'a>> {
         // Read before asking: a change that is pending now is not in the answer, even if it is delivered meanwhile.
         let trusted = self.redis_trusted.load(Ordering::Acquire);
+        // While Redis is left alone nothing is asked, and nothing counted.
+        let asks = self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open());
         let replies = match (&self.redis, &questions.pipeline) {
             (Some(redis), Some(pipeline)) => redis.ask(pipeline).await,
             (None, _) | (_, None) => Ok(Vec::new()),
@@ -117,11 +119,8 @@ impl Ledger {
                 None => Ok(Finding::Absent),
                 Some(index) => of_redis(asked, replies.as_ref().map(|all| all.get(index)), at),
             };
-            if asked.reply.is_some() {
-                // While Redis is left alone nothing is asked, and nothing counted.
-                if replies.is_ok() || !self.redis.as_ref().is_some_and(|it| it.breaker.is_open()) {
-                    count(&self.metrics.redis, &finding);
-                }
+            if asks && asked.reply.is_some() {
+                count(&self.metrics.redis, &finding);
             }
             let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
             let settled = match &finding {
@@ -152,16 +151,21 @@ impl Ledger {
         let answers = join_all(answers).await;
         for (open, answer) in open.into_iter().zip(answers) {
             let Open { place, asked, redis } = open;
-            let finding = match (&answer, asked.rule.rule.sql.as_ref()) {
-                (Some(Ok(row)), Some(sql)) => sql.deny_if.of_row(row.as_deref(), at),
-                (Some(Err(error)), _) => Err(error.clone()),
+            let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
+                (Some((kept, recall)), Some(sql)) => {
+                    let finding = kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at));
+                    let source = self.count_database(&finding, recall);
+                    (finding, source)
+                }
                 // Redis alone could have known.
                 (None, _) | (_, None) => match &redis {
-                    Err(error) => Err(error.clone()),
-                    Ok(_) => Err(StoreError::unavailable("Redis is not there, and the rule has no `sql`")),
+                    Err(error) => (Err(error.clone()), Source::Redis),
+                    Ok(_) => (
+                        Err(StoreError::unavailable("the rule has no `sql`, and there is no Redis")),
+                        Source::Redis,
+                    ),
                 },
             };
-            count(&self.metrics.database, &finding);
             match (finding, redis) {
                 // The database cannot take back what a Redis that lags behind holds against the credential.
                 (Err(_), Ok(held @ (Finding::Denied | Finding::Because(_)))) => {
@@ -171,22 +175,32 @@ impl Ledger {
                     if finding.is_ok() && redis == Ok(Finding::Absent) && asked.reply.is_some() {
                         self.write_back(questions, asked, claims);
                     }
-                    tally.note(place, asked, finding, Source::Database);
+                    tally.note(place, asked, finding, source);
                 }
             }
         }
     }
 
     /// `None` where the rule has no query.
-    async fn ask_row(&self, questions: &Questions, asked: &Asked, claims: &Claims) -> Option<Kept> {
+    async fn ask_row(&self, questions: &Questions, asked: &Asked, claims: &Claims) -> Option<(Kept, Recall)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
-        let (kept, recall) = self.database.answer(statement, bound).await;
+        Some(self.database.answer(statement, bound).await)
+    }
+
+    /// Counts an answer where it came from.
+    fn count_database(&self, finding: &Result<Finding, StoreError>, recall: Recall) -> Source {
         match recall {
-            Recall::Hit => self.metrics.memory_hit.inc(),
-            Recall::Miss => self.metrics.memory_miss.inc(),
+            Recall::Hit => {
+                self.metrics.memory_hit.inc();
+                Source::Memory
+            }
+            Recall::Miss => {
+                self.metrics.memory_miss.inc();
+                count(&self.metrics.database, finding);
+                Source::Database
+            }
         }
-        Some(kept)
     }
 }
 

@@ -18,14 +18,29 @@ pub enum Status {
 /// One change to the ledger.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    Status { user: User, status: Status, reason: Option<String>, until: Option<Timestamp> },
+    Status {
+        user: User,
+        status: Status,
+        reason: Option<String>,
+        until: Option<Timestamp>,
+    },
     /// Log out everywhere: tokens issued up to now are void, new logins work.
-    Logout { user: User },
+    Logout {
+        user: User,
+    },
     /// One token, given whole.
-    Token { compact: Box<str>, claims: Option<TokenFacts> },
+    Token {
+        compact: Box<str>,
+        claims: Option<TokenFacts>,
+    },
     /// One token, known by its id only.
-    TokenId { token_id: Box<str>, expires_at: Option<Timestamp> },
-    Session { session: Box<str> },
+    TokenId {
+        token_id: Box<str>,
+        expires_at: Option<Timestamp>,
+    },
+    Session {
+        session: Box<str>,
+    },
 }
 
 /// What is known of a token that is being revoked (read from it; it need not verify any more).

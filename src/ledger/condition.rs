@@ -3,7 +3,8 @@
 //! Values are compared by what they mean, because services write the same flag in many ways: `false`, `"false"`,
 //! `False` (Python), `0` and `"0"` are one boolean where `equals` lists a boolean; `7` and `"7"` are one number where
 //! it lists a number; a listed word is compared exactly with text, or with the spelling of a number or boolean. A value
-//! that is neither (the flag says `maybe`) is malformed: an outage of the answer. SQL's `NULL` equals nothing.
+//! that is neither (the flag says `maybe`) is malformed: an outage of the answer. SQL's `NULL` equals nothing. A JSON
+//! document in Redis without the member that is asked about is silent, as if its key were not there.
 
 use serde_json::Value;
 
@@ -308,7 +309,10 @@ fn same(listed: &Value, found: &Value) -> Option<bool> {
         Value::Number(listed) => number(found).map(|found| Some(found) == listed.as_f64()),
         Value::String(listed) => match found {
             Value::String(found) => Some(found == listed),
-            Value::Bool(_) | Value::Number(_) => Some(found.to_string() == *listed || flag(listed, found)),
+            Value::Bool(_) | Value::Number(_) => {
+                let spelled = found.to_string();
+                Some(spelled == *listed || flag(listed, found))
+            }
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         },
         Value::Null | Value::Array(_) | Value::Object(_) => None,

@@ -26,8 +26,10 @@ impl Ledger {
         let mut ticks = tokio::time::interval(PROBE);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.probe_database().await;
+            tokio::select! {
+                _ = ticks.tick() => self.probe_database().await,
+                () = self.turned.notified() => {}
+            }
             self.follow_mode();
         }
     }
@@ -42,7 +44,7 @@ impl Ledger {
         }
     }
 
-    /// Tells of a change of mode, once. Called by whoever may have caused one; cheap while nothing changes.
+    /// Tells of a change of mode, once. Called whenever a breaker has turned or Redis's trust has changed.
     pub(super) fn follow_mode(&self) {
         let now = self.mode();
         let before = self.last_mode.swap(now, std::sync::atomic::Ordering::Relaxed);

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
@@ -151,6 +151,8 @@ pub struct Ledger {
     write_backs: Arc<Semaphore>,
     database_latency_micros: AtomicU64,
     last_mode: LastMode,
+    /// Rung by the breakers.
+    turned: Arc<Notify>,
     metrics: LedgerMetrics,
 }
 
@@ -163,16 +165,18 @@ impl Ledger {
         metrics: LedgerMetrics,
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
-        let sql = SqlStore::open(&settings.database).await.map_err(OpenError::Database)?;
-        let rules = Rules::compile(settings.rules.clone(), sql.dialect(), settings.redis.is_some())?;
+        let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
+        let rules = Rules::compile(all_rules(settings), sql.dialect(), settings.redis.is_some())?;
+        let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
             Some(redis) => {
-                let breaker = Breaker::new("redis", redis.timeout, metrics.redis.up.clone());
+                let breaker = Breaker::new("redis", redis.timeout, metrics.redis.up.clone(), turned.clone());
                 Some(RedisStore::open(redis, breaker).await.map_err(OpenError::Redis)?)
             }
         };
-        let breaker = Breaker::new("database", settings.database.timeout, metrics.database.up.clone());
+        let up = metrics.database.up.clone();
+        let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,
@@ -182,6 +186,7 @@ impl Ledger {
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
+            turned,
             metrics,
         });
         ledger.probe_database().await;
@@ -256,13 +261,25 @@ impl Ledger {
 pub struct Stats {}
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct Pruned {}
-pub async fn migrate(_: &settings::DatabaseSettings) -> Result<(), StoreError> { todo!() }
+pub async fn migrate(_: &settings::DatabaseSettings) -> Result<(), StoreError> {
+    todo!()
+}
 impl Ledger {
-    pub async fn user(&self, _: &crate::claims::User) -> Result<UserRecord, StoreError> { todo!() }
-    pub async fn stats(&self) -> Result<Stats, StoreError> { todo!() }
-    pub async fn prune(&self, _: Timestamp) -> Result<Pruned, StoreError> { todo!() }
+    pub async fn user(&self, _: &crate::claims::User) -> Result<UserRecord, StoreError> {
+        todo!()
+    }
+    pub async fn stats(&self) -> Result<Stats, StoreError> {
+        todo!()
+    }
+    pub async fn prune(&self, _: Timestamp) -> Result<Pruned, StoreError> {
+        todo!()
+    }
 }
 // END TEMP
+/// The presets' rules first: of several rules that deny, the first one's reason is told.
+fn all_rules(settings: &LedgerSettings) -> Vec<Rule> {
+    settings.rules.clone()
+}
 
 /// Answers of the database on their way to Redis at one time.
 const WRITE_BACKS: usize = 32;

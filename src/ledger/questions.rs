@@ -1,5 +1,6 @@
 //! What has to be asked about a credential: rendered once per token and kept with it.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -21,9 +22,13 @@ pub(super) struct Compiled {
 }
 
 impl Compiled {
-    fn of(rule: Rule, dialect: Dialect) -> Result<Arc<Self>, OpenError> {
+    fn of(rule: Rule, dialect: Dialect, redis: bool) -> Result<Arc<Self>, OpenError> {
         let wrong = |what: String| OpenError::Rule { rule: rule.name.clone(), what };
         rule.check().map_err(wrong)?;
+        if !redis && rule.sql.is_none() {
+            // It would refuse every request, as an outage that never ends.
+            return Err(wrong("no Redis is configured, and the rule has no `sql`".to_owned()));
+        }
         let statement = match &rule.sql {
             Some(sql) => {
                 Some(Statement::parse(&sql.query, dialect).map_err(|error| wrong(error.to_string()))?)
@@ -70,10 +75,15 @@ pub(super) struct Rules {
 impl Rules {
     pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
         let rules: Box<[_]> =
-            rules.into_iter().map(|rule| Compiled::of(rule, dialect)).collect::<Result<_, _>>()?;
+            rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect::<Result<_, _>>()?;
         let literals = rules.iter().filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
         let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
         Ok(Self { rules, separators: separators.into(), redis })
+    }
+
+    #[cfg(test)]
+    pub fn first(&self) -> &Compiled {
+        &self.rules[0]
     }
 
     /// Renders what has to be asked about a credential.
@@ -118,7 +128,7 @@ impl Rules {
             }
         }
         let Some(redis) = &compiled.rule.redis else { return Ok(None) };
-        let key = self.key(&redis.key, claims, token)?;
+        let key = self.key(&redis.key, |field| field.value(claims, token))?;
         // Without Redis the key is rendered nevertheless: who is refused must not depend on which stores there are.
         let member = redis.deny_if.member().map(|member| member.render(claims, token)).transpose()?;
         Ok(self.redis.then(|| (command(&redis.deny_if, &key, member.as_deref()), key)))
@@ -126,12 +136,16 @@ impl Rules {
 
     /// A key that no other rule of this ledger could mean: with `user:{sub}` and `user:{sub}:active` the subject
     /// `7:active` would name the flag of the user `7`.
-    fn key(&self, template: &Template, claims: &Claims, token: &Token<'_>) -> Result<String, RenderError> {
-        let key = template.render(claims, token)?;
+    pub fn key<'a>(
+        &self,
+        template: &Template,
+        value_of: impl Fn(&Field) -> Result<Cow<'a, str>, RenderError>,
+    ) -> Result<String, RenderError> {
+        let key = template.fill(&value_of)?;
         let divides = |value: &str| value.contains(|char| self.separators.contains(char));
         for field in template.fields().filter(|field| !is_of_token(field)) {
             let elsewhere = |other: &Template| !template.same_shape(other) && other.could_produce(&key);
-            if divides(&field.value(claims, token)?) && self.keys().any(elsewhere) {
+            if divides(&value_of(field)?) && self.keys().any(elsewhere) {
                 return Err(RenderError::Unsafe(field.clone()));
             }
         }

@@ -18,35 +18,17 @@ use super::breaker::Breaker;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
+use write::{Scripted, WRITE_BACK, millis, version_key};
+
+pub use write::RedisWrite;
+
+mod write;
 
 /// How often the background task asks whether Redis is well.
 pub(super) const PROBE: Duration = Duration::from_secs(1);
 
-/// One write of a change.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub enum RedisWrite {
-    /// `ttl`: `None` keeps the key for ever; zero writes nothing, there is no token left to deny.
-    Set {
-        key: String,
-        value: String,
-        ttl: Option<Duration>,
-    },
-    Delete {
-        key: String,
-    },
-    /// To a set, or with a score to a sorted set. `ttl` only ever lengthens the life of the whole set.
-    AddMember {
-        key: String,
-        member: String,
-        score: Option<i64>,
-        ttl: Option<Duration>,
-    },
-    RemoveMember {
-        key: String,
-        member: String,
-        sorted: bool,
-    },
-}
+/// So many probes may go unanswered before the connection is given up.
+const UNANSWERED: u32 = 2;
 
 /// The Redis of the ledger.
 pub struct RedisStore {
@@ -79,8 +61,13 @@ impl RedisStore {
             breaker,
             latency_micros: AtomicU64::new(0),
         });
-        match store.connect().await {
-            Ok(()) => store.breaker.reset(),
+        // A server that is loading lets us in and answers nothing yet: only a probe tells.
+        let probed = match store.connect().await {
+            Ok(()) => store.ping().await,
+            Err(error) => Err(error),
+        };
+        match probed {
+            Ok(latency) => store.well(latency),
             Err(error) => store.breaker.trip(&error),
         }
         Ok(store)
@@ -185,22 +172,37 @@ impl RedisStore {
     }
 
     async fn keep_forever(&self) {
+        let mut unanswered = 0;
         loop {
             if self.link.load().is_none() {
+                unanswered = 0;
                 self.connect_at_last().await;
             }
             match self.ping().await {
                 Ok(latency) => {
-                    self.latency_micros
-                        .store(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
-                    self.breaker.reset();
+                    unanswered = 0;
+                    self.well(latency);
                 }
-                // The link stays: only a broken one is made anew. A server that is loading answers soon enough.
-                Err(error) => self.breaker.failed(&error),
+                // TCP would wait a quarter of an hour for a server that is gone without a word.
+                Err(StoreError::Timeout) if unanswered == UNANSWERED => {
+                    self.breaker.trip(&StoreError::Timeout);
+                    self.link.store(None);
+                    continue;
+                }
+                Err(error) => {
+                    unanswered += u32::from(error == StoreError::Timeout);
+                    // The link stays: a server that is loading answers soon enough.
+                    self.breaker.failed(&error);
+                }
             }
             // A ring means that the link is gone; else it is time for the next probe.
             let _ = tokio::time::timeout(PROBE, self.broken.notified()).await;
         }
+    }
+
+    fn well(&self, latency: Duration) {
+        self.latency_micros.store(u64::try_from(latency.as_micros()).unwrap_or(u64::MAX), Relaxed);
+        self.breaker.reset();
     }
 
     async fn connect_at_last(&self) {
@@ -223,7 +225,9 @@ impl RedisStore {
         let config = redis::AsyncConnectionConfig::new()
             // A handshake is several round trips, with TLS some more.
             .set_connection_timeout(Some(self.timeout.saturating_mul(10).max(Duration::from_secs(1))))
-            .set_response_timeout(Some(self.timeout));
+            .set_response_timeout(Some(self.timeout))
+            // Of redis-rs's 50 the fifty-first request of a burst would wait for the driver before it is even written.
+            .set_pipeline_buffer_size(1024);
         let link = self.client.get_multiplexed_async_connection_with_config(&config).await;
         self.link.store(Some(Arc::new(link.map_err(|error| of_error(&error))?)));
         Ok(())
@@ -290,102 +294,6 @@ fn of_error(error: &RedisError) -> StoreError {
     }
     StoreError::unavailable(error.code().unwrap_or_else(|| error.category()))
 }
-
-/// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.
-fn version_key(key: &str, member: &str) -> String {
-    let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
-    if member.is_empty() { format!("pc:version:{key}") } else { format!("pc:version:{key}:{member}") }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A version outlives the longest delay with which a change may still be delivered, and the value it belongs to.
-const VERSION_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
-const VERSION_LIFE_OF_PERMANENT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-
-/// A write as the script takes it.
-struct Scripted<'a> {
-    key: &'a str,
-    member: &'a str,
-    operation: &'static str,
-    value: &'a str,
-    score: i64,
-    ttl: Option<Duration>,
-}
-
-impl<'a> Scripted<'a> {
-    /// `None` when there is nothing left to write.
-    fn of(write: &'a RedisWrite) -> Option<Self> {
-        let plain = Self { key: "", member: "", operation: "", value: "", score: 0, ttl: None };
-        let scripted = match write {
-            RedisWrite::Set { key, value, ttl } => Self { key, value, ttl: *ttl, operation: "set", ..plain },
-            RedisWrite::Delete { key } => Self { key, operation: "del", ..plain },
-            RedisWrite::AddMember { key, member, score, ttl } => {
-                let operation = if score.is_some() { "zadd" } else { "sadd" };
-                Self { key, member, operation, value: member, score: score.unwrap_or_default(), ttl: *ttl }
-            }
-            RedisWrite::RemoveMember { key, member, sorted } => {
-                Self { key, member, operation: if *sorted { "zrem" } else { "srem" }, value: member, ..plain }
-            }
-        };
-        let over = scripted.ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
-        (!over).then_some(scripted)
-    }
-
-    fn command(&self, version: i64, restrictive: bool) -> redis::Cmd {
-        let removes = matches!(self.operation, "del" | "srem" | "zrem");
-        let life = match self.ttl {
-            Some(ttl) => ttl.max(VERSION_LIFE),
-            None if removes => VERSION_LIFE,
-            None => VERSION_LIFE_OF_PERMANENT,
-        };
-        let mut command = redis::cmd("EVAL");
-        command.arg(COMPARE_AND_SET).arg(2).arg(self.key).arg(version_key(self.key, self.member));
-        command.arg(version).arg(u8::from(restrictive)).arg(millis(life));
-        command.arg(self.operation).arg(self.value).arg(self.ttl.map_or(0, millis)).arg(self.score);
-        command
-    }
-}
-
-/// Versions are compared as padded text: Lua's numbers end at 2⁵³. The value is written before its version, so that a
-/// key of the wrong type (which aborts the script) leaves no version behind that was never applied.
-const COMPARE_AND_SET: &str = r"
-local version, rank, life, op, value, ttl, score = unpack(ARGV)
-local current = redis.call('GET', KEYS[2])
-if current then
-  local cv, cr = string.match(current, '^(%d+):(%d)$')
-  if cv then
-    local a = string.rep('0', 20 - #cv) .. cv
-    local b = string.rep('0', 20 - #version) .. version
-    if b < a or (b == a and rank < cr) then return 0 end
-  end
-end
-ttl = tonumber(ttl)
-local existed = redis.call('EXISTS', KEYS[1])
-if op == 'set' then
-  if ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
-elseif op == 'del' then redis.call('DEL', KEYS[1])
-elseif op == 'sadd' then redis.call('SADD', KEYS[1], value)
-elseif op == 'zadd' then redis.call('ZADD', KEYS[1], score, value)
-elseif op == 'srem' then redis.call('SREM', KEYS[1], value)
-elseif op == 'zrem' then redis.call('ZREM', KEYS[1], value)
-end
-if op == 'sadd' or op == 'zadd' then
-  local left = redis.call('PTTL', KEYS[1])
-  if ttl == 0 then
-    if left >= 0 then redis.call('PERSIST', KEYS[1]) end
-  elseif existed == 0 or (left >= 0 and left < ttl) then redis.call('PEXPIRE', KEYS[1], ttl) end
-end
-redis.call('SET', KEYS[2], version .. ':' .. rank, 'PX', life)
-return 1
-";
-
-const WRITE_BACK: &str = r"
-if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
-return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') and 1 or 0
-";
 
 #[cfg(test)]
 pub(super) mod tests;

@@ -37,7 +37,7 @@ impl Statement {
 pub struct SqlStore;
 
 impl SqlStore {
-    pub async fn open(_settings: &DatabaseSettings) -> Result<Self, StoreError> {
+    pub fn open(_settings: &DatabaseSettings) -> Result<Self, StoreError> {
         Ok(Self)
     }
 

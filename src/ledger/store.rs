@@ -1,7 +1,6 @@
 //! Why a store gave no answer. Always an outage of that answer, never “not revoked”.
 
 use std::fmt::Display;
-use std::sync::Arc;
 
 /// A question a store could not answer. The causes name commands, columns and server errors, never keys or values:
 /// a key may hold a whole token.
@@ -12,21 +11,21 @@ pub enum StoreError {
     Timeout,
     /// Not connected, refused, loading, read-only, out of memory, no permission.
     #[error("unavailable: {0}")]
-    Unavailable(Arc<str>),
+    Unavailable(String),
     /// It answered with something that cannot be understood: the store is well, this answer is not.
     #[error("malformed answer: {0}")]
-    Malformed(Arc<str>),
+    Malformed(String),
 }
 
 impl StoreError {
     /// [`StoreError::Unavailable`] with a cause that names no value.
     pub fn unavailable(cause: impl Display) -> Self {
-        Self::Unavailable(cause.to_string().into())
+        Self::Unavailable(cause.to_string())
     }
 
     /// [`StoreError::Malformed`] with a cause that names no value.
     pub fn malformed(cause: impl Display) -> Self {
-        Self::Malformed(cause.to_string().into())
+        Self::Malformed(cause.to_string())
     }
 
     /// Whether it says something about the store itself, so that asking it less is right.

@@ -187,6 +187,18 @@ async fn a_server_that_refuses_is_left_alone() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_loading_knows_nothing_yet() {
+    let mut server = Server::start().await;
+    server.cli(&["SADD", "invalid_users", "7"]).await;
+    server.restart_loading().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
+    assert_ne!(ledger.mode(), Mode::Direct);
+    assert_eq!(reason(&find(&ledger, "8").await), "unknown");
+    eventually("it has loaded", async || find(&ledger, "8").await == Lookup::Live).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "in_set");
+}
+
+#[tokio::test]
 async fn a_silent_server_is_a_timeout_and_not_a_pass() {
     let server = Server::start().await;
     let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
@@ -210,7 +222,7 @@ async fn what_redis_leaves_open_the_database_answers() {
     the_database_said(&ledger, "7", 0, Some(json!(false))).await;
     the_database_said(&ledger, "8", 0, Some(json!(true))).await;
     let Lookup::Revoked(revocation) = find(&ledger, "7").await else { panic!("not revoked") };
-    assert_eq!(revocation.source, Source::Database);
+    assert_eq!(revocation.source, Source::Memory);
     assert_eq!(find(&ledger, "8").await, Lookup::Live);
     assert_eq!(reason(&find(&ledger, "9").await), "unknown", "nobody knows this user");
     server.cli(&["SET", "user:8:active", "false"]).await;
@@ -273,6 +285,7 @@ async fn a_subject_cannot_name_another_rules_key() {
         rule("listed", Guards::Token, "{token}", Condition::Exists),
         rule("session", Guards::Session, "session:{sid}", Condition::Exists),
     ];
+    let rules = rules.into_iter().map(|rule| with_sql(rule, Condition::Exists)).collect();
     let (ledger, _shutdown) = ledger(None, rules).await;
     let askable = |subject: &str| ledger.questions(&claims(subject), &Token::new(TOKEN)).is_ok();
     assert!(askable("7"));
@@ -284,14 +297,42 @@ async fn a_subject_cannot_name_another_rules_key() {
 
 #[tokio::test]
 async fn a_missing_claim_excuses_a_token_rule_and_refuses_for_a_user_rule() {
-    let (ledger, _shutdown) = ledger(None, as_services_do()).await;
+    let server = Server::start().await;
+    let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
     let questions = ledger.questions(&claims("7"), &Token::new(TOKEN)).expect("askable");
     assert_eq!(questions.asked.len(), 6, "there is no `jti` to be listed");
     assert!(!format!("{questions:?}").contains("aaaa"), "Debug shows no token");
     let tenant = rule("tenant", Guards::User, "tenant:{claims.tenant}", Condition::Exists);
-    let (ledger, _shutdown) = self::ledger(None, vec![tenant]).await;
+    let (ledger, _shutdown) = self::ledger(Some(&server), vec![tenant]).await;
     let refused = ledger.questions(&claims("7"), &Token::new(TOKEN)).expect_err("refused");
     assert_eq!(refused, Unaskable("claims.tenant".into()));
+}
+
+#[test]
+fn a_rule_that_nobody_can_ever_answer_does_not_start() {
+    let listed = || vec![rule("banned", Guards::User, "banned:{sub}", Condition::Exists)];
+    assert!(Rules::compile(listed(), sql::Dialect::Sqlite, true).is_ok());
+    let problem = Rules::compile(listed(), sql::Dialect::Sqlite, false).expect_err("no Redis");
+    assert!(problem.to_string().contains("no Redis is configured"));
+}
+
+#[test]
+fn what_is_kept_in_redis_says_the_same_as_the_database() {
+    let flag = || Condition::Equals(vec![json!(false)]);
+    let kept = |rule: Rule, value: Value| {
+        let rules = Rules::compile(vec![rule], sql::Dialect::Sqlite, true).expect("rules");
+        let row = vec![("answer".to_owned(), value)];
+        chain::text_for_redis(rules.first(), &Ok(Some(Arc::new(row))))
+    };
+    let cached = |in_table| with_sql(rule("inactive", Guards::User, "user:{sub}:active", flag()), in_table);
+    assert_eq!(kept(cached(flag()), json!(true)).as_deref(), Some("true"));
+    assert_eq!(kept(cached(flag()), json!(0)).as_deref(), Some("0"));
+    assert_eq!(kept(cached(flag()), json!(null)), None);
+    let word = Condition::Equals(vec![json!("banned")]);
+    assert_eq!(kept(cached(word), json!("banned")), None, "the flag in Redis could not say it");
+    let profile = Condition::Json { pointer: "/is_active".into(), equals: vec![json!(false)] };
+    let profile = with_sql(rule("inactive", Guards::User, "user:id:{sub}", profile), flag());
+    assert_eq!(kept(profile, json!(true)), None, "others keep more under that key");
 }
 
 #[test]

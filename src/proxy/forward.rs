@@ -18,7 +18,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let gate = &exchange.snapshot.gate;
-    let forbidden: Vec<HeaderName> = gate.identity.forbidden(&request.headers, exchange.trusted).cloned().collect();
+    let forbidden: Vec<HeaderName> =
+        gate.identity.forbidden(&request.headers, exchange.trusted).cloned().collect();
     for name in &forbidden {
         request.remove_header(name);
     }

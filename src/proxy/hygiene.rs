@@ -47,7 +47,10 @@ pub(super) fn is_websocket(request: &RequestHeader) -> bool {
     request.method == Method::GET
         && request.version == Version::HTTP_11
         && upgrades == 1
-        && request.headers.get(header::UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
+        && request
+            .headers
+            .get(header::UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && has_token(header::CONNECTION, "upgrade")
         && length(&request.headers).unwrap_or(0) == 0
         && !request.headers.contains_key(header::TRANSFER_ENCODING)
@@ -61,14 +64,16 @@ fn size(request: &RequestHeader, bytes: usize, limits: &Limits) -> Result<(), De
 }
 
 fn method(method: &Method) -> Result<(), DenyReason> {
-    let tracks = method.as_str().eq_ignore_ascii_case("TRACK") || method.as_str().eq_ignore_ascii_case("TRACE");
+    let tracks =
+        method.as_str().eq_ignore_ascii_case("TRACK") || method.as_str().eq_ignore_ascii_case("TRACE");
     if tracks || *method == Method::CONNECT { Err(DenyReason::MethodRefused) } else { Ok(()) }
 }
 
 /// RFC 9112 section 6.3, read strictly: where one reading would end the body elsewhere than another, there is no body.
 fn framing(request: &RequestHeader, raw: &[u8]) -> Result<(), DenyReason> {
     const LENGTH: DenyReason = DenyReason::RequestAmbiguous("Content-Length is not one plain number");
-    const BOTH: DenyReason = DenyReason::RequestAmbiguous("both Content-Length and Transfer-Encoding are given");
+    const BOTH: DenyReason =
+        DenyReason::RequestAmbiguous("both Content-Length and Transfer-Encoding are given");
     const CODING: DenyReason = DenyReason::RequestAmbiguous("Transfer-Encoding is not `chunked`");
     let mut lengths = request.headers.get_all(header::CONTENT_LENGTH).iter();
     if let Some(length) = lengths.next() {
@@ -92,14 +97,16 @@ fn framing(request: &RequestHeader, raw: &[u8]) -> Result<(), DenyReason> {
 
 fn has_field(raw: &[u8], name: &[u8]) -> bool {
     raw.split(|byte| *byte == b'\n').skip(1).any(|line| {
-        line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name)) && line.get(name.len()) == Some(&b':')
+        line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+            && line.get(name.len()) == Some(&b':')
     })
 }
 
 /// Fields of which a second one would be read by some servers and not by others.
 fn single(headers: &HeaderMap) -> Result<(), DenyReason> {
     const HOSTS: DenyReason = DenyReason::RequestAmbiguous("there is more than one Host field");
-    const CREDENTIALS: DenyReason = DenyReason::RequestAmbiguous("there is more than one Authorization field");
+    const CREDENTIALS: DenyReason =
+        DenyReason::RequestAmbiguous("there is more than one Authorization field");
     for (name, reason) in [(header::HOST, HOSTS), (header::AUTHORIZATION, CREDENTIALS)] {
         if headers.get_all(name).iter().nth(1).is_some() {
             return Err(reason);

@@ -77,13 +77,20 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, _: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
         let peer = grant.route.upstream.next();
-        let peer = peer.ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
+        let peer = peer
+            .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
         exchange.upstream = peer._address.as_inet().copied();
         exchange.forwarded.get_or_insert_with(Instant::now);
         Ok(peer)
     }
 
-    fn fail_to_connect(&self, _: &mut Session, _: &HttpPeer, exchange: &mut Exchange, mut error: Box<Error>) -> Box<Error> {
+    fn fail_to_connect(
+        &self,
+        _: &mut Session,
+        _: &HttpPeer,
+        exchange: &mut Exchange,
+        mut error: Box<Error>,
+    ) -> Box<Error> {
         let retries = exchange.grant().map_or(0, |grant| grant.route.upstream.settings().retries);
         exchange.attempts += 1;
         // Nothing has been sent: another server may be asked, whatever the method.
@@ -111,17 +118,30 @@ impl ProxyHttp for Proxy {
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
         if exchange.body_bytes > exchange.snapshot.server.limits.body_bytes && !session.was_upgraded() {
-            return Error::e_explain(ErrorType::HTTPStatus(413), "the request body is longer than is allowed");
+            return Error::e_explain(
+                ErrorType::HTTPStatus(413),
+                "the request body is longer than is allowed",
+            );
         }
         Ok(())
     }
 
-    async fn response_filter(&self, _: &mut Session, response: &mut ResponseHeader, exchange: &mut Exchange) -> Result<()> {
+    async fn response_filter(
+        &self,
+        _: &mut Session,
+        response: &mut ResponseHeader,
+        exchange: &mut Exchange,
+    ) -> Result<()> {
         exchange.status = response.status.as_u16();
         Ok(())
     }
 
-    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, exchange: &mut Exchange) -> FailToProxy {
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        exchange: &mut Exchange,
+    ) -> FailToProxy {
         let reason = failure(error);
         let grant = exchange.grant();
         let route = grant.map(|grant| &*grant.route.settings.name).unwrap_or_default().to_owned();
@@ -185,12 +205,17 @@ async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
 
 /// What the client is told of a failure; `None` when there is nobody to tell.
 fn failure(error: &Error) -> Option<DenyReason> {
-    use ErrorType::{ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout, WriteError, WriteTimedout};
+    use ErrorType::{
+        ConnectTimedout, ConnectionClosed, HTTPStatus, ReadError, ReadTimedout, TLSHandshakeTimedout,
+        WriteError, WriteTimedout,
+    };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
-        (_, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => Some(DenyReason::UpstreamTimeout),
+        (_, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => {
+            Some(DenyReason::UpstreamTimeout)
+        }
         _ => Some(DenyReason::UpstreamUnavailable),
     }
 }
@@ -199,7 +224,8 @@ fn failure(error: &Error) -> Option<DenyReason> {
 async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
-    let framed = !request.headers.contains_key(header::TRANSFER_ENCODING) && !request.headers.contains_key(header::EXPECT);
+    let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)
+        && !request.headers.contains_key(header::EXPECT);
     if framed && hygiene::length(&request.headers).unwrap_or(0) <= DRAIN_BYTES {
         session.as_mut().set_close_on_response_before_downstream_finish(false);
         session.as_mut().set_total_drain_timeout(Some(DRAIN_TIME));

@@ -63,7 +63,8 @@ impl RouteTable {
         if !self.wildcard.is_empty() {
             for (dot, _) in host.match_indices('.').filter(|(dot, _)| *dot > 0) {
                 let suffix = host.get(dot..).unwrap_or_default();
-                if let Some(route) = self.wildcard.get(suffix).and_then(|methods| methods.find(path, method)) {
+                if let Some(route) = self.wildcard.get(suffix).and_then(|methods| methods.find(path, method))
+                {
                     return Some(route);
                 }
             }
@@ -91,7 +92,8 @@ impl Methods {
     }
 
     fn find(&self, path: &str, method: &Method) -> Option<&Arc<Route>> {
-        let router = self.named.iter().find(|(named, _)| named == method).map_or(&self.other, |(_, router)| router);
+        let router =
+            self.named.iter().find(|(named, _)| named == method).map_or(&self.other, |(_, router)| router);
         router.at(path).ok().map(|found| found.value)
     }
 }
@@ -162,8 +164,15 @@ mod tests {
         ];
         for table in [table(routes), table(&routes.iter().rev().copied().collect::<Vec<_>>())] {
             for (path, expected) in [
-                ("/", "rest"), ("/x", "rest"), ("/api", "rest"), ("/api/", "api"), ("/api/x/y", "api"),
-                ("/api/users/7", "users"), ("/api/users/me", "me"), ("/api/users/7/posts", "api"), ("/apix", "rest"),
+                ("/", "rest"),
+                ("/x", "rest"),
+                ("/api", "rest"),
+                ("/api/", "api"),
+                ("/api/x/y", "api"),
+                ("/api/users/7", "users"),
+                ("/api/users/me", "me"),
+                ("/api/users/7/posts", "api"),
+                ("/apix", "rest"),
             ] {
                 assert_eq!(name(&table, "h", path, Method::GET), Some(expected), "{path}");
             }
@@ -192,9 +201,14 @@ mod tests {
             ("other", &[], "/open", &[]),
         ]);
         for (host, expected) in [
-            ("api.example.com", Some("api")), ("x.example.com", Some("wild")), ("a.eu.example.com", Some("deep")),
-            ("eu.example.com", Some("wild")), ("example.com", None), ("api.example.com.evil.org", None),
-            ("evilexample.com", None), (".example.com", None),
+            ("api.example.com", Some("api")),
+            ("x.example.com", Some("wild")),
+            ("a.eu.example.com", Some("deep")),
+            ("eu.example.com", Some("wild")),
+            ("example.com", None),
+            ("api.example.com.evil.org", None),
+            ("evilexample.com", None),
+            (".example.com", None),
         ] {
             assert_eq!(name(&table, host, "/x", Method::GET), expected, "{host}");
         }

@@ -29,8 +29,8 @@ const CLASSES: [Class; 256] = {
             b'%' => Class::Percent,
             b';' => Class::Semicolon,
             b'\\' => Class::Backslash,
-            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':'
-            | b'@' => Class::Plain,
+            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'='
+            | b':' | b'@' => Class::Plain,
             _ if c.is_ascii_alphanumeric() => Class::Plain,
             _ => Class::Refused,
         };
@@ -48,7 +48,8 @@ const BYTES: Ambiguity = Ambiguity("the path has a byte that must be percent-enc
 const ESCAPE: Ambiguity = Ambiguity("the path has an invalid percent-encoding");
 const DOTS: Ambiguity = Ambiguity("the path has dot segments");
 const SLASHES: Ambiguity = Ambiguity("the path has an empty segment");
-const ENCODED: Ambiguity = Ambiguity("the path has an encoded slash, backslash, percent sign or control byte");
+const ENCODED: Ambiguity =
+    Ambiguity("the path has an encoded slash, backslash, percent sign or control byte");
 const PARAMETERS: Ambiguity = Ambiguity("the path has a parameter in a segment");
 const BACKSLASH: Ambiguity = Ambiguity("the path has a backslash");
 const ROOT: Ambiguity = Ambiguity("the request target does not begin with a slash");
@@ -156,7 +157,8 @@ fn decode(path: &[u8], ambiguous: Ambiguous) -> Result<String, Ambiguity> {
             decoded.push(char::from(normalized));
             continue;
         }
-        let value = bytes.next().and_then(hex).zip(bytes.next().and_then(hex)).map(|(high, low)| high << 4 | low);
+        let value =
+            bytes.next().and_then(hex).zip(bytes.next().and_then(hex)).map(|(high, low)| high << 4 | low);
         let value = value.ok_or(ESCAPE)?;
         match value {
             b'%' | 0..=0x1f | 0x7f => return Err(ENCODED),
@@ -220,7 +222,8 @@ fn resolve(decoded: &str, ambiguous: Ambiguous) -> Result<String, Ambiguity> {
 }
 
 fn push_escape(text: &mut String, value: u8) {
-    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
     let digit = |nibble: u8| DIGITS.get(usize::from(nibble & 0xf)).copied().unwrap_or('0');
     text.push('%');
     text.push(digit(value >> 4));

@@ -21,10 +21,51 @@ fn a_usual_path_is_passed_on_without_a_copy() {
 #[test]
 fn what_two_parsers_could_read_differently_is_refused() {
     let refused = [
-        "/a/../b", "/..", "/.", "/a/.", "/a/./b", "/a//b", "//a", "/a\\b", "/a;x=1/b", "/a;/b", "/%2e%2e/b",
-        "/a/%2E/b", "/a/.%2e", "/a%2fb", "/a%5Cb", "/a%00", "/a%0d%0a", "/a%7f", "/a%25b", "/a%252fb", "/a%", "/a%2",
-        "/a%zz", "/a%c0%af", "/a%ff", "/a%e2%28", "/a b", "/a#b", "/a\tb", "/\u{e9}", "/a\"b", "/a<b", "/a|b",
-        "/a^b", "/a`b", "/a{b}", "admin", "", "?q", "a:b", "*", "ftp://h/a", "/a?b c", "/a?b#c", "/a?\u{e9}",
+        "/a/../b",
+        "/..",
+        "/.",
+        "/a/.",
+        "/a/./b",
+        "/a//b",
+        "//a",
+        "/a\\b",
+        "/a;x=1/b",
+        "/a;/b",
+        "/%2e%2e/b",
+        "/a/%2E/b",
+        "/a/.%2e",
+        "/a%2fb",
+        "/a%5Cb",
+        "/a%00",
+        "/a%0d%0a",
+        "/a%7f",
+        "/a%25b",
+        "/a%252fb",
+        "/a%",
+        "/a%2",
+        "/a%zz",
+        "/a%c0%af",
+        "/a%ff",
+        "/a%e2%28",
+        "/a b",
+        "/a#b",
+        "/a\tb",
+        "/\u{e9}",
+        "/a\"b",
+        "/a<b",
+        "/a|b",
+        "/a^b",
+        "/a`b",
+        "/a{b}",
+        "admin",
+        "",
+        "?q",
+        "a:b",
+        "*",
+        "ftp://h/a",
+        "/a?b c",
+        "/a?b#c",
+        "/a?\u{e9}",
     ];
     for raw in refused {
         assert!(path(raw, Ambiguous::Reject).is_err(), "{raw} was accepted");
@@ -33,7 +74,9 @@ fn what_two_parsers_could_read_differently_is_refused() {
 
 #[test]
 fn two_spellings_of_one_path_become_one() {
-    for (raw, canonical) in [("/%61dmin", "/admin"), ("/a%7Eb", "/a~b"), ("/f%2etxt", "/f.txt"), ("/%c3%a9", "/%C3%A9")] {
+    for (raw, canonical) in
+        [("/%61dmin", "/admin"), ("/a%7Eb", "/a~b"), ("/f%2etxt", "/f.txt"), ("/%c3%a9", "/%C3%A9")]
+    {
         assert_eq!(path(raw, Ambiguous::Reject).as_deref(), Ok(canonical));
         assert_eq!(path(raw, Ambiguous::Normalize).as_deref(), Ok(canonical));
     }
@@ -46,9 +89,21 @@ fn two_spellings_of_one_path_become_one() {
 #[test]
 fn normalizing_resolves_what_rejecting_refuses() {
     let resolved = [
-        ("/a/../b", "/b"), ("/../../b", "/b"), ("/a/.", "/a/"), ("/a/..", "/"), ("/a/./b", "/a/b"), ("/a//b", "/a/b"),
-        ("//a", "/a"), ("/a\\b", "/a/b"), ("/a;x=1/b", "/a/b"), ("/%2e%2e/b", "/b"), ("/a/..%2fb", "/b"),
-        ("/a%2fb", "/a/b"), ("/a%5c..%5cb", "/b"), ("/a/..;/b", "/b"), ("/a/", "/a/"),
+        ("/a/../b", "/b"),
+        ("/../../b", "/b"),
+        ("/a/.", "/a/"),
+        ("/a/..", "/"),
+        ("/a/./b", "/a/b"),
+        ("/a//b", "/a/b"),
+        ("//a", "/a"),
+        ("/a\\b", "/a/b"),
+        ("/a;x=1/b", "/a/b"),
+        ("/%2e%2e/b", "/b"),
+        ("/a/..%2fb", "/b"),
+        ("/a%2fb", "/a/b"),
+        ("/a%5c..%5cb", "/b"),
+        ("/a/..;/b", "/b"),
+        ("/a/", "/a/"),
     ];
     for (raw, canonical) in resolved {
         assert_eq!(path(raw, Ambiguous::Normalize).as_deref(), Ok(canonical), "{raw}");
@@ -61,7 +116,8 @@ fn normalizing_resolves_what_rejecting_refuses() {
 #[test]
 fn the_absolute_form_is_read_as_origin_form_and_must_agree_with_host() {
     let read = |target: &'static str, host: &'static str| {
-        Target::read(target.as_bytes(), Some(host.as_bytes()), Ambiguous::Reject).map(|t| (t.host.to_string(), t.origin_form()))
+        Target::read(target.as_bytes(), Some(host.as_bytes()), Ambiguous::Reject)
+            .map(|t| (t.host.to_string(), t.origin_form()))
     };
     assert_eq!(read("http://A.example/x?y", "a.example"), Ok(("a.example".into(), "/x?y".into())));
     assert_eq!(read("HTTP://a.example", "a.example:80"), Ok(("a.example".into(), "/".into())));
@@ -76,11 +132,20 @@ fn hosts_are_compared_without_case_port_and_trailing_dot() {
     let host = |raw: &'static str| {
         Target::read(b"/", Some(raw.as_bytes()), Ambiguous::Reject).map(|target| target.host.into_owned())
     };
-    for raw in ["api.example.com", "API.example.COM", "api.example.com.", "api.example.com:8443", "Api.example.com.:80"] {
+    for raw in [
+        "api.example.com",
+        "API.example.COM",
+        "api.example.com.",
+        "api.example.com:8443",
+        "Api.example.com.:80",
+    ] {
         assert_eq!(host(raw).as_deref(), Ok("api.example.com"), "{raw}");
     }
     assert_eq!(host("[::1]:8080").as_deref(), Ok("[::1]"));
-    for raw in ["", ".", "a b", "a/b", "a@b", "a:b", "a:80:80", "a..b", "[::1", "[::1]x", "é", "a:123456", "a%2eb", ".a"] {
+    for raw in [
+        "", ".", "a b", "a/b", "a@b", "a:b", "a:80:80", "a..b", "[::1", "[::1]x", "é", "a:123456", "a%2eb",
+        ".a",
+    ] {
         assert!(host(raw).is_err(), "{raw} was accepted");
     }
 }

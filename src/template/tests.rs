@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::claims::{User, VerifiedParts};
+use crate::claims::VerifiedParts;
 
 fn claims(realm: &str, subject: &str, all: Value) -> Claims {
     let Value::Object(all) = all else { unreachable!() };
@@ -121,12 +121,10 @@ fn a_template_knows_which_keys_it_could_make() {
 proptest! {
     #[test]
     fn different_users_never_have_the_same_key(
-        a in ("[a-c/]{0,3}", "[a-c:/.|-]{1,5}"),
-        b in ("[a-c/]{0,3}", "[a-c:/.|-]{1,5}"),
+        a in ("[ab/]{0,2}", "[ab:/|-]{1,4}"),
+        b in ("[ab/]{0,2}", "[ab:/|-]{1,4}"),
     ) {
         prop_assume!(a != b);
-        // A realm's name has no slash: the configuration sees to that.
-        prop_assume!(!a.0.contains('/') && !b.0.contains('/'));
         let key = |(realm, subject): &(String, String)| render("pc:user:{user}", &claims(realm, subject, json!({})));
         if let (Ok(a), Ok(b)) = (key(&a), key(&b)) {
             prop_assert_ne!(a, b);

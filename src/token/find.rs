@@ -197,11 +197,16 @@ mod tests {
             (&[("authorization", "Bearer a.b.c")], Some("access_token=d.e.f")),
         ];
         for (headers, query) in conflicts {
-            let headers: Vec<(&'static str, &str)> =
-                headers.iter().map(|(name, value)| (if *name == "cookie" { "cookie" } else { "authorization" }, *value)).collect();
+            let headers: Vec<(&'static str, &str)> = headers
+                .iter()
+                .map(|(name, value)| (if *name == "cookie" { "cookie" } else { "authorization" }, *value))
+                .collect();
             assert_eq!(token(&headers, query), Err(TWO_TOKENS));
         }
-        let same = token(&[("authorization", "Bearer a.b.c"), ("cookie", "access_token=a.b.c")], Some("access_token=a.b.c"));
+        let same = token(
+            &[("authorization", "Bearer a.b.c"), ("cookie", "access_token=a.b.c")],
+            Some("access_token=a.b.c"),
+        );
         assert_eq!(same, Ok(Some("a.b.c".to_owned())));
     }
 

@@ -26,7 +26,11 @@ pub(super) async fn start(signing: String) -> std::io::Result<SocketAddr> {
 }
 
 /// A token for a user, as a login service would sign it.
-pub(super) fn token(signing: &str, user: &str, now: Timestamp) -> Result<String, crate::verify::keys::KeyError> {
+pub(super) fn token(
+    signing: &str,
+    user: &str,
+    now: Timestamp,
+) -> Result<String, crate::verify::keys::KeyError> {
     let claims = json!({
         "iss": ISSUER,
         "aud": AUDIENCE,
@@ -62,5 +66,7 @@ async fn hello(method: Method, uri: Uri, headers: HeaderMap) -> Json<Value> {
         .filter(|(name, _)| told(name.as_str()))
         .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into()))
         .collect();
-    Json(json!({ "hello": "from the sample service", "method": method.as_str(), "path": uri.path(), "told": seen }))
+    Json(
+        json!({ "hello": "from the sample service", "method": method.as_str(), "path": uri.path(), "told": seen }),
+    )
 }

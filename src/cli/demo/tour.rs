@@ -16,7 +16,11 @@ pub(super) fn print(gateway: &Gateway, keys: &Keys) -> Result<(), Box<dyn std::e
 
     let ask = |token: &str| format!("curl -i http://{proxy}/hello -H 'Authorization: Bearer {token}'");
     let control = |method: &str, path: &str, body: &str| {
-        let body = if body.is_empty() { String::new() } else { format!(" -H 'Content-Type: application/json' -d '{body}'") };
+        let body = if body.is_empty() {
+            String::new()
+        } else {
+            format!(" -H 'Content-Type: application/json' -d '{body}'")
+        };
         format!("curl -i -X {method} http://{admin}{path} -H 'Authorization: Bearer {control}'{body}")
     };
     let revoke = format!(r#"{{"token":"{bob}"}}"#);
@@ -35,10 +39,16 @@ pub(super) fn print(gateway: &Gateway, keys: &Keys) -> Result<(), Box<dyn std::e
         ("Bob passes", ask(&bob)),
         ("Revoke this one token of his", control("POST", "/v1/tokens/revoke", &revoke)),
         ("It is refused: 401 token_revoked", ask(&bob)),
-        ("How the gateway is", format!("curl -s http://{admin}/readyz; curl -s http://{admin}/metrics | grep verdicts")),
+        (
+            "How the gateway is",
+            format!("curl -s http://{admin}/readyz; curl -s http://{admin}/metrics | grep verdicts"),
+        ),
     ];
     let mut out = std::io::stdout().lock();
-    writeln!(out, "Portcullis is up: proxy http://{proxy}, control http://{admin}. Paste into another terminal:\n")?;
+    writeln!(
+        out,
+        "Portcullis is up: proxy http://{proxy}, control http://{admin}. Paste into another terminal:\n"
+    )?;
     for (number, (what, line)) in (1..).zip(steps) {
         writeln!(out, "# {number}. {what}\n{line}\n")?;
     }

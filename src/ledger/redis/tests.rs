@@ -16,17 +16,18 @@ pub(in crate::ledger) struct Server {
 impl Server {
     pub(in crate::ledger) async fn start() -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let child = Self::spawn(&directory.path().join("redis.sock"));
+        let child = Self::spawn(&directory.path().join("redis.sock"), &[]);
         let server = Self { directory, child };
         server.answers().await;
         server
     }
 
-    fn spawn(socket: &std::path::Path) -> Child {
+    fn spawn(socket: &std::path::Path, more: &[&str]) -> Child {
         Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"])
             .arg("--unixsocket")
             .arg(socket)
+            .args(more)
             .current_dir(socket.parent().expect("a directory"))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -71,8 +72,19 @@ impl Server {
     }
 
     pub(in crate::ledger) async fn restart(&mut self) {
-        self.child = Self::spawn(&self.socket());
+        self.child = Self::spawn(&self.socket(), &[]);
         self.answers().await;
+    }
+
+    /// Comes back with what it had saved, so slowly that it can be met while it loads.
+    pub(in crate::ledger) async fn restart_loading(&mut self) {
+        self.cli(&["DEBUG", "POPULATE", "3000", "filler", "100"]).await;
+        self.cli(&["SAVE"]).await;
+        self.kill();
+        let slowly = ["--key-load-delay", "500", "--loading-process-events-interval-bytes", "1024"];
+        self.child = Self::spawn(&self.socket(), &slowly);
+        eventually("Redis listens", async || tokio::net::UnixStream::connect(self.socket()).await.is_ok())
+            .await;
     }
 }
 
@@ -94,7 +106,7 @@ pub(in crate::ledger) async fn eventually(what: &str, mut is_so: impl AsyncFnMut
 
 async fn store(server: &Server) -> Arc<RedisStore> {
     let up = IntGauge::new("up", "up").expect("a gauge");
-    let breaker = Breaker::new("redis", Duration::from_millis(500), up);
+    let breaker = Breaker::new("redis", Duration::from_millis(500), up, Arc::default());
     RedisStore::open(&server.settings(), breaker).await.expect("a store")
 }
 
@@ -198,7 +210,7 @@ async fn a_version_key_lies_in_the_slot_of_its_key() {
 #[tokio::test]
 async fn a_url_with_a_password_is_not_repeated_in_the_error() {
     let up = IntGauge::new("up", "up").expect("a gauge");
-    let breaker = Breaker::new("redis", Duration::from_millis(50), up);
+    let breaker = Breaker::new("redis", Duration::from_millis(50), up, Arc::default());
     let settings = RedisSettings { url: "postgres://u:hunter2@h".into(), timeout: Duration::from_millis(50) };
     let Err(error) = RedisStore::open(&settings, breaker).await else { panic!("not a Redis URL") };
     assert!(!format!("{error} {error:?}").contains("hunter2"));
