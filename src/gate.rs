@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::claims::{Claims, User};
 use crate::identity::Identity;
-use crate::ledger::{Ledger, Lookup};
+use crate::ledger::{Ledger, Lookup, Unaskable};
 use crate::route::{Access, Anonymous, OnOutage, Policy, Route, RouteTable};
 use crate::target::Target;
 use crate::time::Timestamp;
@@ -99,9 +99,10 @@ impl Gate {
             }
         }
         let (claims, seal) = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;
-        let claim = |name: &str| DenyReason::Unverified(Unverified::Claim(name.into()));
-        let questions = self.ledger.questions(&claims, token).map_err(|missing| claim(&missing.0))?;
-        let stamps = self.identity.stamps(&claims, token).map_err(|header| claim(header.as_str()))?;
+        let questions = self.ledger.questions(&claims, token);
+        let questions =
+            questions.map_err(|Unaskable(claim)| DenyReason::Unverified(Unverified::Claim(claim)))?;
+        let stamps = self.identity.stamps(&claims, token);
         let credential = Credential { claims, seal, fingerprint: Fingerprint::of(token), questions, stamps };
         Ok(self.tokens.insert(token, credential))
     }

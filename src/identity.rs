@@ -1,9 +1,10 @@
 //! What upstreams are told about who is calling, and what clients may not tell them.
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::claims::Claims;
-use crate::template::{RenderError, Template};
+use crate::template::Template;
 use crate::token::Token;
 
 /// `[identity]`, resolved.
@@ -15,16 +16,9 @@ pub struct IdentitySettings {
     pub forward_token: bool,
 }
 
-/// The identity headers of one credential, rendered.
+/// The identity headers of one credential, rendered: a value for each configured header whose claim the token has.
 #[derive(Debug, Default)]
-pub struct Stamps(Box<[(HeaderName, HeaderValue)]>);
-
-impl Stamps {
-    /// The headers to set.
-    pub fn iter(&self) -> impl Iterator<Item = &(HeaderName, HeaderValue)> {
-        self.0.iter()
-    }
-}
+pub struct Stamps(Box<[Option<HeaderValue>]>);
 
 /// Renders stamps, and knows which header names are not a client's to send.
 #[derive(Debug)]
@@ -45,24 +39,31 @@ impl Identity {
         self.settings.forward_token
     }
 
-    /// Renders the headers of a credential. A header whose claim is missing is left out; one whose value cannot stand
-    /// in a header is an error that names the header.
-    pub fn stamps(&self, claims: &Claims, token: &Token<'_>) -> Result<Stamps, HeaderName> {
-        let mut stamps = Vec::with_capacity(self.settings.headers.len());
-        for (name, template) in &self.settings.headers {
-            let text = match template.render_header(claims, token) {
-                Ok(text) => text,
-                Err(RenderError::Missing(_)) => continue,
-                Err(RenderError::Unsafe(_)) => return Err(name.clone()),
-            };
-            {
-                // UTF-8 is passed as it is (RFC 9110 section 5.5, `obs-text`); line ends are what must not pass.
-                let mut value = HeaderValue::from_bytes(text.as_bytes()).map_err(|_| name.clone())?;
-                value.set_sensitive(true);
-                stamps.push((name.clone(), value));
-            }
-        }
-        Ok(Stamps(stamps.into_boxed_slice()))
+    /// Renders the headers of a credential. A header whose claim is missing, or whose value cannot stand in a header
+    /// unambiguously (a role with a comma in it), is left out: less is told, never something else.
+    pub fn stamps(&self, claims: &Claims, token: &Token<'_>) -> Stamps {
+        // One allocation for all values: it is cold memory when the token comes again.
+        let mut text = String::new();
+        let rendered = |(_, template): &(HeaderName, Template)| {
+            let value = template.render_header(claims, token).ok()?;
+            let begin = text.len();
+            text.push_str(&value);
+            Some(begin..text.len())
+        };
+        let ranges: Vec<_> = self.settings.headers.iter().map(rendered).collect();
+        let all = Bytes::from(text);
+        // UTF-8 is passed as it is (RFC 9110 section 5.5, `obs-text`); line ends are what must not pass.
+        let value = |range: Option<_>| HeaderValue::from_maybe_shared(all.slice(range?)).ok();
+        Stamps(ranges.into_iter().map(value).collect())
+    }
+
+    /// The headers to set for a credential.
+    pub fn headers<'a>(
+        &'a self,
+        stamps: &'a Stamps,
+    ) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
+        let names = self.settings.headers.iter().map(|(name, _)| name);
+        names.zip(&stamps.0).filter_map(|(name, value)| Some((name, value.as_ref()?)))
     }
 
     /// The names in `headers` that a client may not send on. `trusted` says that the peer is a trusted proxy, which may

@@ -1,6 +1,5 @@
 //! What one request carries through Pingora's phases.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +9,6 @@ use pingora::proxy::Session;
 
 use super::Snapshot;
 use crate::report::Finished;
-use crate::time::Timestamp;
 use crate::verdict::{Grant, Verdict};
 
 /// Pingora's `CTX`. The verdict is its one `Option`: Pingora makes it before it has a request.
@@ -73,7 +71,6 @@ impl Exchange {
         self.told = true;
         let Some(verdict) = &self.verdict else { return };
         self.snapshot.report.finished(&Finished {
-            at: Timestamp::now(),
             method,
             path,
             status: self.status,
@@ -104,28 +101,18 @@ pub(super) struct RequestId([u8; 32]);
 
 impl RequestId {
     fn random() -> Self {
-        let mut text = Hex { bytes: [0; 32], length: 0 };
-        // Exactly 32 digits: it always fits.
-        let _ = write!(text, "{:032x}", rand::random::<u128>());
-        Self(text.bytes)
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+        let digit = |nibble: u8| DIGITS.get(usize::from(nibble & 0xf)).copied().unwrap_or(b'0');
+        let mut text = [b'0'; 32];
+        // `format!` would take longer than all the rest of the exchange.
+        for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<[u8; 16]>()) {
+            pair.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
+        }
+        Self(text)
     }
 
     pub(super) fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).unwrap_or_default()
-    }
-}
-
-struct Hex {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl std::fmt::Write for Hex {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 

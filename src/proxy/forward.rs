@@ -27,30 +27,34 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
         gate.places.iter().try_for_each(|place| take_out(request, place))?;
     }
     provenance(request, exchange)?;
-    let credential = exchange.grant().and_then(|grant| grant.credential.as_ref());
-    for (name, value) in credential.iter().flat_map(|credential| credential.stamps.iter()) {
-        request.insert_header(name.clone(), value.clone())?;
+    if let Some(credential) = exchange.grant().and_then(|grant| grant.credential.as_ref()) {
+        for (name, value) in gate.identity.headers(&credential.stamps) {
+            request.insert_header(name, value)?;
+        }
     }
     Ok(())
 }
 
 /// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.
 fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
+    let said =
+        |request: &RequestHeader, name: &HeaderName| exchange.trusted && request.headers.contains_key(name);
     let client = exchange.client.to_string();
-    let path = match request.headers.get(&X_FORWARDED_FOR).and_then(|before| before.to_str().ok()) {
+    let before = request.headers.get(&X_FORWARDED_FOR).filter(|_| exchange.trusted);
+    let path = match before.and_then(|before| before.to_str().ok()) {
         Some(before) => format!("{before}, {client}"),
         None => client,
     };
     request.insert_header(X_FORWARDED_FOR, path)?;
-    if !request.headers.contains_key(&X_FORWARDED_PROTO) {
+    if !said(request, &X_FORWARDED_PROTO) {
         request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
     }
-    if !request.headers.contains_key(&X_FORWARDED_HOST)
+    if !said(request, &X_FORWARDED_HOST)
         && let Some(host) = request.headers.get(header::HOST).cloned()
     {
         request.insert_header(X_FORWARDED_HOST, host)?;
     }
-    if !request.headers.contains_key(&X_REQUEST_ID) {
+    if !said(request, &X_REQUEST_ID) {
         request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
     }
     Ok(())

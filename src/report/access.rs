@@ -74,7 +74,7 @@ impl Line {
             }
         };
         Self {
-            at: finished.at,
+            at: Timestamp::now(),
             method: finished.method.clone(),
             path_and_id: [path, request_id].concat().into(),
             path_length: path.len(),

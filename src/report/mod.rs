@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use http::Method;
 
-use crate::time::Timestamp;
 use crate::verdict::{Assurance, Verdict};
 
 pub use access::AccessWriter;
@@ -27,8 +26,6 @@ use settings::AccessLog;
 
 /// A request that has ended, whichever way. Route, user and fingerprint are the verdict's.
 pub struct Finished<'a> {
-    /// When it ended.
-    pub at: Timestamp,
     pub method: &'a Method,
     /// As routed, or as received where it could not be; a query is cut off here again, lest it hold a token.
     pub path: &'a str,

@@ -31,7 +31,6 @@ fn denied(reason: DenyReason) -> Verdict {
 
 fn finished<'a>(path: &'a str, verdict: &'a Verdict) -> Finished<'a> {
     Finished {
-        at: Timestamp::from_millis(1_700_000_000_123),
         method: &Method::GET,
         path,
         status: 401,
@@ -66,7 +65,7 @@ fn all(receiver: &Receiver<Vec<u8>>) -> String {
 fn a_line_says_what_happened_in_json() {
     let line = written(Format::Json, "/api", DenyReason::TokenMissing);
     let line: serde_json::Value = serde_json::from_str(&line).expect("one JSON object");
-    assert_eq!(line["timestamp"], "2023-11-14T22:13:20.123Z");
+    assert!(line["timestamp"].as_str().and_then(Timestamp::parse_rfc3339).is_some());
     assert_eq!((&line["path"], &line["status"]), (&"/api".into(), &401.into()));
     assert_eq!((&line["verdict"], &line["reason"]), (&"deny".into(), &"token_missing".into()));
     assert_eq!((&line["total_ms"], &line["judgment_us"]), (&1.5.into(), &12.0.into()));
