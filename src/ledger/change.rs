@@ -15,17 +15,51 @@ pub enum Status {
     SecurityAction,
 }
 
+impl Status {
+    /// As it is written everywhere.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Banned => "banned",
+            Self::Deactivated => "deactivated",
+            Self::Deleted => "deleted",
+            Self::SecurityAction => "security_action",
+        }
+    }
+
+    /// The status of that word.
+    pub fn of(word: &str) -> Option<Self> {
+        let all = [Self::Active, Self::Banned, Self::Deactivated, Self::Deleted, Self::SecurityAction];
+        all.into_iter().find(|status| status.word() == word)
+    }
+}
+
 /// One change to the ledger.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
-    Status { user: User, status: Status, reason: Option<String>, until: Option<Timestamp> },
+    Status {
+        user: User,
+        status: Status,
+        reason: Option<String>,
+        until: Option<Timestamp>,
+    },
     /// Log out everywhere: tokens issued up to now are void, new logins work.
-    Logout { user: User },
+    Logout {
+        user: User,
+    },
     /// One token, given whole.
-    Token { compact: Box<str>, claims: Option<TokenFacts> },
+    Token {
+        compact: Box<str>,
+        claims: Option<TokenFacts>,
+    },
     /// One token, known by its id only.
-    TokenId { token_id: Box<str>, expires_at: Option<Timestamp> },
-    Session { session: Box<str> },
+    TokenId {
+        token_id: Box<str>,
+        expires_at: Option<Timestamp>,
+    },
+    Session {
+        session: Box<str>,
+    },
 }
 
 /// What is known of a token that is being revoked (read from it; it need not verify any more).

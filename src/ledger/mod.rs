@@ -1,9 +1,18 @@
 //! All rules and the stores behind them. Asks; never denies, never speaks HTTP.
 
 pub mod change;
+pub mod migrate;
+pub mod outbox;
 pub mod preset;
+pub mod records;
+pub mod redis;
 pub mod rule;
+pub mod schema;
 pub mod settings;
+pub mod sql;
+pub mod store;
+pub mod upkeep;
+pub mod write;
 
 use std::sync::Arc;
 
@@ -15,7 +24,7 @@ use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, Status, UserRecord};
 pub use rule::{Guards, Rule};
-pub use settings::{LedgerSettings, RedisSettings, DatabaseSettings};
+pub use settings::{DatabaseSettings, LedgerSettings, RedisSettings};
 
 /// Three answers, not two: *could not ask* is neither yes nor no.
 #[derive(Clone, Debug, PartialEq)]

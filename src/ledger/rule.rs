@@ -57,11 +57,27 @@ pub enum Condition {
     Exists,
     Missing,
     Equals(Vec<serde_json::Value>),
-    Json { pointer: Box<str>, equals: Vec<serde_json::Value> },
-    Field { field: Box<str>, equals: Vec<serde_json::Value> },
+    Json {
+        pointer: Box<str>,
+        equals: Vec<serde_json::Value>,
+    },
+    Field {
+        field: Box<str>,
+        equals: Vec<serde_json::Value>,
+    },
     Contains(Template),
     Lacks(Template),
     /// `iat` is compared with the instant found at this JSON pointer (empty: the whole value): unix seconds,
     /// milliseconds or RFC 3339.
-    IssuedBefore { pointer: Box<str> },
+    IssuedBefore {
+        pointer: Box<str>,
+    },
+    /// The JSON of `pc:user:…`, or a row with the columns `status`, `reason`, `until_at`, `not_before` (unix milliseconds).
+    NativeUser,
+    /// Presence denies, the value being the status if it is one; in SQL the named columns of a row.
+    UserStatus {
+        status: Box<str>,
+        status_updated_at: Box<str>,
+        last_security_action: Box<str>,
+    },
 }
