@@ -140,11 +140,17 @@ impl Column {
         }
     }
 
-    /// The `?` of a statement that writes this column. PostgreSQL is told the type: also an enum takes text then.
+    /// The `?` of a statement that writes this column. PostgreSQL is told what it gets and what it shall become: an enum
+    /// takes text then, and a NULL does not leave the type of the parameter to a guess that a cached statement keeps.
     pub fn slot(&self) -> String {
-        match (self.dialect, self.cast()) {
-            (Dialect::Postgres, Cast::Text) => format!("CAST(? AS {})", self.declared),
-            _ => "?".to_owned(),
+        let bound = match self.cast() {
+            Cast::Uuid => "uuid",
+            Cast::Int => "bigint",
+            Cast::Text => "text",
+        };
+        match self.dialect {
+            Dialect::Postgres => format!("CAST(CAST(? AS {bound}) AS {})", self.declared),
+            Dialect::Sqlite | Dialect::MySql => "?".to_owned(),
         }
     }
 

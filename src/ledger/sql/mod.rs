@@ -334,4 +334,6 @@ fn failure(error: &sqlx::Error) -> StoreError {
 }
 
 #[cfg(test)]
+pub(super) mod testing;
+#[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! PostgreSQL: strictly typed both ways. Instants arrive as microseconds since 2000.
 
 use serde_json::Value as Json;
-use sqlx::postgres::{PgArguments, PgQueryResult, PgRow, PgTypeInfo, PgTypeKind};
+use sqlx::encode::IsNull;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgQueryResult, PgRow, PgTypeInfo, PgTypeKind};
 use sqlx::{Arguments, Postgres, Row, TypeInfo, ValueRef};
 
 use super::{Engine, Value};
@@ -13,7 +15,7 @@ const EPOCH: i64 = 946_684_800;
 impl Engine for Postgres {
     fn bind(arguments: &mut PgArguments, value: &Value) -> Result<(), sqlx::error::BoxDynError> {
         match value {
-            Value::Null => arguments.add(None::<String>),
+            Value::Null => arguments.add(Untyped),
             Value::Int(value) => arguments.add(*value),
             Value::Text(value) => arguments.add(value.to_string()),
             Value::Uuid(value) => arguments.add(*value),
@@ -56,6 +58,21 @@ impl Engine for Postgres {
 
     fn changed(result: &PgQueryResult) -> u64 {
         result.rows_affected()
+    }
+}
+
+/// NULL of whatever type the statement expects: a typed one would be refused by a column of another type.
+struct Untyped;
+
+impl sqlx::Type<Postgres> for Untyped {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl sqlx::Encode<'_, Postgres> for Untyped {
+    fn encode_by_ref(&self, _: &mut PgArgumentBuffer) -> Result<IsNull, sqlx::error::BoxDynError> {
+        Ok(IsNull::Yes)
     }
 }
 
