@@ -16,10 +16,6 @@ use crate::time::Timestamp;
 
 /// Rows delivered in one go.
 const BATCH: usize = 500;
-/// A row younger than this is most likely on its way already, told by the gateway that wrote it: it is no cause for
-/// alarm, nor for telling it twice.
-const GRACE: Duration = Duration::from_millis(500);
-
 /// Delivers, and knows whether anything waits. Cheap to clone.
 #[derive(Clone)]
 pub struct Outbox {
@@ -47,32 +43,39 @@ impl Outbox {
     }
 
     /// Looks once, and delivers what waits, oldest first. To be called every second or so, by every gateway; that two
-    /// deliver the same row does no harm. Returns how many still wait.
+    /// deliver the same row does no harm, and a row that is on its way already is simply told twice. Returns how many
+    /// were delivered. Redis is trusted after a look that left nothing, and not after one that failed.
     pub async fn deliver(&self, redis: &RedisStore, now: Timestamp) -> Result<usize, StoreError> {
-        let mut waiting = self.waiting(now).await?;
-        while !waiting.is_empty() {
-            self.distrust();
+        let delivered = self.deliver_all(redis, now).await;
+        self.trusted.store(delivered.is_ok(), Ordering::Release);
+        delivered
+    }
+
+    async fn deliver_all(&self, redis: &RedisStore, now: Timestamp) -> Result<usize, StoreError> {
+        let mut told = 0;
+        loop {
+            let waiting = self.waiting().await?;
+            if waiting.is_empty() {
+                return Ok(told);
+            }
+            // Rows were stamped by the database's clock: only by that clock is it known how long they waited.
+            let now = self.sql.clock(now).await?;
             for parcel in &waiting {
                 redis.write(&parcel.writes_left(now), parcel.version, parcel.restrictive).await?;
                 delivered(&self.sql, parcel.version).await?;
+                told += 1;
             }
-            waiting = self.waiting(now).await?;
         }
-        self.trusted.store(true, Ordering::Release);
-        Ok(waiting.len())
     }
 
-    /// What waits, for longer than the way takes.
-    async fn waiting(&self, now: Timestamp) -> Result<Vec<Parcel>, StoreError> {
-        // Not knowing is not trusting, unless this is the first failure of a database that Redis stands in for.
+    /// What waits, oldest first.
+    pub async fn waiting(&self) -> Result<Vec<Parcel>, StoreError> {
         let count = self.sql.rows("SELECT COUNT(*) AS pending FROM portcullis_outbox", &[]).await?;
         self.pending.set(count.first().and_then(|row| number(row, 0)).unwrap_or(0));
         let sql = format!(
-            "SELECT version, writes, restrictive, created_at FROM portcullis_outbox WHERE created_at <= ? \
-             ORDER BY version LIMIT {BATCH}"
+            "SELECT version, writes, restrictive, created_at FROM portcullis_outbox ORDER BY version LIMIT {BATCH}"
         );
-        let before = now.millis().saturating_sub(i64::try_from(GRACE.as_millis()).unwrap_or(0));
-        let rows = self.sql.rows(&sql, &[before.into()]).await?;
+        let rows = self.sql.rows(&sql, &[]).await?;
         rows.iter().map(|row| Parcel::read(row).ok_or_else(unreadable)).collect()
     }
 }

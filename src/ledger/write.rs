@@ -1,5 +1,9 @@
 //! How a change is made: the database first, in one transaction with what Redis is to be told; then Redis.
 
+use std::time::Duration;
+
+use tokio::time::timeout;
+
 use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
 use super::outbox;
 use super::preset::token_blacklist::Blacklisted;
@@ -17,6 +21,9 @@ const LONGEST_ID: usize = 1024;
 const LONGEST_REALM: usize = 255;
 /// A transaction that lost against another one is made again.
 const ATTEMPTS: usize = 3;
+
+/// Longest wait for the database to make a change.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where changes are written.
 pub struct Writer {
@@ -73,7 +80,9 @@ impl Writer {
         self.check(change)?;
         let mut attempt = 1;
         loop {
-            match self.attempt(change, now).await {
+            // Cut off here, the transaction has either happened as a whole, outbox row and all, or not at all.
+            let made = timeout(PATIENCE, self.attempt(change, now)).await;
+            match made.unwrap_or_else(|_| Err(unavailable(StoreError::Timeout))) {
                 Err(ChangeError::Unavailable(error)) if attempt < ATTEMPTS && is_conflict(&*error) => {
                     attempt += 1
                 }

@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout};
 
 use super::settings::DatabaseSettings;
 use super::store::StoreError;
+use crate::time::Timestamp;
 
 pub use statement::{Cast, Statement};
 pub use transaction::Transaction;
@@ -196,6 +197,15 @@ impl SqlStore {
         timeout(self.timeout.max(WRITE_TIMEOUT), ask).await.map_err(|_| StoreError::Timeout)?
     }
 
+    /// As [`Transaction::clock`].
+    pub async fn clock(&self, now: Timestamp) -> Result<Timestamp, StoreError> {
+        let Some(sql) = self.dialect().clock() else { return Ok(now) };
+        let rows = self.rows(sql, &[]).await?;
+        let cell = rows.first().and_then(|row| row.first()).and_then(|(_, value)| value.as_i64());
+        cell.map(Timestamp::from_millis)
+            .ok_or_else(|| StoreError::Malformed("the clock says nothing".to_owned()))
+    }
+
     /// Begins a transaction that means to write: SQLite takes its lock at once, because one that reads first and
     /// writes later fails when another has written between.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
@@ -225,6 +235,17 @@ impl SqlStore {
 }
 
 impl Dialect {
+    /// Asks the database server what time it is, in unix milliseconds. SQLite has no clock of its own.
+    pub(super) const fn clock(self) -> Option<&'static str> {
+        match self {
+            Self::Sqlite => None,
+            Self::Postgres => {
+                Some("SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)")
+            }
+            Self::MySql => Some("SELECT CAST(FLOOR(UNIX_TIMESTAMP(SYSDATE(3)) * 1000) AS SIGNED)"),
+        }
+    }
+
     /// This crate's own statements are written with `?`; PostgreSQL counts its placeholders.
     pub(super) fn numbered(self, sql: &str) -> String {
         if self != Self::Postgres {

@@ -43,12 +43,10 @@ impl Transaction {
 
     /// The one clock all gateways share: the database server's. SQLite has none of its own: `now` stands.
     pub async fn clock(&mut self, now: Timestamp) -> Result<Timestamp, StoreError> {
-        let sql = match self.dialect() {
-            Dialect::Sqlite => return Ok(now),
-            Dialect::Postgres => "SELECT CAST(floor(extract(epoch FROM clock_timestamp()) * 1000) AS bigint)",
-            Dialect::MySql => "SELECT CAST(FLOOR(UNIX_TIMESTAMP(SYSDATE(3)) * 1000) AS SIGNED)",
-        };
-        self.number(sql, &[]).await.map(Timestamp::from_millis)
+        match self.dialect().clock() {
+            None => Ok(now),
+            Some(sql) => self.number(sql, &[]).await.map(Timestamp::from_millis),
+        }
     }
 
     /// Makes it true.

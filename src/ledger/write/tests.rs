@@ -262,7 +262,16 @@ async fn redis_is_not_trusted_while_it_has_not_been_told() {
     let outbox = Outbox::new(server.sql.clone(), &prometheus::Registry::new()).expect("registered");
     assert!(!outbox.trusted());
     let made = writer.commit(&status("7", Status::Banned), NOW).await.expect("banned");
-    assert_eq!(writer.stats().await.expect("counted").outbox_pending, 1);
+    let waiting = outbox.waiting().await.expect("read");
+    let parcel = waiting.first().expect("one");
+    assert_eq!((parcel.version, parcel.restrictive, &parcel.writes), (made.version, true, &made.writes));
+    // A minute later the minute's record is over, and the rest has a minute less.
+    let left = parcel.writes_left(NOW.plus(Duration::from_secs(60)));
+    assert_eq!(left.len(), parcel.writes.len() - 1);
+    assert!(
+        left.iter()
+            .all(|write| matches!(write, RedisWrite::Set { ttl: Some(ttl), .. } if ttl.as_secs() == 604_740))
+    );
     outbox::delivered(&server.sql, made.version).await.expect("deleted");
     assert_eq!(writer.stats().await.expect("counted").outbox_pending, 0);
 }
