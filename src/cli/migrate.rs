@@ -20,7 +20,7 @@ pub(super) fn run(args: &MigrateArgs) -> ExitCode {
 
 fn migrate(args: &MigrateArgs) -> Result<String, Failure> {
     let (config, _) = Config::load(&args.config.config).map_err(Failure::trouble)?;
-    let migrated = admin::runtime()?.block_on(crate::ledger::migrate(&config.ledger.database));
+    let migrated = admin::runtime()?.block_on(crate::ledger::migrate(&config.ledger));
     migrated.map_err(|error| {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
         Failure::Trouble(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))

@@ -43,6 +43,7 @@ impl Written {
             database: database?,
             token_lifetime: longest(|issuer| issuer.token_lifetime, 900 * SECOND),
             refresh_lifetime: longest(|issuer| issuer.refresh_lifetime, 7 * super::kinds::DAY),
+            leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
         })
     }

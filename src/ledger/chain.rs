@@ -10,8 +10,8 @@ use super::condition::{Finding, Moment};
 use super::memory::{Kept, Memory, Recall};
 use super::metrics::StoreMetrics;
 use super::questions::{Asked, Bound, Compiled, Questions};
-use super::rule::IfAbsent;
-use super::sql::{SqlStore, Statement};
+use super::rule::{Condition, IfAbsent};
+use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
 use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
 use crate::claims::Claims;
@@ -204,6 +204,15 @@ impl Ledger {
     }
 }
 
+/// The user's row in the form of the user's key.
+fn native_user(row: &Row) -> String {
+    let member = |(column, value): &(String, serde_json::Value)| {
+        let name = if column == "until_at" { "until" } else { column };
+        (name.to_owned(), value.clone())
+    };
+    serde_json::Value::Object(row.iter().map(member).collect()).to_string()
+}
+
 fn of_redis(
     asked: &Asked,
     reply: Result<Option<&::redis::Value>, &StoreError>,
@@ -233,6 +242,7 @@ pub(super) fn text_for_redis(rule: &Compiled, kept: &Kept) -> Option<String> {
     let (redis, sql) = (rule.rule.redis.as_ref()?, rule.rule.sql.as_ref()?);
     let Ok(Some(row)) = kept else { return None };
     let text = match row.first() {
+        _ if redis.deny_if == Condition::NativeUser => native_user(row),
         Some((_, value @ (Bool(_) | Number(_)))) => value.to_string(),
         Some((_, String(text))) => text.clone(),
         _ => return None,

@@ -15,6 +15,25 @@ pub enum Status {
     SecurityAction,
 }
 
+impl Status {
+    /// As it is written everywhere.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Banned => "banned",
+            Self::Deactivated => "deactivated",
+            Self::Deleted => "deleted",
+            Self::SecurityAction => "security_action",
+        }
+    }
+
+    /// The status of that word.
+    pub fn of(word: &str) -> Option<Self> {
+        let all = [Self::Active, Self::Banned, Self::Deactivated, Self::Deleted, Self::SecurityAction];
+        all.into_iter().find(|status| status.word() == word)
+    }
+}
+
 /// One change to the ledger.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {

@@ -6,10 +6,18 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::text_for_redis;
+use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
-use super::{Ledger, Mode};
+use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
+use crate::time::Timestamp;
+
+/// How often the outbox is looked at and ended bans are lifted; and after how many such looks keys are renewed and
+/// what is over is removed.
+const TEND: Duration = Duration::from_secs(1);
+const RENEW: u64 = 60;
+const PRUNE: u64 = 3600;
 
 impl Ledger {
     /// Starts the background tasks on the current runtime. They outlive requests and end with `shutdown`.
@@ -17,9 +25,61 @@ impl Ledger {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
-        let ledger = Arc::clone(self);
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move { shutdown.run_until_cancelled(ledger.probe_forever()).await });
+        let (probing, tending) = (Arc::clone(self), Arc::clone(self));
+        let (first, second) = (shutdown.clone(), shutdown.clone());
+        tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
+        tokio::spawn(async move { second.run_until_cancelled(tending.tend_forever()).await });
+    }
+
+    /// What must happen although nobody asks.
+    async fn tend_forever(&self) {
+        let mut ticks = tokio::time::interval(TEND);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 0_u64.. {
+            ticks.tick().await;
+            let now = Timestamp::now();
+            self.deliver_outbox().await;
+            // While the database is left alone there is nothing to tend.
+            if self.database.breaker.is_open() {
+                continue;
+            }
+            if let Err(error) = upkeep::lift(&self.writer, self.redis.as_deref(), now).await {
+                tracing::warn!(%error, "Bans whose time has come not lifted yet");
+            }
+            if tick % RENEW == 0
+                && let Some(redis) = &self.redis
+                && let Err(error) = upkeep::renew(&self.writer, redis, now).await
+            {
+                tracing::warn!(%error, "Keys of banned users not renewed yet");
+            }
+            if tick % PRUNE == PRUNE - 1 {
+                match self.prune(now).await {
+                    Ok(pruned) => tracing::info!(?pruned, "Pruned"),
+                    Err(error) => tracing::warn!(%error, "Not pruned"),
+                }
+            }
+        }
+    }
+
+    /// Tells Redis what it has yet to be told, and whether to believe it.
+    pub(super) async fn deliver_outbox(&self) {
+        let Some(redis) = &self.redis else { return };
+        if self.database.breaker.is_open() {
+            return;
+        }
+        match self.outbox.deliver(redis).await {
+            Ok(delivered) => {
+                if delivered > 0 {
+                    tracing::info!(delivered, "Redis has been told what it missed");
+                }
+                self.trust_redis(true);
+            }
+            Err(Undelivered::ByRedis(error)) => {
+                tracing::debug!(%error, "Outbox not delivered");
+                self.trust_redis(false);
+            }
+            Err(Undelivered::ByDatabase(error)) => tracing::debug!(%error, "Outbox not looked at"),
+        }
     }
 
     async fn probe_forever(&self) {

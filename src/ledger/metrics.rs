@@ -11,6 +11,7 @@ pub struct LedgerMetrics {
     pub(super) database: StoreMetrics,
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
+    pub(super) outbox_pending: IntGauge,
     modes: [(Mode, IntGauge, IntCounter); 3],
 }
 
@@ -48,6 +49,11 @@ impl LedgerMetrics {
             Opts::new("portcullis_mode_transitions_total", "Times the ledger went over into a mode."),
             &["mode"],
         )?;
+        let outbox_pending = IntGauge::new(
+            "portcullis_outbox_pending",
+            "Changes that the database holds and Redis has yet to be told. While it is not 0 the database is asked.",
+        )?;
+        registry.register(Box::new(outbox_pending.clone()))?;
         registry.register(Box::new(lookups.clone()))?;
         registry.register(Box::new(up.clone()))?;
         registry.register(Box::new(mode.clone()))?;
@@ -67,6 +73,7 @@ impl LedgerMetrics {
             database: store("database"),
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
+            outbox_pending,
             modes: [of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],
         })
     }

@@ -11,13 +11,20 @@ pub mod settings;
 mod breaker;
 mod chain;
 mod condition;
+mod foundation;
 mod keeper;
 mod memory;
 mod metrics;
+mod migrate;
+mod outbox;
 mod questions;
+mod records;
 pub mod redis;
+mod schema;
 pub mod sql;
 pub mod store;
+mod upkeep;
+mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -28,17 +35,21 @@ use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
 use chain::Database;
+use foundation::Foundation;
 use memory::Memory;
+use outbox::Outbox;
 use questions::Rules;
 use sql::SqlStore;
+use write::Writer;
 
-use crate::claims::Claims;
+use crate::claims::{Claims, User};
 use crate::time::Timestamp;
 use crate::token::Token;
 
-pub use change::{Applied, Change, ChangeError, Status, UserRecord};
+pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
 pub use metrics::LedgerMetrics;
 pub use questions::Questions;
+pub use records::{Pruned, Stats};
 pub use redis::{RedisStore, RedisWrite};
 pub use rule::{Guards, Rule};
 pub use settings::{DatabaseSettings, LedgerSettings, RedisSettings};
@@ -138,6 +149,10 @@ pub enum OpenError {
     Redis(#[source] StoreError),
     #[error("the database")]
     Database(#[source] StoreError),
+    #[error(
+        "the database lacks Portcullis's tables: run `portcullis migrate`, or set `migrate = true` in [database]"
+    )]
+    NotMigrated,
 }
 
 /// The ledger.
@@ -145,6 +160,10 @@ pub struct Ledger {
     rules: Rules,
     redis: Option<Arc<RedisStore>>,
     database: Arc<Database>,
+    writer: Writer,
+    outbox: Outbox,
+    /// Whether the database could not be looked at when the rules were made.
+    provisional: bool,
     /// False while Redis lacks a change that the database holds.
     redis_trusted: AtomicBool,
     /// How many answers of the database may be on their way to Redis.
@@ -166,7 +185,11 @@ impl Ledger {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
-        let rules = Rules::compile(all_rules(settings), sql.dialect(), settings.redis.is_some())?;
+        let Foundation { context, provisional } = foundation::lay(&sql, settings).await?;
+        let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
+        // The presets' rules first: of several rules that deny, the first one's reason is told.
+        let rules = presets.chain(settings.rules.iter().cloned()).collect();
+        let rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -177,11 +200,21 @@ impl Ledger {
         };
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
+        let writer = Writer {
+            sql: sql.clone(),
+            presets: settings.presets.clone(),
+            context,
+            redis: settings.redis.is_some(),
+        };
+        let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,
             redis,
             database,
+            writer,
+            outbox,
+            provisional,
             redis_trusted: AtomicBool::new(true),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             database_latency_micros: AtomicU64::new(0),
@@ -190,6 +223,7 @@ impl Ledger {
             metrics,
         });
         ledger.probe_database().await;
+        ledger.deliver_outbox().await;
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
@@ -252,33 +286,40 @@ impl Ledger {
 
     /// Writes a change: the database first, then Redis, then the answer.
     pub async fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, ChangeError> {
-        todo!()
+        let applied = self.writer.apply(self.redis.as_deref(), change, now).await;
+        // Also after an error: a transaction whose end was not heard may have happened.
+        self.forget_answers();
+        if applied.as_ref().is_ok_and(|applied| applied.redis == RedisState::Pending) {
+            self.trust_redis(false);
+        }
+        applied
+    }
+
+    /// A user's standing.
+    pub async fn user(&self, user: &User) -> Result<UserRecord, StoreError> {
+        self.writer.record(user, Timestamp::now()).await
+    }
+
+    /// What the database holds, in numbers.
+    pub async fn stats(&self) -> Result<Stats, StoreError> {
+        self.writer.stats().await
+    }
+
+    /// Removes what nobody could present any more.
+    pub async fn prune(&self, now: Timestamp) -> Result<Pruned, StoreError> {
+        self.writer.prune(now).await
+    }
+
+    /// Whether the rules were made without having seen the database's tables: the ledger should be opened anew.
+    pub fn is_provisional(&self) -> bool {
+        self.provisional
     }
 }
 
-// TEMP
-#[derive(serde::Serialize, serde::Deserialize)]
-pub struct Stats {}
-#[derive(serde::Serialize, serde::Deserialize)]
-pub struct Pruned {}
-pub async fn migrate(_: &settings::DatabaseSettings) -> Result<(), StoreError> {
-    todo!()
-}
-impl Ledger {
-    pub async fn user(&self, _: &crate::claims::User) -> Result<UserRecord, StoreError> {
-        todo!()
-    }
-    pub async fn stats(&self) -> Result<Stats, StoreError> {
-        todo!()
-    }
-    pub async fn prune(&self, _: Timestamp) -> Result<Pruned, StoreError> {
-        todo!()
-    }
-}
-// END TEMP
-/// The presets' rules first: of several rules that deny, the first one's reason is told.
-fn all_rules(settings: &LedgerSettings) -> Vec<Rule> {
-    settings.rules.clone()
+/// Makes Portcullis's tables, and those of the presets that may be made. Returns the number of steps taken.
+pub async fn migrate(settings: &LedgerSettings) -> Result<usize, StoreError> {
+    let sql = SqlStore::open(&settings.database)?;
+    migrate::migrate(&sql, &settings.presets, Timestamp::now()).await
 }
 
 /// Answers of the database on their way to Redis at one time.

@@ -52,7 +52,7 @@ impl Compiled {
     /// Whether what the database says can be kept under the rule's key: where the whole value is the answer.
     pub fn writes_back(&self) -> bool {
         let whole = |condition: &Condition| match condition {
-            Condition::Equals(_) => true,
+            Condition::Equals(_) | Condition::NativeUser => true,
             Condition::IssuedBefore { pointer } => pointer.is_empty(),
             _ => false,
         };

@@ -14,6 +14,8 @@ pub struct LedgerSettings {
     /// Longest life of an access token and of a refresh token, over all issuers, leeway included.
     pub token_lifetime: Duration,
     pub refresh_lifetime: Duration,
+    /// How long past its `exp` some issuer's token is still accepted.
+    pub leeway: Duration,
     /// How many database answers are kept in memory.
     pub answers: usize,
 }

@@ -1,0 +1,72 @@
+//! What the ledger stands on: the tables it needs, and what the presets' tables look like.
+
+use std::time::Duration;
+
+use backon::{ConstantBuilder, Retryable as _};
+
+use super::preset::{Preset, PresetContext};
+use super::settings::LedgerSettings;
+use super::sql::{Dialect, SqlStore};
+use super::store::StoreError;
+use super::{OpenError, migrate};
+use crate::time::Timestamp;
+
+/// How long a database may take to come up beside the gateway, and how often it is tried.
+const PATIENCE: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// What is known of the database's tables.
+pub(super) struct Foundation {
+    pub context: PresetContext,
+    /// Whether it is only assumed that the tables look as documented, because the database did not answer.
+    pub provisional: bool,
+}
+
+/// Makes the tables where that is wanted, and looks at the others. A database that does not answer is waited for a
+/// while; then the rules are made as if its tables looked as documented, and `provisional` says so.
+pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Foundation, OpenError> {
+    // A file either opens or does not; a server may be starting.
+    let tries = if sql.dialect() == Dialect::Sqlite { 0 } else { PATIENCE.div_duration_f64(PAUSE) as usize };
+    let attempt = || look(sql, settings);
+    let looked = attempt.retry(ConstantBuilder::default().with_delay(PAUSE).with_max_times(tries)).await;
+    let context = match looked {
+        Ok(Looked::At(context)) => context,
+        Ok(Looked::NotMigrated) => return Err(OpenError::NotMigrated),
+        Err(error) if sql.dialect() == Dialect::Sqlite => return Err(OpenError::Database(error)),
+        Err(error) => {
+            tracing::warn!(%error, "The database does not answer; its tables are taken to look as documented");
+            let LedgerSettings { presets, token_lifetime, refresh_lifetime, leeway, .. } = settings;
+            let dialect = sql.dialect();
+            let context =
+                PresetContext::assumed(dialect, presets, *token_lifetime, *refresh_lifetime, *leeway);
+            return Ok(Foundation { context, provisional: true });
+        }
+    };
+    for preset in &settings.presets {
+        if let Preset::InvalidUsers(users) = preset
+            && users.stands_in(&context)
+        {
+            tracing::warn!(
+                table = users.table.as_str(),
+                "There is no such table; Portcullis's own stands in for it"
+            );
+        }
+    }
+    Ok(Foundation { context, provisional: false })
+}
+
+enum Looked {
+    At(PresetContext),
+    NotMigrated,
+}
+
+async fn look(sql: &SqlStore, settings: &LedgerSettings) -> Result<Looked, StoreError> {
+    let LedgerSettings { presets, token_lifetime, refresh_lifetime, leeway, database, .. } = settings;
+    if sql.dialect() == Dialect::Sqlite || database.migrate {
+        migrate::migrate(sql, presets, Timestamp::now()).await?;
+    } else if !presets.is_empty() && !migrate::is_migrated(sql).await? {
+        return Ok(Looked::NotMigrated);
+    }
+    let context = PresetContext::load(sql, presets, *token_lifetime, *refresh_lifetime, *leeway).await?;
+    Ok(Looked::At(context))
+}

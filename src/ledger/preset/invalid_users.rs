@@ -1,0 +1,221 @@
+//! `invalid-users`: Redis lists the users who are denied, as one key each or as one set; the table `users` has a status.
+//!
+//! Where the table does not exist, `portcullis_users` stands in for it.
+
+use std::time::Duration;
+
+use super::native::USER_QUERY;
+use super::{
+    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, PresetContext, RECORD_TTL, RedisQuestion,
+    Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, literal, recorded, template,
+};
+use crate::ledger::change::Status;
+use crate::ledger::redis::RedisWrite;
+use crate::ledger::schema::{Column, Table};
+use crate::ledger::sql::Value;
+use crate::time::Timestamp;
+
+impl InvalidUsers {
+    pub(super) fn rules(&self, context: &PresetContext) -> Vec<Rule> {
+        let query = self.query(context);
+        let (key, deny_if) = match &self.layout {
+            InvalidUsersLayout::Keys { prefix } => (
+                format!("{}{{sub}}", literal(prefix)),
+                Some(Condition::UserStatus {
+                    status: self.columns.status.as_str().into(),
+                    status_updated_at: self.columns.status_updated_at.as_str().into(),
+                    last_security_action: self.columns.last_security_action.as_str().into(),
+                }),
+            ),
+            InvalidUsersLayout::Set { key } | InvalidUsersLayout::SortedSet { key } => {
+                (literal(key), template("{sub}").map(Condition::Contains))
+            }
+        };
+        let listed = template(&key).zip(deny_if).map(|(key, deny_if)| Rule {
+            name: "invalid-users.user".into(),
+            guards: Guards::User,
+            redis: Some(RedisQuestion { key, deny_if, if_absent: IfAbsent::Allow }),
+            sql: Some(SqlQuestion { query: query.clone(), deny_if: Condition::NativeUser }),
+            reason: "user_banned".into(),
+            status: 403,
+            ttl: self.ttl(context),
+        });
+        // The realm is part of the key where it is part of the question.
+        let name = "invalid-users.record";
+        let key =
+            if self.users(context).is_some() { "pc:record:user:{sub}" } else { "pc:record:user:{user}" };
+        let record = recorded(name, Guards::User, key, query, Condition::NativeUser, "user_banned", 403);
+        [listed, record, self.known(context)].into_iter().flatten().collect()
+    }
+
+    /// Whether the user has a row at all.
+    fn known(&self, context: &PresetContext) -> Option<Rule> {
+        let table = self.users(context).filter(|_| self.unknown_user == UnknownUser::Deny)?;
+        let id = table.column(self.columns.user_id.as_str())?;
+        let query = format!(
+            "SELECT CASE WHEN EXISTS (SELECT 1 FROM {} WHERE {} = {}) THEN 'known' ELSE 'unknown' END AS state",
+            table.name(),
+            id.name,
+            id.placeholder("sub"),
+        );
+        let deny_if = Condition::Equals(vec!["unknown".into()]);
+        recorded(
+            "invalid-users.known",
+            Guards::User,
+            "pc:record:known:{sub}",
+            query,
+            deny_if,
+            "user_unknown",
+            403,
+        )
+    }
+
+    /// The table, if it has what is needed.
+    fn users<'a>(&self, context: &'a PresetContext) -> Option<&'a Table> {
+        let complete = |table: &&Table| {
+            [&self.columns.user_id, &self.columns.status]
+                .iter()
+                .all(|name| table.column(name.as_str()).is_some())
+        };
+        context.table(&self.table).filter(complete)
+    }
+
+    /// Whether `portcullis_users` stands in for a table of users that does not exist, or has not the columns.
+    pub fn stands_in(&self, context: &PresetContext) -> bool {
+        self.users(context).is_none()
+    }
+
+    /// The row of `users` in the words of `portcullis_users`. A status that is no known word denies, and so does a
+    /// security action without an instant: what cannot be understood must not pass.
+    fn query(&self, context: &PresetContext) -> String {
+        let Some((table, id, status)) = self.users(context).and_then(|table| {
+            let column = |name: &str| table.column(name);
+            Some((table, column(self.columns.user_id.as_str())?, column(self.columns.status.as_str())?))
+        }) else {
+            return USER_QUERY.to_owned();
+        };
+        let not_before = table.column(self.columns.last_security_action.as_str()).map(Column::millis);
+        let not_before = not_before.unwrap_or_else(|| "NULL".to_owned());
+        let (word, name) = (status.word(), table.name());
+        format!(
+            "SELECT CASE WHEN u.id IS NULL THEN 'active' WHEN u.word = 'security_action' AND u.not_before IS NULL \
+             THEN 'banned' WHEN u.word IN ('active', 'banned', 'deactivated', 'deleted', 'security_action') THEN u.word \
+             ELSE 'deactivated' END AS status, NULL AS reason, NULL AS until_at, u.not_before AS not_before \
+             FROM (SELECT 1 AS one) AS always LEFT JOIN (SELECT 1 AS id, {word} AS word, {not_before} AS not_before \
+             FROM {name} WHERE {} = {}) AS u ON 1 = 1",
+            id.name,
+            id.placeholder("sub"),
+        )
+    }
+
+    fn ttl(&self, context: &PresetContext) -> Duration {
+        self.ttl.unwrap_or(context.refresh_lifetime)
+    }
+
+    /// What the services read. They know no cut-off: a mere logout is not told to them, or it would block the user.
+    pub(in crate::ledger) fn writes(
+        &self,
+        standing: &Standing,
+        context: &PresetContext,
+        now: Timestamp,
+    ) -> Vec<RedisWrite> {
+        let longest = self.ttl(context);
+        let ttl = standing.until.map_or(longest, |until| now.until(until).min(longest));
+        let denied = standing.status != Status::Active && !ttl.is_zero();
+        let member = standing.user.subject.to_string();
+        let listed = match (&self.layout, denied) {
+            (InvalidUsersLayout::Keys { prefix }, true) => RedisWrite::Set {
+                key: format!("{prefix}{member}"),
+                value: standing.status.word().to_owned(),
+                ttl: Some(ttl),
+            },
+            (InvalidUsersLayout::Keys { prefix }, false) => {
+                RedisWrite::Delete { key: format!("{prefix}{member}") }
+            }
+            // A set has one TTL for all: none, and members leave when their user is activated.
+            (InvalidUsersLayout::Set { key }, true) => {
+                RedisWrite::AddMember { key: key.to_string(), member, score: None, ttl: None }
+            }
+            (InvalidUsersLayout::SortedSet { key }, true) => {
+                let score = Some(now.plus(ttl).millis());
+                RedisWrite::AddMember { key: key.to_string(), member, score, ttl: None }
+            }
+            (InvalidUsersLayout::Set { key }, false) => {
+                RedisWrite::RemoveMember { key: key.to_string(), member, sorted: false }
+            }
+            (InvalidUsersLayout::SortedSet { key }, false) => {
+                RedisWrite::RemoveMember { key: key.to_string(), member, sorted: true }
+            }
+        };
+        let record = if self.users(context).is_some() {
+            format!("pc:record:user:{}", standing.user.subject)
+        } else {
+            format!("pc:record:user:{}", standing.user)
+        };
+        let record = if standing.status == Status::Active && standing.not_before.is_none() {
+            RedisWrite::Delete { key: record }
+        } else {
+            RedisWrite::Set { key: record, value: standing.json(), ttl: Some(RECORD_TTL) }
+        };
+        vec![listed, record]
+    }
+
+    /// The update of `users`; `None` where there is no such table. A logout sets the instant and leaves the status.
+    pub(in crate::ledger) fn row_write(
+        &self,
+        standing: &Standing,
+        logout: bool,
+        context: &PresetContext,
+        now: Timestamp,
+    ) -> Result<Option<SqlWrite>, String> {
+        let Some(table) = self.users(context) else { return Ok(None) };
+        let column = |name: &super::SqlName| table.column(name.as_str());
+        let must_match = self.unknown_user == UnknownUser::Deny;
+        let Some(id) = column(&self.columns.user_id) else { return Ok(None) };
+        let Some(subject) = id.cast().value(&standing.user.subject) else {
+            return Err(format!("the column {} holds no such id", id.name));
+        };
+        let mut sets: Vec<(String, Value)> = Vec::new();
+        if let Some(status) = column(&self.columns.status).filter(|_| !logout) {
+            sets.push((format!("{} = {}", status.name, status.slot()), standing.status.word().into()));
+            if let Some(at) = column(&self.columns.status_updated_at) {
+                sets.push((format!("{} = {}", at.name, at.slot()), at.instant(now)));
+            }
+        }
+        if let Some(at) = column(&self.columns.last_security_action)
+            && (logout || standing.status == Status::SecurityAction)
+        {
+            sets.push((format!("{} = {}", at.name, at.slot()), at.instant(now)));
+        }
+        if sets.is_empty() {
+            return Ok(None);
+        }
+        let (sets, mut values): (Vec<String>, Vec<Value>) = sets.into_iter().unzip();
+        values.push(subject);
+        let sql = format!("UPDATE {} SET {} WHERE {} = ?", table.name(), sets.join(", "), id.name);
+        Ok(Some(SqlWrite { sql, values, must_match }))
+    }
+
+    /// Whether a cut-off would be seen: the table can carry it, or ours stands in.
+    pub(in crate::ledger) fn carries_cut_off(&self, context: &PresetContext) -> bool {
+        self.users(context)
+            .is_none_or(|table| table.column(self.columns.last_security_action.as_str()).is_some())
+    }
+
+    /// Status and cut-off of one user in `users`, for `GET /v1/users/{id}`.
+    pub(in crate::ledger) fn record_query(
+        &self,
+        context: &PresetContext,
+        subject: &str,
+    ) -> Option<(String, Value)> {
+        let table = self.users(context)?;
+        let (id, status) =
+            (table.column(self.columns.user_id.as_str())?, table.column(self.columns.status.as_str())?);
+        let cut_off = table.column(self.columns.last_security_action.as_str()).map(Column::millis);
+        let cut_off = cut_off.unwrap_or_else(|| "NULL".to_owned());
+        let (word, name) = (status.word(), table.name());
+        let sql =
+            format!("SELECT {word} AS status, {cut_off} AS not_before FROM {name} WHERE {} = ?", id.name);
+        Some((sql, id.cast().value(subject)?))
+    }
+}

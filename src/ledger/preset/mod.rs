@@ -1,0 +1,279 @@
+//! The Redis and database layouts real services already use, as rules to read and as writes to make.
+//!
+//! A deny list in Redis is silent both when nobody is denied and when Redis has been wiped. So each question has a second
+//! rule wherever a table can be asked: a marker of our own (`pc:…`, [`RECORD_TTL`]) says what the database said last, and
+//! where it is absent the database is asked and the marker written back (`SET NX`: a change's own write is never undone).
+//! The cost is one probe of a primary key per token, and per user, and minute; the gain is that a flush loses nothing,
+//! that a key deleted by hand un-bans nobody, and that a layout's TTL may run out while a ban lasts. A copy of Redis that
+//! is older than a ban is believed for at most that minute. The services' own keys get no such markers: to them
+//! any value means "denied".
+
+mod invalid_users;
+mod native;
+pub(super) mod token_blacklist;
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::change::Status;
+
+use super::rule::{Condition, Guards, IfAbsent, RedisQuestion, Rule, SqlQuestion};
+use super::schema::Table;
+use super::sql::{Dialect, SqlStore, Value};
+use super::store::StoreError;
+use crate::claims::User;
+use crate::template::Template;
+use crate::time::Timestamp;
+
+/// How long the database's answer is believed in Redis.
+pub const RECORD_TTL: Duration = Duration::from_secs(60);
+
+/// A preset with its parameters (`[ledger.preset.NAME]`), resolved.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Preset {
+    Native(Native),
+    TokenBlacklist(TokenBlacklist),
+    InvalidUsers(InvalidUsers),
+}
+
+/// `pc:token:…`, `pc:jti:…`, `pc:session:…`, `pc:user:…` and the `portcullis_*` tables.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Native {
+    /// Default `pc:`.
+    pub prefix: Box<str>,
+}
+
+/// `blacklist:{token}` = JSON `userId, expiresAt, blacklistedAt`; table `blacklisted_tokens`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenBlacklist {
+    /// Default `blacklist:`.
+    pub prefix: Box<str>,
+    pub table: SqlName,
+    pub columns: TokenBlacklistColumns,
+}
+
+/// The columns of `blacklisted_tokens`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenBlacklistColumns {
+    pub token: SqlName,
+    pub user_id: SqlName,
+    pub expires_at: SqlName,
+    pub blacklisted_at: SqlName,
+}
+
+/// A user who is in there is banned, deactivated, deleted or under security action.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InvalidUsers {
+    pub layout: InvalidUsersLayout,
+    /// Default: the longest refresh token's life.
+    pub ttl: Option<Duration>,
+    pub table: SqlName,
+    pub columns: InvalidUsersColumns,
+    /// Whether a user without a row in the table is refused (`user_unknown`, the default) or passes.
+    pub unknown_user: UnknownUser,
+}
+
+/// Where Redis keeps the users who are denied.
+#[derive(Clone, Debug, PartialEq)]
+pub enum InvalidUsersLayout {
+    /// One key per user; default prefix `invalid_user:`.
+    Keys { prefix: Box<str> },
+    /// One set of user ids; default `invalid_users`.
+    Set { key: Box<str> },
+    /// One sorted set of user ids, scored with the instant (unix ms) at which the entry may be forgotten: the ban's end, or the
+    /// last moment of any token issued before it. Any member denies, whatever its score.
+    SortedSet { key: Box<str> },
+}
+
+/// The columns of `users`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InvalidUsersColumns {
+    pub user_id: SqlName,
+    pub status: SqlName,
+    pub status_updated_at: SqlName,
+    pub last_security_action: SqlName,
+}
+
+/// What a user without a row is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownUser {
+    Deny,
+    Allow,
+}
+
+/// A table or column name, checked: letters, digits and underscores, not starting with a digit; tables may carry a schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqlName(Box<str>);
+
+impl SqlName {
+    /// `None` when the name is not of the accepted form.
+    pub fn parse(name: &str) -> Option<Self> {
+        let plain = |part: &str| {
+            part.len() <= 63
+                && part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        };
+        let parts = name.split('.');
+        (parts.clone().count() <= 2 && parts.clone().all(plain)).then(|| Self(name.into()))
+    }
+
+    /// As written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// What presets must know of the world: the tables that exist, and how long tokens live.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PresetContext {
+    pub dialect: Dialect,
+    /// Longest life of an access token and of a refresh token, over all issuers.
+    pub token_lifetime: Duration,
+    pub refresh_lifetime: Duration,
+    /// How long past its `exp` some issuer's token is still accepted.
+    pub leeway: Duration,
+    tables: HashMap<Box<str>, Table>,
+}
+
+impl PresetContext {
+    /// Asks the database which of the presets' tables exist, and what they look like.
+    pub async fn load(
+        sql: &SqlStore,
+        presets: &[Preset],
+        token_lifetime: Duration,
+        refresh_lifetime: Duration,
+        leeway: Duration,
+    ) -> Result<Self, StoreError> {
+        let mut tables = HashMap::new();
+        for name in presets.iter().filter_map(Preset::table) {
+            if let Some(table) = Table::find(sql, name.as_str()).await? {
+                tables.insert(name.as_str().into(), table);
+            }
+        }
+        Ok(Self { dialect: sql.dialect(), token_lifetime, refresh_lifetime, leeway, tables })
+    }
+
+    /// As the documentation describes the tables, for showing rules without a database.
+    pub fn assumed(
+        dialect: Dialect,
+        presets: &[Preset],
+        token_lifetime: Duration,
+        refresh_lifetime: Duration,
+        leeway: Duration,
+    ) -> Self {
+        let tables = presets
+            .iter()
+            .filter_map(|preset| Some((preset.table()?, preset.columns())))
+            .map(|(name, columns)| (name.as_str().into(), Table::assumed(dialect, name.as_str(), &columns)));
+        let tables = tables.collect();
+        Self { dialect, token_lifetime, refresh_lifetime, leeway, tables }
+    }
+
+    fn table(&self, name: &SqlName) -> Option<&Table> {
+        self.tables.get(name.as_str())
+    }
+}
+
+/// A user's standing, as a change leaves it.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Standing {
+    pub user: User,
+    pub status: Status,
+    pub reason: Option<String>,
+    pub until: Option<Timestamp>,
+    pub not_before: Option<Timestamp>,
+    pub version: i64,
+}
+
+/// A statement and what it is to match.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct SqlWrite {
+    pub sql: String,
+    pub values: Vec<Value>,
+    /// No row means that the database does not know the user, and that this is an error.
+    pub must_match: bool,
+}
+
+impl Preset {
+    /// What it asks, in the order it is asked.
+    pub fn rules(&self, context: &PresetContext) -> Vec<Rule> {
+        match self {
+            Self::Native(preset) => preset.rules(),
+            Self::TokenBlacklist(preset) => preset.rules(context),
+            Self::InvalidUsers(preset) => preset.rules(context),
+        }
+    }
+
+    fn table(&self) -> Option<&SqlName> {
+        match self {
+            Self::Native(_) => None,
+            Self::TokenBlacklist(preset) => Some(&preset.table),
+            Self::InvalidUsers(preset) => Some(&preset.table),
+        }
+    }
+
+    fn columns(&self) -> Vec<&str> {
+        match self {
+            Self::Native(_) => Vec::new(),
+            Self::TokenBlacklist(TokenBlacklist { columns, .. }) => {
+                [&columns.token, &columns.user_id, &columns.expires_at, &columns.blacklisted_at]
+                    .map(SqlName::as_str)
+                    .into()
+            }
+            Self::InvalidUsers(InvalidUsers { columns, .. }) => {
+                [&columns.user_id, &columns.status, &columns.status_updated_at, &columns.last_security_action]
+                    .map(SqlName::as_str)
+                    .into()
+            }
+        }
+    }
+}
+
+/// A rule whose answer is kept in Redis for [`RECORD_TTL`] and asked of the database when it is not there.
+fn recorded(
+    name: &str,
+    guards: Guards,
+    key: &str,
+    query: String,
+    deny_if: Condition,
+    reason: &str,
+    status: u16,
+) -> Option<Rule> {
+    Some(Rule {
+        name: name.into(),
+        guards,
+        redis: Some(RedisQuestion {
+            key: template(key)?,
+            deny_if: deny_if.clone(),
+            if_absent: IfAbsent::AskDatabase,
+        }),
+        sql: Some(SqlQuestion { query, deny_if }),
+        reason: reason.into(),
+        status,
+        ttl: RECORD_TTL,
+    })
+}
+
+/// A query that always has a row: `revoked` or `live`, so that either can be kept.
+fn whether(exists: &str) -> String {
+    format!("SELECT CASE WHEN EXISTS ({exists}) THEN 'revoked' ELSE 'live' END AS state")
+}
+
+/// The answer of [`whether`] that denies.
+fn revoked() -> Condition {
+    Condition::Equals(vec!["revoked".into()])
+}
+
+/// Prefixes are operators' text: a brace in one is a brace.
+fn literal(prefix: &str) -> String {
+    prefix.replace('{', "{{").replace('}', "}}")
+}
+
+fn template(text: &str) -> Option<Template> {
+    Template::parse(text).ok()
+}
+
+/// What remains of a token's life, or `None` for a token that never ends.
+fn remaining(expires_at: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    expires_at.map(|end| now.until(end))
+}

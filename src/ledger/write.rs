@@ -1,0 +1,415 @@
+//! How a change is made: the database first, in one transaction with what Redis is to be told; then Redis.
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
+use super::outbox;
+use super::preset::token_blacklist::Blacklisted;
+use super::preset::{InvalidUsers, Native, Preset, PresetContext, SqlWrite, Standing, TokenBlacklist};
+use super::redis::{RedisStore, RedisWrite};
+use super::schema::{number, text};
+use super::sql::{Dialect, SqlStore, Transaction};
+use super::store::StoreError;
+use crate::claims::User;
+use crate::time::Timestamp;
+use crate::token::Token;
+
+/// What our tables can index; no honest subject is longer.
+const LONGEST_ID: usize = 1024;
+const LONGEST_REALM: usize = 255;
+/// A transaction that lost against another one is made again.
+const ATTEMPTS: usize = 3;
+
+/// Longest wait for the database to make a change.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where changes are written.
+pub struct Writer {
+    pub sql: SqlStore,
+    pub presets: Vec<Preset>,
+    pub context: PresetContext,
+    /// Whether a Redis is configured: only then is anything kept for it.
+    pub redis: bool,
+}
+
+/// A change that the database holds, and what Redis has yet to hear of it.
+#[derive(Debug)]
+pub struct Committed {
+    pub version: i64,
+    pub writes: Vec<RedisWrite>,
+    pub restrictive: bool,
+}
+
+impl Writer {
+    /// Makes a change: the database, then Redis, then the answer.
+    pub async fn apply(
+        &self,
+        redis: Option<&RedisStore>,
+        change: &Change,
+        now: Timestamp,
+    ) -> Result<Applied, ChangeError> {
+        let committed = self.commit(change, now).await?;
+        let state = match redis {
+            None => RedisState::None,
+            // Nothing to tell: an expired token.
+            Some(_) if committed.writes.is_empty() => RedisState::Applied,
+            Some(redis) => {
+                let told = redis.write(&committed.writes, committed.version, committed.restrictive).await;
+                match told {
+                    Ok(()) => {
+                        // Left behind, the row is delivered once more: the same version changes nothing.
+                        if let Err(error) = outbox::delivered(&self.sql, committed.version).await {
+                            tracing::warn!(%error, "Outbox row left for the next delivery");
+                        }
+                        RedisState::Applied
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, version = committed.version, "Redis will be told later");
+                        RedisState::Pending
+                    }
+                }
+            }
+        };
+        Ok(Applied { version: committed.version, redis: state })
+    }
+
+    /// The database's half.
+    pub async fn commit(&self, change: &Change, now: Timestamp) -> Result<Committed, ChangeError> {
+        self.check(change)?;
+        let mut attempt = 1;
+        loop {
+            // Cut off here, the transaction has either happened as a whole, outbox row and all, or not at all.
+            let made = timeout(PATIENCE, self.attempt(change, now)).await;
+            match made.unwrap_or_else(|_| Err(unavailable(StoreError::Timeout))) {
+                Err(ChangeError::Unavailable(error)) if attempt < ATTEMPTS && is_conflict(&*error) => {
+                    attempt += 1
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn attempt(&self, change: &Change, now: Timestamp) -> Result<Committed, ChangeError> {
+        let mut open = self.sql.begin().await.map_err(unavailable)?;
+        let now = open.clock(now).await.map_err(unavailable)?;
+        let version = next_version(&mut open, now).await.map_err(unavailable)?;
+        let (writes, restrictive) = match change {
+            Change::Status { user, status, reason, until } => {
+                let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
+                let not_before =
+                    if *status == Status::SecurityAction { Some(now) } else { standing.not_before };
+                let reason = reason.clone();
+                let standing =
+                    Standing { status: *status, reason, until: *until, not_before, version, ..standing };
+                (self.user(&mut open, &standing, false, now).await?, *status != Status::Active)
+            }
+            Change::Logout { user } => {
+                let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
+                let standing = Standing { not_before: Some(now), version, ..standing };
+                (self.user(&mut open, &standing, true, now).await?, true)
+            }
+            Change::Token { compact, claims } => {
+                (self.token(&mut open, compact, claims.as_ref(), version, now).await?, true)
+            }
+            Change::TokenId { token_id, expires_at } => {
+                if is_over(*expires_at, &self.context, now) {
+                    return Ok(Committed { version, writes: Vec::new(), restrictive: true });
+                }
+                let row = Revoked { kind: "jti", id: token_id, user: None, expires_at: *expires_at };
+                row.write(&mut open, version, now).await.map_err(unavailable)?;
+                let writes = self.natives().map(|native| row.redis(native, &self.context, now));
+                (writes.collect(), true)
+            }
+            Change::Session { session } => {
+                // A session that cannot be refreshed has no tokens when the longest of them has ended.
+                let end = now.plus(self.context.refresh_lifetime.max(self.context.token_lifetime));
+                let end = end.plus(self.context.leeway);
+                let values =
+                    [session.as_ref().into(), end.millis().into(), now.millis().into(), version.into()];
+                let columns = ["sid", "expires_at", "revoked_at", "version"];
+                let sql = upsert(open.dialect(), "portcullis_sessions", &columns, 1);
+                open.execute(&sql, &values).await.map_err(unavailable)?;
+                let part = format!("session:{session}");
+                let writes = self.natives().map(|native| native.revoked_write(&part, Some(now.until(end))));
+                (writes.collect(), true)
+            }
+        };
+        if self.redis && !writes.is_empty() {
+            outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
+        }
+        open.commit().await.map_err(unavailable)?;
+        Ok(Committed { version, writes, restrictive })
+    }
+
+    /// What our own table holds, or an active user.
+    async fn standing(
+        &self,
+        open: &mut Transaction,
+        user: &User,
+        now: Timestamp,
+    ) -> Result<Standing, StoreError> {
+        let sql = "SELECT status, reason, until_at, not_before, version FROM portcullis_users \
+                   WHERE realm = ? AND subject = ?";
+        let rows = open.rows(sql, &[(&*user.realm).into(), (&*user.subject).into()]).await?;
+        let Some(row) = rows.first() else {
+            let user = user.clone();
+            return Ok(Standing {
+                user,
+                status: Status::Active,
+                reason: None,
+                until: None,
+                not_before: None,
+                version: 0,
+            });
+        };
+        let instant = |index| number(row, index).map(Timestamp::from_millis);
+        let until = instant(2);
+        // A ban whose end has passed is over, whatever has not been tidied up yet.
+        let over = until.is_some_and(|until| until <= now);
+        let status =
+            text(row, 0).and_then(|word| Status::of(&word)).filter(|_| !over).unwrap_or(Status::Active);
+        let (reason, not_before) = (text(row, 1).filter(|_| !over), instant(3));
+        let until = until.filter(|_| !over);
+        Ok(Standing {
+            user: user.clone(),
+            status,
+            reason,
+            until,
+            not_before,
+            version: number(row, 4).unwrap_or(0),
+        })
+    }
+
+    async fn user(
+        &self,
+        open: &mut Transaction,
+        standing: &Standing,
+        logout: bool,
+        now: Timestamp,
+    ) -> Result<Vec<RedisWrite>, ChangeError> {
+        let Standing { user, status, reason, until, not_before, version } = standing;
+        let columns = [
+            "realm",
+            "subject",
+            "status",
+            "reason",
+            "until_at",
+            "not_before",
+            "version",
+            "updated_at",
+            "renewed_at",
+        ];
+        let values = [
+            (&*user.realm).into(),
+            (&*user.subject).into(),
+            status.word().into(),
+            reason.as_deref().into(),
+            until.map(Timestamp::millis).into(),
+            not_before.map(Timestamp::millis).into(),
+            (*version).into(),
+            now.millis().into(),
+            now.millis().into(),
+        ];
+        let sql = upsert(open.dialect(), "portcullis_users", &columns, 2);
+        open.execute(&sql, &values).await.map_err(unavailable)?;
+        for preset in self.invalid_users() {
+            let row = preset.row_write(standing, logout, &self.context, now);
+            let row = row.map_err(|why| ChangeError::Invalid { field: "id", why })?;
+            self.write_row(open, row).await?;
+        }
+        Ok(self.user_writes(standing, now))
+    }
+
+    /// What Redis is told of a user's standing, in every layout.
+    pub(super) fn user_writes(&self, standing: &Standing, now: Timestamp) -> Vec<RedisWrite> {
+        let longest = self.context.refresh_lifetime.max(self.context.token_lifetime);
+        let mut writes: Vec<RedisWrite> =
+            self.natives().map(|native| native.user_write(standing, longest)).collect();
+        for preset in self.invalid_users() {
+            writes.extend(preset.writes(standing, &self.context, now));
+        }
+        writes
+    }
+
+    async fn token(
+        &self,
+        open: &mut Transaction,
+        compact: &str,
+        facts: Option<&TokenFacts>,
+        version: i64,
+        now: Timestamp,
+    ) -> Result<Vec<RedisWrite>, ChangeError> {
+        let expires_at = facts.and_then(|facts| facts.expires_at);
+        if is_over(expires_at, &self.context, now) {
+            return Ok(Vec::new());
+        }
+        let sha256: String = Token::new(compact).sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+        let user = facts.map(|facts| &facts.user);
+        let mut rows = vec![Revoked { kind: "sha256", id: &sha256, user, expires_at }];
+        // One token can be spelled in several ways (base64's spare bits, ECDSA's twin signatures): its id cannot.
+        let token_id = facts.and_then(|facts| facts.token_id.as_deref());
+        rows.extend(token_id.map(|id| Revoked { kind: "jti", id, user, expires_at }));
+        let mut writes = Vec::new();
+        for row in &rows {
+            row.write(open, version, now).await.map_err(unavailable)?;
+            writes.extend(self.natives().map(|native| row.redis(native, &self.context, now)));
+        }
+        let subject = user.map(|user| &*user.subject);
+        let listed = Blacklisted { compact, sha256: &sha256, subject, expires_at, at: now };
+        for preset in self.blacklists() {
+            let row = preset.row_write(&listed, &self.context);
+            self.write_row(open, row.map_err(|why| ChangeError::Invalid { field: "token", why })?).await?;
+            writes.extend(preset.writes(&listed, self.context.leeway));
+        }
+        Ok(writes)
+    }
+
+    async fn write_row(&self, open: &mut Transaction, row: Option<SqlWrite>) -> Result<(), ChangeError> {
+        let Some(SqlWrite { sql, values, must_match }) = row else { return Ok(()) };
+        match open.execute(&sql, &values).await.map_err(unavailable)? {
+            0 if must_match => Err(ChangeError::UnknownUser),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses what could not be stored, and what no rule would enforce.
+    fn check(&self, change: &Change) -> Result<(), ChangeError> {
+        let fits = |field, text: &str, longest| match text.len() {
+            0 if field != "realm" => Err(ChangeError::Invalid { field, why: "it is empty".to_owned() }),
+            length if length > longest || text.contains('\0') => {
+                Err(ChangeError::Invalid { field, why: format!("at most {longest} bytes, and no NUL") })
+            }
+            _ => Ok(()),
+        };
+        let is_user = |user: &User| {
+            fits("realm", &user.realm, LONGEST_REALM)?;
+            fits("id", &user.subject, LONGEST_ID)
+        };
+        let native = self.natives().next().is_some();
+        let guarded = match change {
+            Change::Status { user, .. } => {
+                is_user(user)?;
+                (native || self.invalid_users().next().is_some(), "users")
+            }
+            Change::Logout { user } => {
+                is_user(user)?;
+                let carried = self.invalid_users().any(|preset| preset.carries_cut_off(&self.context));
+                (native || carried, "a user's cut-off")
+            }
+            Change::Token { compact, claims } => {
+                fits("token", compact, 64 * 1024)?;
+                if let Some(facts) = claims {
+                    is_user(&facts.user)?;
+                    facts.token_id.as_deref().map_or(Ok(()), |id| fits("token", id, LONGEST_ID))?;
+                }
+                (native || self.blacklists().next().is_some(), "tokens")
+            }
+            Change::TokenId { token_id, .. } => {
+                fits("jti", token_id, LONGEST_ID)?;
+                (native, "token ids")
+            }
+            Change::Session { session } => {
+                fits("sid", session, LONGEST_ID)?;
+                (native, "sessions")
+            }
+        };
+        if guarded.0 { Ok(()) } else { Err(ChangeError::NotGuarded(guarded.1)) }
+    }
+
+    fn natives(&self) -> impl Iterator<Item = &Native> {
+        self.presets.iter().filter_map(|preset| match preset {
+            Preset::Native(preset) => Some(preset),
+            Preset::TokenBlacklist(_) | Preset::InvalidUsers(_) => None,
+        })
+    }
+
+    fn blacklists(&self) -> impl Iterator<Item = &TokenBlacklist> {
+        self.presets.iter().filter_map(|preset| match preset {
+            Preset::TokenBlacklist(preset) => Some(preset),
+            Preset::Native(_) | Preset::InvalidUsers(_) => None,
+        })
+    }
+
+    pub(super) fn invalid_users(&self) -> impl Iterator<Item = &InvalidUsers> {
+        self.presets.iter().filter_map(|preset| match preset {
+            Preset::InvalidUsers(preset) => Some(preset),
+            Preset::Native(_) | Preset::TokenBlacklist(_) => None,
+        })
+    }
+}
+
+/// A token's row in `portcullis_tokens`.
+struct Revoked<'a> {
+    kind: &'static str,
+    id: &'a str,
+    user: Option<&'a User>,
+    expires_at: Option<Timestamp>,
+}
+
+impl Revoked<'_> {
+    async fn write(&self, open: &mut Transaction, version: i64, now: Timestamp) -> Result<(), StoreError> {
+        let columns = ["kind", "id", "realm", "subject", "expires_at", "revoked_at", "version"];
+        let values = [
+            self.kind.into(),
+            self.id.into(),
+            self.user.map(|user| &*user.realm).into(),
+            self.user.map(|user| &*user.subject).into(),
+            self.expires_at.map(Timestamp::millis).into(),
+            now.millis().into(),
+            version.into(),
+        ];
+        let sql = upsert(open.dialect(), "portcullis_tokens", &columns, 2);
+        open.execute(&sql, &values).await.map(|_| ())
+    }
+
+    fn redis(&self, native: &Native, context: &PresetContext, now: Timestamp) -> RedisWrite {
+        let kind = if self.kind == "jti" { "jti" } else { "token" };
+        let ttl = self.expires_at.map(|end| now.until(end.plus(context.leeway)));
+        native.revoked_write(&format!("{kind}:{}", self.id), ttl)
+    }
+}
+
+/// Versions rise strictly: the row's lock is held until the commit, so that their order is the order of commits.
+/// They also follow the database's clock, so that a database restored from a backup does not fall behind Redis.
+async fn next_version(open: &mut Transaction, now: Timestamp) -> Result<i64, StoreError> {
+    let sql =
+        "UPDATE portcullis_version SET value = CASE WHEN value < ? THEN ? ELSE value + 1 END WHERE id = 1";
+    open.execute(sql, &[now.millis().into(), now.millis().into()]).await?;
+    open.number("SELECT value FROM portcullis_version WHERE id = 1", &[]).await
+}
+
+/// Inserts a row, or replaces what is not its key: the first `keys` columns.
+fn upsert(dialect: Dialect, table: &str, columns: &[&str], keys: usize) -> String {
+    let (key, rest) = columns.split_at(keys.min(columns.len()));
+    let slots = vec!["?"; columns.len()].join(", ");
+    let set = |column: &&str| match dialect {
+        Dialect::MySql => format!("{column} = VALUES({column})"),
+        Dialect::Sqlite | Dialect::Postgres => format!("{column} = excluded.{column}"),
+    };
+    let sets = rest.iter().map(set).collect::<Vec<_>>().join(", ");
+    let conflict = match dialect {
+        Dialect::MySql => "ON DUPLICATE KEY UPDATE".to_owned(),
+        Dialect::Sqlite | Dialect::Postgres => format!("ON CONFLICT ({}) DO UPDATE SET", key.join(", ")),
+    };
+    format!("INSERT INTO {table} ({}) VALUES ({slots}) {conflict} {sets}", columns.join(", "))
+}
+
+/// Whether nobody could present such a token any more: then there is nothing to revoke.
+fn is_over(expires_at: Option<Timestamp>, context: &PresetContext, now: Timestamp) -> bool {
+    expires_at.is_some_and(|end| end.plus(context.leeway) <= now)
+}
+
+fn unavailable(error: StoreError) -> ChangeError {
+    ChangeError::Unavailable(Box::new(error))
+}
+
+/// A serialization failure or a deadlock: another transaction went first.
+fn is_conflict(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(error.downcast_ref(), Some(StoreError::Unavailable(said))
+        if ["40001", "40P01", "1213", "1205"].iter().any(|code| said.ends_with(code)))
+}
+
+#[cfg(test)]
+mod tests;
