@@ -9,9 +9,9 @@
 
 mod support;
 
-
-
-
-
-
+mod attacks_framing;
+mod attacks_headers;
+mod attacks_path;
+mod layers;
+mod packaging;
 mod support_selftest;

@@ -21,7 +21,9 @@ fn tokens_of_every_algorithm_verify_by_key_file_and_by_key_set() {
         let issuer = Issuer::new(algorithm);
         let token = issuer.good("alice");
         let by_file = match algorithm {
-            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => DecodingKey::from_secret(issuer.verifier()),
+            Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => {
+                DecodingKey::from_secret(issuer.verifier())
+            }
             Algorithm::ES256 | Algorithm::ES384 => DecodingKey::from_ec_pem(issuer.verifier()).unwrap(),
             Algorithm::EdDSA => DecodingKey::from_ed_pem(issuer.verifier()).unwrap(),
             _ => DecodingKey::from_rsa_pem(issuer.verifier()).unwrap(),
@@ -29,6 +31,7 @@ fn tokens_of_every_algorithm_verify_by_key_file_and_by_key_set() {
         let by_set = DecodingKey::from_jwk(&serde_json::from_value(issuer.jwk()).unwrap()).unwrap();
         let mut validation = Validation::new(algorithm);
         validation.set_audience(&["api"]);
+        validation.leeway = 0;
         for key in [by_file, by_set] {
             let read = jsonwebtoken::decode::<Value>(&token, &key, &validation);
             assert_eq!(read.unwrap().claims["sub"], "alice", "{algorithm:?}");
@@ -51,7 +54,10 @@ fn the_origin_records_exact_bytes_and_answers_as_told() {
     assert_eq!(raw.response().text(), "ok");
     raw.send("POST /chunked HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nT: v\r\n\r\n");
     let chunked = raw.response();
-    assert_eq!((chunked.status, chunked.header("x-said"), chunked.text().as_str()), (201, Some("yes"), "some words"));
+    assert_eq!(
+        (chunked.status, chunked.header("x-said"), chunked.text().as_str()),
+        (201, Some("yes"), "some words")
+    );
     // Pipelined: two answers in order.
     raw.send("GET /empty HTTP/1.1\r\n\r\nGET /close HTTP/1.1\r\n\r\n");
     assert_eq!(raw.response().text(), "");
@@ -88,7 +94,10 @@ fn the_key_set_server_counts_and_misbehaves() {
     server.fail();
     assert_eq!(ask().status, 500);
     server.redirect("http://elsewhere.test/");
-    assert_eq!((ask().status, ask().header("location").unwrap().to_owned()), (302, "http://elsewhere.test/".into()));
+    assert_eq!(
+        (ask().status, ask().header("location").unwrap().to_owned()),
+        (302, "http://elsewhere.test/".into())
+    );
     server.huge(100_000);
     assert!(ask().body.len() > 100_000);
     server.slow(Duration::from_millis(1));
@@ -106,7 +115,9 @@ fn redis_starts_answers_hangs_dies_and_comes_back_empty() {
     assert_eq!(redis.cmd(&["GET", "none"]), Reply::Nil);
     assert_eq!(redis.cmd(&["SADD", "set", "1", "2"]), Reply::Integer(2));
     assert_eq!(redis.cmd(&["MGET", "none"]), Reply::List(vec![Reply::Nil]));
-    assert!(matches!(redis.try_cmd(&["LPUSH", "key", "x"]).unwrap(), Reply::Error(it) if it.starts_with("WRONGTYPE")));
+    assert!(
+        matches!(redis.try_cmd(&["LPUSH", "key", "x"]).unwrap(), Reply::Error(it) if it.starts_with("WRONGTYPE"))
+    );
     drop(redis.stop_cont());
     assert_eq!(redis.cmd(&["PING"]), Reply::Text("PONG".into()));
     redis.kill();
@@ -157,7 +168,8 @@ fn the_search_finds_a_planted_token_and_a_planted_secret() {
     fs::write(directory.path().join("deep/log"), format!("a line\nseen {signature} here\n")).unwrap();
     fs::write(directory.path().join("other"), format!("password={secret}")).unwrap();
     fs::write(directory.path().join("exempt.db"), &token).unwrap();
-    let found = leaks::search_directory(directory.path(), &|path| path.extension().is_some_and(|it| it == "db"));
+    let found =
+        leaks::search_directory(directory.path(), &|path| path.extension().is_some_and(|it| it == "db"));
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(found.iter().any(|it| it.contains("deep/log")) && found.iter().any(|it| it.contains("other")));
     assert!(!found.concat().contains(&secret), "the complaint itself gives it away");

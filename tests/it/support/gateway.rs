@@ -116,10 +116,12 @@ impl Gateway {
     /// listeners are named in the log and `/readyz` says yes.
     pub fn start(toml: &str) -> Self {
         let mut gateway = Self::start_unready(toml);
-        eventually("the gateway is ready", || gateway.alive().and_then(|()| match gateway.ready() {
-            (200, _) => Ok(()),
-            not_yet => Err(format!("{not_yet:?}")),
-        }));
+        eventually("the gateway is ready", || {
+            gateway.alive().and_then(|()| match gateway.ready() {
+                (200, _) => Ok(()),
+                not_yet => Err(format!("{not_yet:?}")),
+            })
+        });
         gateway
     }
 
@@ -132,7 +134,8 @@ impl Gateway {
             .spawn()
             .unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut gateway = Self { child, directory, proxy: nowhere, admin: nowhere, admin_token, finished: false };
+        let mut gateway =
+            Self { child, directory, proxy: nowhere, admin: nowhere, admin_token, finished: false };
         (gateway.proxy, gateway.admin) = eventually("both listeners are named in the log", || {
             gateway.alive()?;
             let log = gateway.log();
@@ -144,13 +147,15 @@ impl Gateway {
     /// What `run` says of a configuration that must be refused; it does not start.
     pub fn fails(toml: &str) -> Output {
         let (directory, _) = place(toml);
-        let mut child = command(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            command(directory.path()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let status = exit_of(&mut child);
         if status.is_none() {
             child.kill().unwrap();
         }
         let output = child.wait_with_output().unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(status.is_some_and(|it| !it.success()), "it started instead of refusing:\n{said}");
         assert_clean(leaks::search("what it said", said.as_bytes()));
         output
@@ -326,7 +331,14 @@ impl Gateway {
             return None;
         }
         let stream = std::net::TcpStream::connect(self.admin).ok();
-        stream.and_then(|_| Raw::connect(self.admin).send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").try_response().ok()).map(|it| it.text())
+        stream
+            .and_then(|_| {
+                Raw::connect(self.admin)
+                    .send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                    .try_response()
+                    .ok()
+            })
+            .map(|it| it.text())
     }
 }
 
@@ -373,9 +385,10 @@ fn exit_of(child: &mut Child) -> Option<ExitStatus> {
 /// Keys and configuration hold secrets by their nature; the ledger holds what it was told to remember.
 fn may_hold_secrets(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    name == "gateway.toml" || [".token", ".key", ".pem", ".db", ".db-wal", ".db-shm", ".db-journal"]
-        .iter()
-        .any(|ending| name.ends_with(ending))
+    name == "gateway.toml"
+        || [".token", ".key", ".pem", ".db", ".db-wal", ".db-shm", ".db-journal"]
+            .iter()
+            .any(|ending| name.ends_with(ending))
 }
 
 fn assert_clean(found: Vec<String>) {

@@ -5,7 +5,6 @@ use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair};
 use base64::Engine;
@@ -136,7 +135,8 @@ impl Issuer {
     /// HMAC over the message with this issuer's *public* key as the secret: the confusion attack.
     pub fn confused(&self, subject: &str) -> String {
         let header = json!({ "alg": "HS256", "typ": "JWT", "kid": self.kid });
-        let message = [header.to_string(), self.claims(subject).to_string()].map(|it| URL_SAFE_NO_PAD.encode(it));
+        let message =
+            [header.to_string(), self.claims(subject).to_string()].map(|it| URL_SAFE_NO_PAD.encode(it));
         let message = message.join(".");
         let key = EncodingKey::from_secret(&self.verifier);
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
@@ -156,7 +156,8 @@ impl Issuer {
     }
 
     pub fn jwk(&self) -> Value {
-        let mut jwk = serde_json::to_value(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap()).unwrap();
+        let mut jwk =
+            serde_json::to_value(Jwk::from_encoding_key(&self.key, self.algorithm).unwrap()).unwrap();
         jwk["kid"] = json!(self.kid);
         jwk["use"] = json!("sig");
         jwk
@@ -232,13 +233,12 @@ fn ec(curve: Curve) -> (EncodingKey, Vec<u8>) {
             &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
             "3059301306072a8648ce3d020106082a8648ce3d030107034200",
         ),
-        Curve::P384 => (
-            &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
-            "3076301006072a8648ce3d020106052b81040022036200",
-        ),
+        Curve::P384 => {
+            (&signature::ECDSA_P384_SHA384_FIXED_SIGNING, "3076301006072a8648ce3d020106052b81040022036200")
+        }
     };
     let pair = EcdsaKeyPair::generate(algorithm).unwrap();
-    let pkcs8: Pkcs8V1Der<'_> = pair.to_pkcs8v1().unwrap();
+    let pkcs8 = pair.to_pkcs8v1().unwrap();
     (EncodingKey::from_ec_der(pkcs8.as_ref()), pem(prefix, pair.public_key().as_ref()))
 }
 
@@ -249,7 +249,8 @@ fn ed() -> (EncodingKey, Vec<u8>) {
 }
 
 fn pem(prefix: &str, public: &[u8]) -> Vec<u8> {
-    let digits = prefix.as_bytes().chunks(2).map(|it| u8::from_str_radix(std::str::from_utf8(it).unwrap(), 16));
+    let digits =
+        prefix.as_bytes().chunks(2).map(|it| u8::from_str_radix(std::str::from_utf8(it).unwrap(), 16));
     let mut der: Vec<u8> = digits.map(Result::unwrap).collect();
     der.extend(public);
     let text = STANDARD.encode(der);
@@ -322,7 +323,9 @@ impl JwksServer {
                 return answer(seen);
             }
             match &*discovery.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(document) => Answer::new(200, document.to_string()).header("Content-Type", "application/json"),
+                Some(document) => {
+                    Answer::new(200, document.to_string()).header("Content-Type", "application/json")
+                }
                 None => Answer::new(404, ""),
             }
         });

@@ -82,7 +82,9 @@ fn initialize(user: Option<&str>, data: &str) {
             "--auth-root-authentication-method=normal".to_owned(),
             "--skip-test-db".to_owned(),
         ],
-        false => vec![program, "--no-defaults".to_owned(), data.to_owned(), "--initialize-insecure".to_owned()],
+        false => {
+            vec![program, "--no-defaults".to_owned(), data.to_owned(), "--initialize-insecure".to_owned()]
+        }
     };
     server::run(user, &command);
 }

@@ -124,7 +124,8 @@ impl Answer {
                 bytes.extend(&self.body);
             }
             (_, true) => {
-                bytes = format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", self.body.len()).into_bytes();
+                bytes =
+                    format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n", self.body.len()).into_bytes();
                 bytes.extend(&self.body);
                 bytes.extend(if self.body.is_empty() { &b"\r\n"[..] } else { b"\r\n0\r\n\r\n" });
             }
@@ -308,8 +309,11 @@ impl Connection {
         if !seen.values("transfer-encoding").is_empty() {
             let end = self.until(chunked_end).unwrap_or(self.pending.len());
             seen.body = self.pending.drain(..end).collect();
-        } else if let Some(length) = seen.values("content-length").first().and_then(|it| it.parse::<usize>().ok()) {
-            let end = self.until(|bytes| (bytes.len() >= length).then_some(length)).unwrap_or(self.pending.len());
+        } else if let Some(length) =
+            seen.values("content-length").first().and_then(|it| it.parse::<usize>().ok())
+        {
+            let end =
+                self.until(|bytes| (bytes.len() >= length).then_some(length)).unwrap_or(self.pending.len());
             seen.body = self.pending.drain(..end).collect();
         }
         Some(seen)
@@ -335,7 +339,12 @@ impl Connection {
                     self.pending.extend_from_slice(&buffer[..count]);
                     return true;
                 }
-                Err(it) if matches!(it.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {
+                Err(it)
+                    if matches!(
+                        it.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                    ) =>
+                {
                     if self.shared.stopping.load(Ordering::SeqCst) {
                         return false;
                     }

@@ -30,7 +30,8 @@ impl Postgres {
         let directory = Directory::for_user(user, "portcullis-postgres-");
         let data = directory.path().join("data").display().to_string();
         let initdb = server::program(&["initdb"], HINT);
-        let words = [&initdb, "-D", &data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"];
+        let words =
+            [&initdb, "-D", &data, "-U", USER, "--auth=trust", "--no-sync", "-E", "UTF8", "--no-locale"];
         server::run(user, &words.map(str::to_owned));
         let mut postgres = Self { port: 0, directory, user, server: None };
         postgres.launch();
@@ -88,12 +89,8 @@ impl Postgres {
             "max_connections=200",
         ];
         let log = self.directory.path().join("postgres.log");
-        let launch = Launch {
-            command: words.map(str::to_owned).to_vec(),
-            user: self.user,
-            log,
-            signal: "QUIT",
-        };
+        let launch =
+            Launch { command: words.map(str::to_owned).to_vec(), user: self.user, log, signal: "QUIT" };
         let server = Server::launch(&launch);
         let ready = eventually("postgres answers", || match server.alive() {
             Err(log) => Ok(Err(log)),

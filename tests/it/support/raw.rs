@@ -208,9 +208,7 @@ pub fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
 }
 
 /// One request on a connection of its own; `headers` are whole lines without their ends.
-pub fn request(
-    address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8],
-) -> Response {
+pub fn request(address: SocketAddr, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Response {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
     for header in headers {
         head.push_str(header);

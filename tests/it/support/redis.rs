@@ -1,6 +1,6 @@
 //! A Redis server of one's own, and the few lines of RESP that tests need.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::net::TcpStream;
 
 use super::server::{self, Directory, Launch, Server, Stopped};

@@ -175,8 +175,11 @@ pub fn run(user: Option<&str>, command: &[String]) -> Output {
 fn as_user(user: Option<&str>, command: &[String]) -> Vec<String> {
     let mut line = Vec::new();
     if let Some(user) = user {
-        let group = String::from_utf8(Command::new("id").args(["-g", user]).output().unwrap().stdout).unwrap();
-        line.extend(["setpriv", "--reuid", user, "--regid", group.trim(), "--clear-groups"].map(str::to_owned));
+        let group =
+            String::from_utf8(Command::new("id").args(["-g", user]).output().unwrap().stdout).unwrap();
+        line.extend(
+            ["setpriv", "--reuid", user, "--regid", group.trim(), "--clear-groups"].map(str::to_owned),
+        );
     }
     line.extend_from_slice(command);
     line
@@ -196,8 +199,12 @@ pub fn program(names: &[&str], hint: &str) -> String {
     let path = std::env::var("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     places.extend(["/usr/sbin", "/usr/local/sbin", "/usr/local/bin"].map(PathBuf::from));
-    let mut versions: Vec<PathBuf> =
-        fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|it| it.path().join("bin")).collect();
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|it| it.path().join("bin"))
+        .collect();
     versions.sort();
     // The distribution's own directory first: there, programs of one version stand together.
     places.splice(0..0, versions.into_iter().rev());
