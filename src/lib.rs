@@ -6,8 +6,8 @@
 // The words: no I/O, no async.
 pub mod time;
 pub mod claims;
-pub mod template;
 pub mod token;
+pub mod template;
 pub mod target;
 // The knowledge: knows neither denial nor HTTP answers.
 pub mod verify;

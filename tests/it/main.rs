@@ -1,0 +1,17 @@
+//! One binary for every integration test: real sockets, real Redis, real databases, the real gateway.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test says that something failed by panicking, in its helpers as in its body"
+)]
+
+mod support;
+
+mod attacks_framing;
+mod attacks_headers;
+mod attacks_path;
+mod layers;
+mod packaging;
+mod support_selftest;

@@ -1,0 +1,77 @@
+//! The facts in files that no compiler reads: the container's, the scripts', the binary's.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::gateway::{self, BINARY, Gateway};
+use crate::support::issuer::Issuer;
+use crate::support::origin::Origin;
+
+fn read(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(&path).unwrap_or_else(|it| panic!("{name}: {it}"))
+}
+
+/// The instructions of a Dockerfile, continued lines joined.
+fn instructions(dockerfile: &str) -> Vec<(String, String)> {
+    let joined = dockerfile.replace("\\\n", " ");
+    let lines = joined.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines
+        .filter_map(|line| line.split_once(' '))
+        .map(|(word, rest)| (word.to_owned(), rest.trim().to_owned()))
+        .collect()
+}
+
+#[test]
+fn the_container_runs_and_checks_the_binary_that_is_built() {
+    let all = instructions(&read("Dockerfile"));
+    let last_stage = all.iter().rposition(|(word, _)| word == "FROM").unwrap();
+    let (build, run) = all.split_at(last_stage);
+    assert!(build.iter().any(|(_, rest)| rest.contains("cargo build --release --locked")), "{build:?}");
+    let value = |word: &str| {
+        let found = run.iter().find(|(it, _)| it == word);
+        found.unwrap_or_else(|| panic!("no {word} in the last stage")).1.clone()
+    };
+    let binary = format!("/usr/local/bin/{}", env!("CARGO_PKG_NAME"));
+    assert!(value("COPY").ends_with(&binary) || run.iter().any(|(_, it)| it.ends_with(&binary)));
+    assert!(value("ENTRYPOINT").contains(&format!("[\"{binary}\"]")));
+    let health = value("HEALTHCHECK");
+    assert!(health.contains(&format!("CMD [\"{binary}\", \"health\"")), "{health}");
+    assert_ne!(value("USER"), "root");
+    assert_eq!(value("STOPSIGNAL"), "SIGTERM");
+}
+
+#[test]
+fn every_subcommand_that_files_name_exists() {
+    let help = Command::new(BINARY).arg("--help").output().unwrap();
+    let help = String::from_utf8_lossy(&help.stdout).into_owned();
+    for subcommand in ["health", "demo", "run", "check"] {
+        let listed = help.lines().any(|line| line.split_whitespace().next() == Some(subcommand));
+        assert!(listed, "`{subcommand}` is not in:\n{help}");
+    }
+    assert!(read("Makefile").contains("-- demo"));
+    assert!(read("Dockerfile").contains("\"health\""));
+}
+
+#[test]
+fn the_scripts_are_shell_that_parses() {
+    for script in ["scripts/setup", ".ci/run"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
+        assert!(Command::new("sh").arg("-n").arg(&path).status().unwrap().success(), "{script}");
+        use std::os::unix::fs::PermissionsExt;
+        assert!(fs::metadata(&path).unwrap().permissions().mode() & 0o111 != 0, "{script} is not executable");
+    }
+}
+
+#[test]
+fn a_token_that_gets_out_is_caught_when_the_gateway_stops() {
+    let origin = Origin::start();
+    let issuer = Issuer::new(jsonwebtoken::Algorithm::HS256);
+    let running = Gateway::guarding(&issuer, &origin).start();
+    let token = issuer.good("alice");
+    assert_eq!(running.get("/x", Some(&token)).status, 200);
+    gateway::plant(&running, "leaked.txt", &format!("token={token}"));
+    let found = gateway::stop_and_tell(running);
+    assert!(!found.is_empty() && found.iter().all(|it| it.contains("leaked.txt")), "{found:?}");
+}
