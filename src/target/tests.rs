@@ -143,8 +143,8 @@ fn hosts_are_compared_without_case_port_and_trailing_dot() {
     }
     assert_eq!(host("[::1]:8080").as_deref(), Ok("[::1]"));
     for raw in [
-        "", ".", "a b", "a/b", "a@b", "a:b", "a:80:80", "a..b", "[::1", "[::1]x", "é", "a:123456", "a%2eb",
-        ".a",
+        "", ".", "a b", "a/b", "a@b", "a:b", "a:80:80", "a..b", "[::1", "[::1]x", "é", "a:65536", "a:",
+        "a%2eb", ".a",
     ] {
         assert!(host(raw).is_err(), "{raw} was accepted");
     }

@@ -43,4 +43,3 @@ CREATE TABLE IF NOT EXISTS portcullis_outbox (
     restrictive BIGINT NOT NULL,
     created_at BIGINT NOT NULL
 );
-CREATE INDEX IF NOT EXISTS portcullis_audit_at ON portcullis_audit (at);
