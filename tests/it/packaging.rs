@@ -7,6 +7,7 @@ use std::process::Command;
 use crate::support::gateway::{self, BINARY, Gateway};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
+use crate::support::unique;
 
 fn read(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -50,18 +51,75 @@ fn every_subcommand_that_files_name_exists() {
         let listed = help.lines().any(|line| line.split_whitespace().next() == Some(subcommand));
         assert!(listed, "`{subcommand}` is not in:\n{help}");
     }
-    assert!(read("Makefile").contains("-- demo"));
+    assert!(read("scripts/demo").contains("-- demo"));
     assert!(read("Dockerfile").contains("\"health\""));
 }
 
 #[test]
 fn the_scripts_are_shell_that_parses() {
-    for script in ["scripts/setup", ".ci/run"] {
+    for script in ["scripts/setup", "scripts/demo", "scripts/test", ".ci/run"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         assert!(Command::new("sh").arg("-n").arg(&path).status().unwrap().success(), "{script}");
         use std::os::unix::fs::PermissionsExt;
         assert!(fs::metadata(&path).unwrap().permissions().mode() & 0o111 != 0, "{script} is not executable");
     }
+}
+
+/// The contents of a page's code blocks of one language.
+fn blocks(page: &str, language: &str) -> Vec<String> {
+    let fenced = page.split("\n```").skip(1).step_by(2);
+    fenced.filter_map(|it| Some(it.strip_prefix(language)?.strip_prefix('\n')?.to_owned())).collect()
+}
+
+/// What stands behind the program's name in a page, as far as it is words: the subcommand.
+fn commands(page: &str) -> Vec<Vec<&str>> {
+    let after = page.match_indices("portcullis ").filter(|(at, _)| {
+        let before = page.get(..*at).and_then(|it| it.chars().next_back());
+        matches!(before, Some('`' | ' ' | '\n'))
+    });
+    let word = |it: &&str| !it.is_empty() && it.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let lines = after.map(|(at, name)| page[at + name.len()..].split(['\n', '`']).next().unwrap_or_default());
+    lines
+        .map(|line| line.split(' ').take_while(word).take_while(|it| !it.starts_with('-')).take(2).collect())
+        .collect()
+}
+
+#[test]
+fn the_readmes_configuration_is_accepted() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("admin.token"), unique("")).unwrap();
+    let file = directory.path().join("gateway.toml");
+    let toml = blocks(&read("README.md"), "toml");
+    assert_eq!(toml.len(), 2, "a whole file, and a rule to add to it");
+    for text in [toml[0].clone(), toml.join("\n")] {
+        fs::write(&file, text).unwrap();
+        let output = Command::new(BINARY).arg("check").arg("-c").arg(&file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn every_command_that_pages_show_exists() {
+    let pages = [
+        "README.md",
+        "docs/configuration.md",
+        "docs/control-api.md",
+        "examples/token-blacklist/README.md",
+        "examples/invalid-users/README.md",
+        "examples/native/README.md",
+        "examples/docker-compose/README.md",
+    ];
+    let mut checked = 0;
+    for page in pages {
+        let text = read(page);
+        let shown = blocks(&text, "console").concat() + &blocks(&text, "sh").concat();
+        for command in commands(&shown) {
+            let help = Command::new(BINARY).args(&command).arg("--help").output().unwrap();
+            assert!(help.status.success(), "{page}: portcullis {}", command.join(" "));
+            checked += 1;
+        }
+    }
+    assert!(checked > 15, "only {checked} were found");
 }
 
 #[test]
