@@ -85,6 +85,14 @@ fn commands(page: &str) -> Vec<Vec<&str>> {
 }
 
 #[test]
+fn pages_and_scripts_ask_for_the_rust_that_the_manifest_asks_for() {
+    let version = env!("CARGO_PKG_RUST_VERSION");
+    for file in ["README.md", "scripts/setup"] {
+        assert!(read(file).contains(&format!("{version} or newer")), "{file} does not ask for {version}");
+    }
+}
+
+#[test]
 fn the_readmes_configuration_is_accepted() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("admin.token"), unique("")).unwrap();
