@@ -147,7 +147,7 @@ impl ProxyHttp for Proxy {
         let route = grant.map(|grant| &*grant.route.settings.name).unwrap_or_default().to_owned();
         let id = exchange.id;
         if *error.esource() == ErrorSource::Upstream {
-            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = ?exchange.upstream, "Upstream failed");
+            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
         }
         if let Some(reason) = reason
             && session.response_written().is_none()

@@ -224,8 +224,9 @@ fn the_compose_file_gives_the_gateway_every_variable_and_secret_it_names() {
     // The listeners' defaults are right for a container.
     let missing: Vec<_> = named.difference(&given).filter(|it| !it.ends_with("LISTEN")).collect();
     assert!(missing.is_empty(), "{missing:?}");
-    for other in gateway["depends_on"].as_object().unwrap().keys() {
-        assert!(services[other]["healthcheck"].is_object(), "{other}");
+    for (other, until) in gateway["depends_on"].as_object().unwrap() {
+        let healthy = until["condition"] == "service_healthy";
+        assert_eq!(services[other]["healthcheck"].is_object(), healthy, "{other}");
     }
     let dockerfile = fs::read_to_string(path("../Dockerfile")).unwrap();
     assert!(dockerfile.contains(&format!("PORTCULLIS_CONFIG={inside}")), "the image reads another file");
