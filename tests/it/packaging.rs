@@ -2,12 +2,12 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use crate::support::gateway::{self, BINARY, Gateway};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
-use crate::support::unique;
+use crate::support::{eventually, unique};
 
 fn read(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
@@ -128,6 +128,37 @@ fn every_command_that_pages_show_exists() {
         }
     }
     assert!(checked > 15, "only {checked} were found");
+}
+
+/// Ended with the test, whatever becomes of it.
+struct Demo(Child);
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.0.kill().unwrap_or_default();
+        self.0.wait().map(drop).unwrap_or_default();
+    }
+}
+
+#[test]
+fn the_demos_lines_can_be_pasted_all_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let said = directory.path().join("said");
+    let stdout = fs::File::create(&said).unwrap();
+    let demo = Command::new(BINARY).arg("demo").env("TMPDIR", directory.path()).stdout(stdout).spawn();
+    let _demo = Demo(demo.unwrap());
+    let tour = eventually("the tour is printed", || {
+        let text = fs::read_to_string(&said).unwrap();
+        if text.contains("Ctrl-C ends it") { Ok(text) } else { Err(text) }
+    });
+    let is_pasted = |line: &&str| line.starts_with("curl ") || line.starts_with("# ");
+    let pasted = tour.lines().filter(is_pasted).collect::<Vec<_>>().join("\n");
+    let output = Command::new("sh").args(["-c", &pasted]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let statuses: Vec<&str> = text.lines().filter_map(|it| it.strip_prefix("HTTP/1.1 ")?.get(..3)).collect();
+    let promised = ["200", "200", "403", "200", "200", "200", "401", "200", "200", "200", "401"];
+    assert_eq!(statuses, promised, "{text}");
+    assert!(text.contains("\"ready\"") && text.contains("reason=\"user_banned\""), "{text}");
 }
 
 #[test]
