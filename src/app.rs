@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState, Life};
+use crate::cause::Chain;
 use crate::config::Config;
 use crate::report::{self, Audit};
 use current::{Current, Makers};
@@ -47,21 +48,6 @@ pub enum StartError {
 impl StartError {
     pub(crate) fn process(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Process(cause.into())
-    }
-}
-
-/// An error with everything beneath it, for an operator's eyes.
-pub struct Chain<'a>(pub &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }
 
