@@ -42,9 +42,6 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
         let limits = &exchange.snapshot.server.limits;
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(limits.idle_timeout.as_secs().max(1)));
-        }
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
