@@ -183,7 +183,9 @@ async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
     let host = header.headers.get(header::HOST).map(|host| host.as_bytes());
     let target = Target::read(header.raw_path(), host, snapshot.server.ambiguous);
     let target = target.map_err(|Ambiguity(what)| deny(DenyReason::RequestAmbiguous(what)))?;
-    if target.host.is_empty() && header.version == http::Version::HTTP_11 {
+    // RFC 9112 section 3.2. An absolute target does not make up for it: the service gets the origin form, and would
+    // not hear which host was judged.
+    if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
         return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
     }
     let request = gate::Request {

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod attacks_credential;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
