@@ -1,6 +1,7 @@
 //! What the client sent as its credential; nothing is believed yet.
 
 mod find;
+mod twin;
 
 use std::fmt;
 
@@ -21,6 +22,11 @@ impl<'a> Token<'a> {
     /// The compact form. For verifying, hashing and keys; never for a log.
     pub fn compact(&self) -> &'a str {
         self.0
+    }
+
+    /// The other spelling that verifies as well, where there is one: of ECDSA's signatures.
+    pub fn twin(&self) -> Option<String> {
+        twin::of(self.0)
     }
 
     /// SHA-256 of the compact form.

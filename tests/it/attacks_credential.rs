@@ -7,6 +7,7 @@ use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::raw::Response;
+use crate::support::redis::Redis;
 
 struct Scene {
     gateway: Gateway,
@@ -115,5 +116,41 @@ fn a_fragment_is_refused_behind_empty_lines_too() {
             assert_eq!(response.status, 400, "{empty:?}");
         }
         scene.origin.saw_nothing();
+    }
+}
+
+/// The token with its ECDSA signature spelled the other way.
+fn twin(token: &str) -> String {
+    portcullis::token::Token::new(token).twin().unwrap()
+}
+
+#[test]
+fn a_revoked_token_does_not_come_back_with_the_twin_of_its_signature() {
+    let origin = Origin::start();
+    for algorithm in [Algorithm::ES256, Algorithm::ES384] {
+        let issuer = Issuer::new(algorithm);
+        let gateway = Gateway::guarding(&issuer, &origin).start();
+        // Without an id there is only its text to know it by.
+        let token = issuer.token("alice", |claims| drop(claims.as_object_mut().unwrap().remove("jti")));
+        let twin = twin(&token);
+        assert_eq!(gateway.get("/x", Some(&twin)).status, 200, "it verifies");
+        gateway.revoke_token(&token);
+        for spelling in [&token, &twin] {
+            assert_eq!(gateway.get("/x", Some(spelling)).reason(), "token_revoked");
+        }
+    }
+}
+
+#[test]
+fn a_token_that_a_service_has_listed_is_revoked_in_both_spellings() {
+    let (origin, redis, issuer) = (Origin::start(), Redis::start(), Issuer::new(Algorithm::ES256));
+    let gateway = Gateway::guarding(&issuer, &origin)
+        .section(&redis.config_toml())
+        .section("[ledger]\npresets = [\"token-blacklist\"]")
+        .start();
+    let token = issuer.good("alice");
+    redis.cmd(&["SET", &format!("blacklist:{token}"), "{}"]);
+    for spelling in [token.clone(), twin(&token)] {
+        assert_eq!(gateway.get("/x", Some(&spelling)).reason(), "token_revoked");
     }
 }
