@@ -128,10 +128,17 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        // What follows a switch nobody asked for has no frame, and nobody judged it.
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS
+            && !hygiene::is_websocket(session.req_header())
+        {
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
+            return Err(error.into_up());
+        }
         exchange.status = response.status.as_u16();
         Ok(())
     }

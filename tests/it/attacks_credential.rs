@@ -5,7 +5,7 @@ use jsonwebtoken::Algorithm;
 
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
-use crate::support::origin::Origin;
+use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Response;
 use crate::support::redis::Redis;
 
@@ -153,4 +153,17 @@ fn a_token_that_a_service_has_listed_is_revoked_in_both_spellings() {
     for spelling in [token.clone(), twin(&token)] {
         assert_eq!(gateway.get("/x", Some(&spelling)).reason(), "token_revoked");
     }
+}
+
+#[test]
+fn a_service_cannot_switch_protocols_unasked() {
+    let scene = scene(|it| it);
+    scene.origin.answer(|_| Answer::switch_to_websocket());
+    for lines in ["", "Upgrade: websocket\r\n", "Connection: Upgrade\r\nUpgrade: h2c\r\n"] {
+        let mut raw = scene.gateway.raw();
+        raw.send(format!("GET /x HTTP/1.1\r\nHost: a.test\r\n{lines}\r\n"));
+        assert_eq!(raw.response().status, 502, "{lines}");
+        raw.assert_closed();
+    }
+    assert!(scene.origin.tunnelled().is_empty());
 }
