@@ -20,13 +20,38 @@ use tokio::sync::Semaphore;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
 
-/// A Pingora service whose connections pass through [`Door`]. `connections` bounds them; all its permits are back when
-/// none is open.
+/// How many connections there may be, and are. Cheap to clone.
+#[derive(Clone)]
+pub struct Connections {
+    free: Arc<Semaphore>,
+    capacity: u32,
+}
+
+impl Connections {
+    /// Room for `limit` of them.
+    pub fn new(limit: usize) -> Self {
+        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
+    }
+
+    /// Waits until none is open. Only to be asked for when none is accepted any more.
+    pub async fn all_closed(&self) {
+        // The semaphore is never closed.
+        let _ = self.free.acquire_many(self.capacity).await;
+    }
+}
+
+/// A Pingora service whose connections pass through [`Door`].
 pub fn service(
     conf: &Arc<ServerConf>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Metrics,
-    connections: Arc<Semaphore>,
+    connections: Connections,
 ) -> Service<Door> {
     let proxy = http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) });
     let timed = Timed { proxy: Arc::new(proxy), snapshot, metrics };
@@ -36,17 +61,23 @@ pub fn service(
 /// Counts connections. One too many is closed before a byte of it is read.
 pub struct Door {
     timed: Arc<Timed>,
-    connections: Arc<Semaphore>,
+    connections: Connections,
 }
+
+/// How long clients have to come back for an answer that says `Connection: close`, before idle connections are closed
+/// under them. A request that crosses the closing on its way is lost to a client that may not repeat it.
+const LAME_DUCK: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl ServerApp for Door {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.connections.try_acquire().ok()?;
+        let _open = self.connections.free.try_acquire().ok()?;
         FIRST.scope(Cell::new(true), self.timed.process_new(stream, shutdown)).await
     }
 
+    /// Runs when nothing is accepted any more.
     async fn cleanup(&self) {
+        let _ = tokio::time::timeout(LAME_DUCK, self.connections.all_closed()).await;
         self.timed.http_cleanup().await;
     }
 }
@@ -75,21 +106,28 @@ pub(super) fn head_was_read() {
 impl HttpServerApp for Timed {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        if session.get_keepalive().is_some() {
+            // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
+            session.set_keepalive(Some(0));
+        }
+        let (patience, first) = self.patience();
         let read = Arc::new(AtomicBool::new(false));
         let work = HEAD_WAS_READ.scope(Arc::clone(&read), self.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
             reused = &mut work => return reused,
-            () = fast_sleep(self.patience()) => {}
+            () = fast_sleep(patience) => {}
         }
         if read.load(Ordering::Relaxed) {
             return work.await;
         }
-        self.metrics.slow_head();
+        if first {
+            self.metrics.slow_head();
+        }
         None
     }
 
@@ -103,12 +141,13 @@ impl HttpServerApp for Timed {
 }
 
 impl Timed {
-    /// A kept connection may be idle before the next head begins; a new one is expected to say something.
-    fn patience(&self) -> Duration {
+    /// How long the next head may take, and whether it is the first on its connection. A kept connection may be idle; a
+    /// new one is expected to say something.
+    fn patience(&self) -> (Duration, bool) {
         let limits = &self.snapshot.load().server.limits;
         match FIRST.try_with(|first| first.replace(false)) {
-            Ok(true) => limits.header_timeout,
-            _ => limits.idle_timeout + limits.header_timeout,
+            Ok(true) => (limits.header_timeout, true),
+            Ok(false) | Err(_) => (limits.idle_timeout, false),
         }
     }
 }

@@ -13,6 +13,8 @@ mod attacks_credential;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
+mod dashboards;
+mod examples;
 mod late_database;
 mod layers;
 mod packaging;
