@@ -19,9 +19,12 @@ const X_REQUEST_ID: &str = "x-request-id";
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let gate = &exchange.snapshot.gate;
-    let forbidden: Vec<HeaderName> =
-        gate.identity.forbidden(&request.headers, exchange.trusted).cloned().collect();
-    for name in &forbidden {
+    let forbidden = gate.identity.forbidden(&request.headers, exchange.trusted);
+    // What a service could take for the token, and nobody has judged.
+    let disguised =
+        request.headers.keys().filter(|name| gate.places.iter().any(|place| place.is_mimicked_by(name)));
+    let unwanted: Vec<HeaderName> = forbidden.chain(disguised).cloned().collect();
+    for name in &unwanted {
         request.remove_header(name);
     }
     if !gate.identity.forwards_token() {
@@ -40,11 +43,11 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
 fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let said = |request: &RequestHeader, name: &str| exchange.trusted && request.headers.contains_key(name);
     let client = exchange.client.to_string();
-    let before = request.headers.get(X_FORWARDED_FOR).filter(|_| exchange.trusted);
-    let path = match before.and_then(|before| before.to_str().ok()) {
-        Some(before) => format!("{before}, {client}"),
-        None => client,
-    };
+    // Several lines are one list (RFC 9110 section 5.2): some proxies add one of their own behind the client's.
+    let before = request.headers.get_all(X_FORWARDED_FOR).iter().filter(|_| exchange.trusted);
+    let before = before.filter_map(|line| line.to_str().ok()).filter(|line| !line.is_empty());
+    let path: Vec<&str> = before.chain([client.as_str()]).collect();
+    let path = path.join(", ");
     request.insert_header(X_FORWARDED_FOR, path)?;
     if !said(request, X_FORWARDED_PROTO) {
         request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
@@ -65,10 +68,7 @@ fn take_out(request: &mut RequestHeader, place: &Place) -> Result<()> {
     match place {
         // Another scheme's credentials are not ours to withhold.
         Place::Header(name) if *name == header::AUTHORIZATION => {
-            let is_bearer = |value: &HeaderValue| {
-                value.as_bytes().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
-            };
-            if request.headers.get(name).is_some_and(is_bearer) {
+            if request.headers.get(name).is_some_and(|value| token::is_bearer(value.as_bytes())) {
                 request.remove_header(name);
             }
         }

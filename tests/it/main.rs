@@ -9,11 +9,13 @@
 
 mod support;
 
+mod attacks_credential;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
 mod dashboards;
 mod examples;
+mod late_database;
 mod layers;
 mod packaging;
 mod support_selftest;
