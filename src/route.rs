@@ -1,6 +1,7 @@
 //! Routes: host, path and method decide which; the most specific wins, whatever their order.
 
 mod table;
+mod trie;
 
 use std::sync::Arc;
 

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use http::Method;
-use matchit::Router;
-
 use super::Route;
+use super::trie::Trie;
+use http::Method;
 
 /// All routes. The exact host wins over the wildcard with more labels, that over the one with fewer, that over none;
 /// within a host the literal segment wins over the parameter, that over the rest; then the named method over any.
@@ -22,8 +21,8 @@ pub struct RouteTable {
 /// the most specific one does not.
 #[derive(Debug, Default)]
 struct Methods {
-    named: Vec<(Method, Router<Arc<Route>>)>,
-    other: Router<Arc<Route>>,
+    named: Vec<(Method, Trie<Arc<Route>>)>,
+    other: Trie<Arc<Route>>,
 }
 
 impl RouteTable {
@@ -79,42 +78,28 @@ impl Methods {
         for route in routes {
             for method in &route.settings.methods {
                 if !methods.named.iter().any(|(named, _)| named == method) {
-                    methods.named.push((method.clone(), Router::new()));
+                    methods.named.push((method.clone(), Trie::default()));
                 }
             }
         }
-        for (method, router) in &mut methods.named {
-            fill(router, routes, |route| route.settings.methods.contains(method));
-            fill(router, routes, |route| route.settings.methods.is_empty());
+        for (method, trie) in &mut methods.named {
+            // First those that name the method: the first of two equal patterns stays.
+            fill(trie, routes, |route| route.settings.methods.contains(method));
+            fill(trie, routes, |route| route.settings.methods.is_empty());
         }
         fill(&mut methods.other, routes, |route| route.settings.methods.is_empty());
         methods
     }
 
     fn find(&self, path: &str, method: &Method) -> Option<&Arc<Route>> {
-        let router =
-            self.named.iter().find(|(named, _)| named == method).map_or(&self.other, |(_, router)| router);
-        router.at(path).ok().map(|found| found.value)
+        let named = self.named.iter().find(|(named, _)| named == method);
+        named.map_or(&self.other, |(_, trie)| trie).find(path)
     }
 }
 
-/// Explicit patterns go in first: `/api/{*rest}` also serves `/api/` itself, unless a route of its own does.
-fn fill(router: &mut Router<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Route) -> bool) {
-    let wanted: Vec<_> = routes.iter().filter(|route| wanted(route)).collect();
-    for route in &wanted {
-        insert(router, &route.settings.path, route);
-    }
-    for route in &wanted {
-        if let Some((directory, _)) = route.settings.path.split_once("{*") {
-            insert(router, directory, route);
-        }
-    }
-}
-
-fn insert(router: &mut Router<Arc<Route>>, path: &str, route: &Arc<Route>) {
-    // A conflict means that a more specific claim to the same pattern is in already.
-    if let Err(conflict) = router.insert(path, Arc::clone(route)) {
-        tracing::debug!(route = %route.settings.name, %conflict, "Pattern taken");
+fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Route) -> bool) {
+    for route in routes.iter().filter(|route| wanted(route)) {
+        trie.insert(&route.settings.path, Arc::clone(route));
     }
 }
 
@@ -213,5 +198,26 @@ mod tests {
             assert_eq!(name(&table, host, "/x", Method::GET), expected, "{host}");
         }
         assert_eq!(name(&table, "", "/open", Method::GET), Some("other"));
+    }
+
+    #[test]
+    fn parameters_of_different_names_live_side_by_side() {
+        let table = table(&[
+            ("user", &[], "/{id}", &[]),
+            ("posts", &[], "/{name}/posts", &[]),
+            ("one", &[], "/{account}/posts/{id}", &[]),
+            ("rest", &[], "/{tenant}/{*path}", &[]),
+        ]);
+        for (path, expected) in [
+            ("/7", Some("user")),
+            ("/7/posts", Some("posts")),
+            ("/7/posts/8", Some("one")),
+            ("/7/", Some("rest")),
+            ("/7/x", Some("rest")),
+            ("/7/posts/8/9", Some("rest")),
+            ("/", None),
+        ] {
+            assert_eq!(name(&table, "h", path, Method::GET), expected, "{path}");
+        }
     }
 }
