@@ -19,7 +19,7 @@ pub(super) fn run(args: &MigrateArgs) -> ExitCode {
 }
 
 fn migrate(args: &MigrateArgs) -> Result<String, Failure> {
-    let (config, _) = Config::load(&args.config.config).map_err(Failure::trouble)?;
+    let (config, _) = Config::load(args.config.path()).map_err(Failure::trouble)?;
     let migrated = admin::runtime()?.block_on(crate::ledger::migrate(&config.ledger));
     migrated.map_err(|error| {
         let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
