@@ -12,6 +12,8 @@ mod support;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
+mod jwks;
 mod layers;
 mod packaging;
 mod support_selftest;
+mod tokens;
