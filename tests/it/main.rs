@@ -12,6 +12,8 @@ mod support;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
+mod cli;
+mod control;
 mod exchange;
 mod identity;
 mod jwks;
