@@ -23,6 +23,9 @@ use crate::verdict::{Denial, DenyReason, Verdict};
 const ANSWERED: bool = true;
 const GO_ON: bool = false;
 
+/// Never sent: the client closed before there was an answer.
+const CLIENT_WENT_AWAY: u16 = 499;
+
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
 const DRAIN_BYTES: u64 = 64 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(1);
@@ -148,6 +151,10 @@ impl ProxyHttp for Proxy {
         let id = exchange.id;
         if *error.esource() == ErrorSource::Upstream {
             tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = ?exchange.upstream, "Upstream failed");
+        }
+        if reason.is_none() && exchange.status == 0 {
+            // Nobody is there to be told. The log and the metrics call it what nginx calls it.
+            exchange.status = CLIENT_WENT_AWAY;
         }
         if let Some(reason) = reason
             && session.response_written().is_none()
