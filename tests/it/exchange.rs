@@ -289,3 +289,25 @@ fn connections_to_the_service_are_kept_and_one_that_was_closed_is_no_failure() {
         assert_eq!(raw.response().status, 200);
     }
 }
+
+#[test]
+fn a_client_that_goes_away_before_the_answer_is_a_client_error_in_log_and_metrics() {
+    let scene = scene(|it| it);
+    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(500)));
+    let mut raw = scene.gateway.raw();
+    raw.send(scene.head("GET /gone", ""));
+    eventually("the request has reached the service", || match scene.origin.requests().len() {
+        1 => Ok(()),
+        count => Err(count),
+    });
+    drop(raw);
+    let line = eventually("the access line", || {
+        scene.gateway.log_lines().into_iter().find(|line| line["path"] == "/gone").ok_or(())
+    });
+    assert_eq!((line["status"].as_u64(), line["verdict"].as_str()), (Some(499), Some("allow")), "{line}");
+    let series = "portcullis_requests_total{method=\"GET\",route=\"all\",status=\"4xx\"}";
+    eventually("it is counted", || match scene.gateway.metric(series) {
+        Some(1.0) => Ok(()),
+        other => Err(other),
+    });
+}

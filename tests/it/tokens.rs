@@ -125,7 +125,7 @@ fn told(gateway: &Gateway, response: &Response, status: u16, reason: &str, chall
     let route = line["route"].as_str().unwrap_or("(none)");
     let counter =
         format!("portcullis_verdicts_total{{reason=\"{reason}\",route=\"{route}\",verdict=\"deny\"}}");
-    assert!(gateway.metric(&counter).is_some_and(|count| count >= 1.0), "{counter}");
+    eventually(&counter, || gateway.metric(&counter).filter(|count| *count >= 1.0).ok_or(()));
 }
 
 #[test]
