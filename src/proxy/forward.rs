@@ -13,7 +13,7 @@ use crate::token::{self, Place};
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
@@ -54,9 +54,8 @@ fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     {
         request.insert_header(X_FORWARDED_HOST, host)?;
     }
-    if !said(request, &X_REQUEST_ID) {
-        request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
-    }
+    // A trusted proxy's, where it gave one: the same in its log, in ours and in the service's.
+    request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, RequestId};
 use super::{Proxy, door, forward, hygiene};
 use crate::answer::{self, Answer};
 use crate::gate;
@@ -56,6 +56,12 @@ impl ProxyHttp for Proxy {
         }
         let trusted = &exchange.snapshot.server.trusted_proxies;
         exchange.trusted = trusted.iter().any(|network| network.contains(&exchange.client));
+        if exchange.trusted
+            && let Some(id) =
+                session.req_header().headers.get(&forward::X_REQUEST_ID).and_then(RequestId::given)
+        {
+            exchange.id = id;
+        }
         Ok(())
     }
 

@@ -135,6 +135,13 @@ fn where_a_request_came_from_is_said_by_the_gateway_or_by_a_trusted_proxy() {
     assert_eq!(seen.values("x-forwarded-proto"), ["https"]);
     assert_eq!(seen.values("x-forwarded-host"), ["shop.test"]);
     assert_eq!(seen.values("x-request-id"), ["of-the-proxy"]);
+    let denied = trusted.gateway.request("GET", "/x", &["X-Request-Id: of-the-proxy:2"], b"");
+    assert_eq!(denied.json()["request_id"], "of-the-proxy:2");
+    crate::support::eventually("the access lines", || {
+        let lines = trusted.gateway.log_lines();
+        let named = |id: &str| lines.iter().any(|line| line["request_id"] == id);
+        if named("of-the-proxy") && named("of-the-proxy:2") { Ok(()) } else { Err(lines.len()) }
+    });
     assert!(seen.values("x-user-id").is_empty(), "who the user is, no proxy says");
 }
 
