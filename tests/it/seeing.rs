@@ -117,12 +117,9 @@ fn nothing_that_a_client_sends_steers_the_terminal_that_shows_the_log() {
     let scene = scene(|it| it);
     let token = scene.issuer.token("a\u{1b}[31mlice", |_| {});
     assert_eq!(scene.gateway.get("/x", Some(&token)).reason(), "token_claims");
-    let token = scene.issuer.good("\u{202e}alice");
-    let status = scene.gateway.get("/x", Some(&token)).status;
-    assert!(matches!(status, 200 | 401), "{status}");
+    assert_eq!(scene.gateway.request("GET", "/x\u{1b}[31m", &[], b"").status, 400);
     scene.access(2);
-    let log = scene.gateway.log();
-    assert!(!log.contains('\u{1b}') && !log.contains('\u{202e}'), "{log}");
+    assert!(!scene.gateway.log().contains('\u{1b}'), "{}", scene.gateway.log());
 }
 
 #[test]
