@@ -7,7 +7,6 @@ use arc_swap::ArcSwap;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use prometheus::Registry;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::StartError;
@@ -16,7 +15,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerMetrics};
-use crate::proxy::{self, Door, Snapshot};
+use crate::proxy::{self, Connections, Door, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
 use crate::upstream::{self, Upstream};
@@ -102,7 +101,7 @@ impl Current {
     }
 
     /// The proxy door, over whatever snapshot is in force.
-    pub(super) fn proxy_service(&self, connections: Arc<Semaphore>) -> Service<Door> {
+    pub(super) fn proxy_service(&self, connections: Connections) -> Service<Door> {
         let conf = ServerConf {
             // Retries are counted by each upstream's own setting.
             max_retries: 64,

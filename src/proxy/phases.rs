@@ -83,11 +83,16 @@ impl ProxyHttp for Proxy {
         Ok(ANSWERED)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
         let peer = grant.route.upstream.next();
-        let peer = peer
+        let mut peer = peer
             .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
+        if hygiene::is_websocket(session.req_header()) {
+            // A conversation may be silent for as long as it likes; the connection itself is watched by TCP.
+            peer.options.read_timeout = None;
+            session.set_read_timeout(None);
+        }
         exchange.upstream = peer._address.as_inet().copied();
         exchange.forwarded.get_or_insert_with(Instant::now);
         Ok(peer)
@@ -156,7 +161,7 @@ impl ProxyHttp for Proxy {
         let route = grant.map(|grant| &*grant.route.settings.name).unwrap_or_default().to_owned();
         let id = exchange.id;
         if *error.esource() == ErrorSource::Upstream {
-            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = ?exchange.upstream, "Upstream failed");
+            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
         }
         if reason.is_none() && exchange.status == 0 {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
