@@ -174,12 +174,18 @@ impl Gateway {
                 _ = interrupt.recv() => break,
             }
         }
-        self.drain().await;
+        let told_again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        self.drain(told_again).await;
         Ok(())
     }
 
-    /// Stops listening, lets running requests end, and at the deadline ends them.
-    async fn drain(self) {
+    /// Stops listening, lets running requests end, and at the deadline, or when told again, ends them.
+    async fn drain(self, told_again: impl Future<Output = ()>) {
         self.life.draining();
         let deadline = self.current.config().server.drain;
         tracing::info!(open = self.connections.open(), ?deadline, "Draining");
@@ -189,11 +195,13 @@ impl Gateway {
             let _ = self.listening.await;
             self.connections.all_closed().await;
         };
-        match tokio::time::timeout(deadline, drained).await {
-            Ok(()) => tracing::info!("Drained"),
-            Err(_) => {
-                tracing::warn!(open = self.connections.open(), "Deadline passed; open connections are cut")
+        let open = || self.connections.open();
+        tokio::select! {
+            () = drained => tracing::info!("Drained"),
+            () = tokio::time::sleep(deadline) => {
+                tracing::warn!(open = open(), "Deadline passed; open connections are cut");
             }
+            () = told_again => tracing::warn!(open = open(), "Told again; open connections are cut"),
         }
         self.background.cancel();
         self.current.close();
