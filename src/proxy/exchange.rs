@@ -16,6 +16,9 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) verdict: Option<Verdict>,
     pub(super) id: RequestId,
+    /// Who is at the other end of the connection.
+    pub(super) peer: IpAddr,
+    /// Whose request it is: the peer, or whom trusted proxies name.
     pub(super) client: IpAddr,
     /// Whether the peer is in `trusted_proxies`.
     pub(super) trusted: bool,
@@ -39,6 +42,7 @@ impl Exchange {
             snapshot,
             verdict: None,
             id: RequestId::random(),
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             trusted: false,
             began: Instant::now(),

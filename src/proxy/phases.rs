@@ -1,5 +1,6 @@
 //! Pingora's phases, in the order in which they happen.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -52,15 +53,18 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(limits.idle_timeout));
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
             // An IPv4 client on a dual-stack socket is still an IPv4 client.
-            exchange.client = address.ip().to_canonical();
+            exchange.peer = address.ip().to_canonical();
         }
-        let trusted = &exchange.snapshot.server.trusted_proxies;
-        exchange.trusted = trusted.iter().any(|network| network.contains(&exchange.client));
-        if exchange.trusted
-            && let Some(id) =
-                session.req_header().headers.get(&forward::X_REQUEST_ID).and_then(RequestId::given)
-        {
-            exchange.id = id;
+        let networks = &exchange.snapshot.server.trusted_proxies;
+        let trusted = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
+        exchange.trusted = trusted(&exchange.peer);
+        exchange.client = exchange.peer;
+        if exchange.trusted {
+            let headers = &session.req_header().headers;
+            exchange.client = forward::client(headers, exchange.peer, trusted);
+            if let Some(id) = headers.get(&forward::X_REQUEST_ID).and_then(RequestId::given) {
+                exchange.id = id;
+            }
         }
         Ok(())
     }
