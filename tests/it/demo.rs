@@ -100,6 +100,7 @@ fn curl(line: &str) -> Response {
     while let Some(word) = words.next() {
         match word.as_str() {
             "-i" | "-s" => {}
+            "-w" => drop(words.next()),
             "-X" => method = words.next().unwrap(),
             "-H" => headers.push(words.next().unwrap()),
             "-d" => body = words.next().unwrap(),

@@ -139,10 +139,15 @@ fn where_a_request_came_from_is_said_by_the_gateway_or_by_a_trusted_proxy() {
     assert_eq!(denied.json()["request_id"], "of-the-proxy:2");
     crate::support::eventually("the access lines", || {
         let lines = trusted.gateway.log_lines();
-        let named = |id: &str| lines.iter().any(|line| line["request_id"] == id);
+        let named =
+            |id: &str| lines.iter().any(|line| line["request_id"] == id && line["target"] == "access");
         if named("of-the-proxy") && named("of-the-proxy:2") { Ok(()) } else { Err(lines.len()) }
     });
     assert!(seen.values("x-user-id").is_empty(), "who the user is, no proxy says");
+    let log = crate::support::eventually("the access line", || {
+        trusted.gateway.log_lines().into_iter().find(|line| line["request_id"] == "of-the-proxy").ok_or(())
+    });
+    assert_eq!(log["client"], "203.0.113.9", "whose request it is");
 }
 
 #[test]

@@ -77,6 +77,40 @@ fn the_control_token_can_be_changed_by_a_reload() {
 }
 
 #[test]
+fn a_reload_reads_keys_opens_the_ledger_and_the_audit_file_anew() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let next = Issuer::new(Algorithm::ES256);
+    let keys = issuer.config_with(&format!("jwks_file = \"{}\"", issuer.jwks_file().display()));
+    let setup =
+        Setup::new().section(&keys).upstream("app", &origin).route("path = \"/{*rest}\"\nupstream = \"app\"");
+    let gateway = setup.start();
+    gateway.ban("mallory");
+    let (of_old, of_new) = (
+        issuer.good("alice"),
+        next.sign(&serde_json::json!({ "alg": "ES256", "kid": next.kid }), &issuer.claims("alice")),
+    );
+    assert_eq!(gateway.get("/x", Some(&of_old)).status, 200);
+    assert_eq!(gateway.get("/x", Some(&of_new)).status, 401);
+
+    std::fs::rename(gateway.directory().join("audit.jsonl"), gateway.directory().join("audit.1")).unwrap();
+    std::fs::write(issuer.jwks_file(), next.jwks().to_string()).unwrap();
+    reload(&gateway, &setup.toml());
+    assert_eq!(gateway.get("/x", Some(&of_old)).reason(), "token_signature", "its key is gone");
+    assert_eq!(gateway.get("/x", Some(&of_new)).status, 200);
+    gateway.logout("bob");
+    assert_eq!(gateway.audit().lines().count(), 1, "the file was rotated");
+
+    // Other settings of the ledger make it anew, over the same database.
+    std::fs::write(issuer.jwks_file(), issuer.jwks().to_string()).unwrap();
+    reload(&gateway, &setup.section("[ledger]\npresets = [\"native\", \"token-blacklist\"]").toml());
+    assert_eq!(gateway.get("/x", Some(&issuer.good("mallory"))).reason(), "user_banned");
+    assert_eq!(gateway.get("/x", Some(&of_old)).status, 200);
+    gateway.activate("mallory");
+    assert_eq!(gateway.get("/x", Some(&issuer.good("mallory"))).status, 200);
+    assert_eq!(gateway.ready().0, 200);
+}
+
+#[test]
 fn no_request_is_lost_while_configurations_come_and_go() {
     let (one, two) = (Origin::start(), Origin::start());
     let issuer = Issuer::new(Algorithm::ES256);
@@ -214,6 +248,28 @@ fn what_outlasts_the_drain_is_cut_at_its_deadline() {
     assert!(begun.elapsed() >= Duration::from_millis(300) && begun.elapsed() < Duration::from_secs(8));
     stream.rest_until_closed();
     assert!(gateway.log().contains("Deadline passed"), "{}", gateway.log());
+}
+
+#[test]
+fn told_twice_a_gateway_ends_at_once() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let mut gateway = Gateway::guarding(&issuer, &origin).server("drain = \"1h\"").start();
+    origin.answer(|_| Answer::ok().delayed(Duration::from_secs(3)));
+    let mut running = gateway.raw();
+    running.send(format!(
+        "GET /x HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {}\r\n\r\n",
+        issuer.good("alice")
+    ));
+    eventually("the request has reached the service", || match origin.requests().len() {
+        1 => Ok(()),
+        count => Err(count),
+    });
+    gateway.signal("TERM");
+    eventually("it drains", || if gateway.ready().0 == 503 { Ok(()) } else { Err("ready") });
+    gateway.signal("INT");
+    assert_eq!(gateway.wait_exit().code(), Some(0));
+    assert!(gateway.log().contains("Told again"), "{}", gateway.log());
+    running.assert_closed();
 }
 
 #[test]
