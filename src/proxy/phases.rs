@@ -1,6 +1,5 @@
 //! Pingora's phases, in the order in which they happen.
 
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -55,13 +54,12 @@ impl ProxyHttp for Proxy {
             // An IPv4 client on a dual-stack socket is still an IPv4 client.
             exchange.peer = address.ip().to_canonical();
         }
-        let networks = &exchange.snapshot.server.trusted_proxies;
-        let trusted = |address: &IpAddr| networks.iter().any(|network| network.contains(address));
-        exchange.trusted = trusted(&exchange.peer);
+        let server = &exchange.snapshot.server;
+        exchange.trusted = server.trusts(&exchange.peer);
         exchange.client = exchange.peer;
         if exchange.trusted {
             let headers = &session.req_header().headers;
-            exchange.client = forward::client(headers, exchange.peer, trusted);
+            exchange.client = forward::client(headers, exchange.peer, |address| server.trusts(address));
             if let Some(id) = headers.get(&forward::X_REQUEST_ID).and_then(RequestId::given) {
                 exchange.id = id;
             }
