@@ -45,9 +45,6 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
         let limits = &exchange.snapshot.server.limits;
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(limits.idle_timeout.as_secs().max(1)));
-        }
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
@@ -60,7 +57,7 @@ impl ProxyHttp for Proxy {
         if exchange.trusted {
             let headers = &session.req_header().headers;
             exchange.client = forward::client(headers, exchange.peer, |address| server.trusts(address));
-            if let Some(id) = headers.get(&forward::X_REQUEST_ID).and_then(RequestId::given) {
+            if let Some(id) = headers.get(forward::X_REQUEST_ID).and_then(RequestId::given) {
                 exchange.id = id;
             }
         }

@@ -135,6 +135,9 @@ fn where_a_request_came_from_is_said_by_the_gateway_or_by_a_trusted_proxy() {
     assert_eq!(seen.values("x-forwarded-proto"), ["https"]);
     assert_eq!(seen.values("x-forwarded-host"), ["shop.test"]);
     assert_eq!(seen.values("x-request-id"), ["of-the-proxy"]);
+    let lines = ["X-Forwarded-For: 198.51.100.7", "X-Forwarded-For: 203.0.113.9, 127.0.0.9"];
+    let seen = trusted.send("/public", &lines);
+    assert_eq!(seen.values("x-forwarded-for"), ["198.51.100.7, 203.0.113.9, 127.0.0.9, 127.0.0.1"]);
     let denied = trusted.gateway.request("GET", "/x", &["X-Request-Id: of-the-proxy:2"], b"");
     assert_eq!(denied.json()["request_id"], "of-the-proxy:2");
     crate::support::eventually("the access lines", || {
