@@ -251,6 +251,18 @@ fn what_outlasts_the_drain_is_cut_at_its_deadline() {
 }
 
 #[test]
+fn a_signal_in_the_first_moment_is_an_order_too() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let setup = Gateway::guarding(&issuer, &origin);
+    for signal in ["TERM", "INT"] {
+        let mut gateway = Gateway::start_unready(&setup.toml());
+        gateway.signal("HUP");
+        gateway.signal(signal);
+        assert_eq!(gateway.wait_exit().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
 fn told_twice_a_gateway_ends_at_once() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let mut gateway = Gateway::guarding(&issuer, &origin).server("drain = \"1h\"").start();
