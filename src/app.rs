@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use prometheus::Registry;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -104,6 +104,24 @@ pub struct Gateway {
     listening: JoinHandle<()>,
     /// Cancelled last: the ledger must answer until the last request is through.
     background: CancellationToken,
+    signals: Signals,
+}
+
+/// What an operator can tell a running process.
+struct Signals {
+    hang_up: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn install() -> std::io::Result<Self> {
+        Ok(Self {
+            hang_up: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
 }
 
 impl Gateway {
@@ -125,6 +143,8 @@ impl Gateway {
         let life = Arc::new(Life::default());
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));
         let state = Arc::new(AdminState::new(&admin_settings, handles));
+        // From here on a signal is an order to a gateway that serves. Before, it ends a process that does not yet.
+        let signals = Signals::install().map_err(StartError::process)?;
         let (closing, closed) = watch::channel(false);
         let service = current.proxy_service(connections.clone());
         let (proxy, listening) = listen::serve(service, sockets, closed)?;
@@ -152,18 +172,16 @@ impl Gateway {
             closing,
             listening,
             background,
+            signals,
         })
     }
 
     /// Serves until SIGTERM or SIGINT, and reloads the configuration on SIGHUP and when its file changes.
-    pub async fn serve(self) -> Result<(), StartError> {
-        let mut hang_up = signal(SignalKind::hangup()).map_err(StartError::process)?;
-        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::process)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::process)?;
+    pub async fn serve(mut self) -> Result<(), StartError> {
         let mut file = reload::FileWatch::new(&self.path);
         loop {
             tokio::select! {
-                _ = hang_up.recv() => {
+                _ = self.signals.hang_up.recv() => {
                     if let Err(error) = self.audit.reopen() {
                         tracing::error!(%error, "Audit file not reopened; the old one stays in use");
                     }
@@ -171,16 +189,16 @@ impl Gateway {
                     self.reload().await;
                 }
                 () = file.changed() => self.reload().await,
-                _ = terminate.recv() => break,
-                _ = interrupt.recv() => break,
+                _ = self.signals.terminate.recv() => break,
+                _ = self.signals.interrupt.recv() => break,
             }
         }
         self.drain().await;
         Ok(())
     }
 
-    /// Stops listening, lets running requests end, and at the deadline ends them.
-    async fn drain(self) {
+    /// Stops listening, lets running requests end, and at the deadline, or when told again, ends them.
+    async fn drain(mut self) {
         self.life.draining();
         let deadline = self.current.config().server.drain;
         tracing::info!(open = self.connections.open(), ?deadline, "Draining");
@@ -190,11 +208,20 @@ impl Gateway {
             let _ = self.listening.await;
             self.connections.all_closed().await;
         };
-        match tokio::time::timeout(deadline, drained).await {
-            Ok(()) => tracing::info!("Drained"),
-            Err(_) => {
-                tracing::warn!(open = self.connections.open(), "Deadline passed; open connections are cut")
+        let Signals { terminate, interrupt, .. } = &mut self.signals;
+        let told_again = async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
             }
+        };
+        let open = || self.connections.open();
+        tokio::select! {
+            () = drained => tracing::info!("Drained"),
+            () = tokio::time::sleep(deadline) => {
+                tracing::warn!(open = open(), "Deadline passed; open connections are cut");
+            }
+            () = told_again => tracing::warn!(open = open(), "Told again; open connections are cut"),
         }
         self.background.cancel();
         self.current.close();

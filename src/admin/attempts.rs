@@ -17,7 +17,7 @@ const ADDRESSES: usize = 4096;
 pub(super) struct Attempts(Mutex<HashMap<IpAddr, Instant>>);
 
 impl Attempts {
-    /// Whether this address has to wait. Then its token is not even looked at: a right guess must not stand out.
+    /// Whether this address has to wait before it may guess again.
     pub fn is_blocked(&self, address: IpAddr, now: Instant) -> bool {
         let failures = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let until = failures.get(&group(address)).copied();

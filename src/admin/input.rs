@@ -49,6 +49,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<AdminState>> for Strict<T> {
 /// Twice: serde_json calls some wrong types a syntax error, and the caller should hear which of the two it is.
 fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Problem> {
     serde_json::from_slice::<serde::de::IgnoredAny>(body).map_err(|error| syntax(&error))?;
+    // serde would take a list for the fields in their order.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "The body must be a JSON object."));
+    }
     let mut json = serde_json::Deserializer::from_slice(body);
     serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, text) = (error.path().to_string(), error.inner().to_string());

@@ -100,11 +100,18 @@ pub struct AdminHandles {
     pub life: Arc<Life>,
 }
 
+/// What callers have to hold.
+struct ControlToken {
+    /// SHA-256; a digest so that comparing tells nothing of the token's length.
+    digest: [u8; 32],
+    /// Whether it is short enough to be found by trying; the configuration warns of that.
+    guessable: bool,
+}
+
 /// What the endpoints share.
 pub struct AdminState {
     handles: AdminHandles,
-    /// SHA-256 of the control token; a digest so that comparing tells nothing of its length.
-    token: ArcSwapOption<[u8; 32]>,
+    token: ArcSwapOption<ControlToken>,
     attempts: attempts::Attempts,
     calls: governor::DefaultDirectRateLimiter,
 }
@@ -124,8 +131,11 @@ impl AdminState {
 
     /// Puts the token of a reloaded configuration in force.
     pub fn set_token(&self, token: Option<&str>) {
-        let digest = token.map(|token| Arc::new(Sha256::digest(token.as_bytes()).into()));
-        self.token.store(digest);
+        let held = |token: &str| ControlToken {
+            digest: Sha256::digest(token.as_bytes()).into(),
+            guessable: token.len() < settings::UNGUESSABLE,
+        };
+        self.token.store(token.map(|token| Arc::new(held(token))));
     }
 
     fn ledger(&self) -> Arc<Ledger> {

@@ -2,6 +2,9 @@
 
 use std::net::SocketAddr;
 
+/// Bytes of a control token from which on nobody finds it by trying.
+pub const UNGUESSABLE: usize = 16;
+
 #[derive(Clone, PartialEq)]
 pub struct AdminSettings {
     pub listen: SocketAddr,

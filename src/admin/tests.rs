@@ -11,6 +11,7 @@ use super::*;
 use crate::report::Metrics;
 
 const TOKEN: &str = "a-token-of-the-tests";
+const SHORT_TOKEN: &str = "fifteen-letters";
 
 /// An admin listener on a port of its own; it ends with the test.
 struct Door {
@@ -139,19 +140,22 @@ async fn names_and_origins_of_other_sites_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn guessing_the_token_is_slow_even_for_the_right_guess() {
+async fn guessing_is_slow_and_shuts_the_operator_out_only_where_a_guess_could_succeed() {
     let door = open(Some(TOKEN));
     let guess = |token: &str| {
         format!(
-            "GET /v1/stats HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+            "GET /v1/openapi.json HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
         )
     };
     for _ in 0..10 {
         is_problem(&door.raw(guess("wrong")).await, 401);
     }
-    let blocked = door.raw(guess(TOKEN)).await;
+    let blocked = door.raw(guess("wrong")).await;
     is_problem(&blocked, 429);
     assert!(blocked.contains("retry-after: "), "{blocked}");
+    assert!(door.raw(guess(TOKEN)).await.starts_with("HTTP/1.1 200 "), "the operator was shut out");
+    door.state.set_token(Some(SHORT_TOKEN));
+    is_problem(&door.raw(guess(SHORT_TOKEN)).await, 429);
 }
 
 #[tokio::test(flavor = "multi_thread")]

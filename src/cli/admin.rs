@@ -46,7 +46,7 @@ impl AdminArgs {
         let (base, token) = match &self.admin {
             Some(base) => (base.clone(), given),
             None => {
-                let (config, _) = Config::load(&self.config.config).map_err(|problems| {
+                let (config, _) = Config::load(self.config.path()).map_err(|problems| {
                     Failure::Trouble(format!(
                         "name the gateway with --admin or PORTCULLIS_ADMIN; the configuration does not:\n{problems}"
                     ))

@@ -27,7 +27,7 @@ pub(super) fn run(args: &HealthArgs) -> ExitCode {
 }
 
 fn ask(args: &HealthArgs) -> Result<String, Failure> {
-    let (config, _) = Config::load(&args.config.config).map_err(Failure::trouble)?;
+    let (config, _) = Config::load(args.config.path()).map_err(Failure::trouble)?;
     let client = AdminClient::new(&admin::base_url(config.admin.listen)?, None)?;
     let (ready, readiness) = admin::runtime()?.block_on(client.readiness())?;
     let text = output::data(&readiness, args.json);

@@ -20,7 +20,7 @@ pub(super) fn run(args: &MigrateArgs) -> ExitCode {
 }
 
 fn migrate(args: &MigrateArgs) -> Result<String, Failure> {
-    let (config, _) = Config::load(&args.config.config).map_err(Failure::trouble)?;
+    let (config, _) = Config::load(args.config.path()).map_err(Failure::trouble)?;
     let migrated = admin::runtime()?.block_on(crate::ledger::migrate(&config.ledger));
     migrated.map_err(|error| Failure::Trouble(Chain(&error).to_string()))?;
     Ok("The tables are up to date.".to_owned())

@@ -16,7 +16,7 @@ mod user;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand};
 /// Put it in front of a service: from then on a logout or a ban takes effect on the next request, without a change
 /// to the service's code. Without a command it serves.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true, max_term_width = 100)]
+#[command(version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
     config: ConfigArgs,
@@ -34,18 +34,18 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// Which configuration.
+/// Which configuration. Global, so that it may stand before the command as well as behind it.
 #[derive(Args)]
 struct ConfigArgs {
-    /// The configuration file
-    #[arg(
-        short,
-        long = "config",
-        value_name = "FILE",
-        default_value = "gateway.toml",
-        env = "PORTCULLIS_CONFIG"
-    )]
-    config: PathBuf,
+    /// The configuration file [default: gateway.toml]
+    #[arg(short, long = "config", value_name = "FILE", env = "PORTCULLIS_CONFIG", global = true)]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgs {
+    fn path(&self) -> &Path {
+        self.config.as_deref().unwrap_or(Path::new("gateway.toml"))
+    }
 }
 
 #[derive(Subcommand)]
@@ -93,7 +93,7 @@ pub fn main() -> ExitCode {
         None => run::run(&cli.config),
         Some(Command::Run(config)) => run::run(&config),
         Some(Command::Demo) => demo::run(),
-        Some(Command::Check { config, print, json }) => check::run(&config.config, print, json),
+        Some(Command::Check { config, print, json }) => check::run(config.path(), print, json),
         Some(Command::Migrate(args)) => migrate::run(&args),
         Some(Command::User(command)) => user::run(&command),
         Some(Command::Token(command)) => token::run(&command),

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use super::ConfigArgs;
 
 pub(super) fn run(args: &ConfigArgs) -> ExitCode {
-    crate::app::run(&args.config)
+    crate::app::run(args.path())
 }

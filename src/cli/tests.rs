@@ -18,12 +18,14 @@ fn the_commands_are_consistent() {
 fn the_configuration_is_named_with_and_without_the_command() {
     for line in ["-c other.toml", "--config other.toml"] {
         let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        assert!(cli.command.is_none() && cli.config.config.as_os_str() == "other.toml", "{line}");
+        assert!(cli.command.is_none() && cli.config.path() == "other.toml", "{line}");
     }
-    let Ok(Cli { command: Some(Command::Run(config)), .. }) = parse("run -c other.toml") else {
-        panic!("run")
-    };
-    assert_eq!(config.config, PathBuf::from("other.toml"));
+    for line in ["run -c other.toml", "-c other.toml run", "-c wrong.toml run -c other.toml"] {
+        let Ok(Cli { command: Some(Command::Run(config)), .. }) = parse(line) else { panic!("{line}") };
+        assert_eq!(config.path(), "other.toml", "{line}");
+    }
+    let Ok(Cli { command: Some(Command::Run(config)), .. }) = parse("run") else { panic!("run") };
+    assert_eq!(config.path(), "gateway.toml");
 }
 
 #[test]
@@ -49,6 +51,9 @@ fn every_documented_command_is_understood() {
         "stats --json",
         "prune",
         "health -c gateway.toml",
+        "-c other.toml health",
+        "-c other.toml user status 7 --json",
+        "-c other.toml token issue --sub 7 --secret-file s",
     ] {
         parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
     }

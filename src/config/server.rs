@@ -11,7 +11,7 @@ use super::kinds::{
     placed, share, size, socket, some, word,
 };
 use super::reader::{Placed, Table};
-use crate::admin::settings::AdminSettings;
+use crate::admin::settings::{AdminSettings, UNGUESSABLE};
 use crate::identity::IdentitySettings;
 use crate::proxy::settings::{Limits, ServerSettings};
 use crate::report::settings::{AccessLog, Format, LogSettings};
@@ -114,8 +114,9 @@ fn visible(table: &Table<'_>, at: &super::problem::Span, token: Vec<u8>) -> Opti
         table.reader.problem(at, "the token must be of visible ASCII characters, without blanks");
         return None;
     }
-    if token.len() < 16 {
-        table.reader.warn(at, "a control token of fewer than 16 characters can be guessed");
+    if token.len() < UNGUESSABLE {
+        let message = format!("a control token of fewer than {UNGUESSABLE} characters can be guessed");
+        table.reader.warn(at, message);
     }
     String::from_utf8(token).ok().map(Into::into)
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::Method;
+use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use super::Snapshot;
@@ -16,6 +16,9 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) verdict: Option<Verdict>,
     pub(super) id: RequestId,
+    /// Who is at the other end of the connection.
+    pub(super) peer: IpAddr,
+    /// Whose request it is: the peer, or whom trusted proxies name.
     pub(super) client: IpAddr,
     /// Whether the peer is in `trusted_proxies`.
     pub(super) trusted: bool,
@@ -39,6 +42,7 @@ impl Exchange {
             snapshot,
             verdict: None,
             id: RequestId::random(),
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             trusted: false,
             began: Instant::now(),
@@ -95,24 +99,38 @@ impl Drop for Exchange {
     }
 }
 
-/// 128 random bits in hex: what logs, upstreams and problem documents call a request.
+/// What logs, upstreams and problem documents call a request: 128 random bits in hex, or a trusted proxy's word.
 #[derive(Clone, Copy)]
-pub(super) struct RequestId([u8; 32]);
+pub(super) struct RequestId {
+    text: [u8; Self::LONGEST],
+    length: usize,
+}
 
 impl RequestId {
+    const LONGEST: usize = 64;
+
     fn random() -> Self {
         const DIGITS: [u8; 16] = *b"0123456789abcdef";
         let digit = |nibble: u8| DIGITS.get(usize::from(nibble & 0xf)).copied().unwrap_or(b'0');
-        let mut text = [b'0'; 32];
+        let mut text = [b'0'; Self::LONGEST];
         // `format!` would take longer than all the rest of the exchange.
         for (pair, byte) in text.chunks_exact_mut(2).zip(rand::random::<[u8; 16]>()) {
             pair.copy_from_slice(&[digit(byte >> 4), digit(byte)]);
         }
-        Self(text)
+        Self { text, length: 32 }
+    }
+
+    /// The id that a proxy in front gave, where it is short and harmless.
+    pub(super) fn given(value: &HeaderValue) -> Option<Self> {
+        let given = value.as_bytes();
+        let harmless = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte);
+        let mut text = [b'0'; Self::LONGEST];
+        text.get_mut(..given.len()).filter(|text| !text.is_empty())?.copy_from_slice(given);
+        given.iter().all(harmless).then_some(Self { text, length: given.len() })
     }
 
     pub(super) fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
+        self.text.get(..self.length).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default()
     }
 }
 
@@ -126,5 +144,19 @@ mod tests {
         assert_eq!(a.as_str().len(), 32);
         assert!(a.as_str().bytes().all(|byte| byte.is_ascii_hexdigit()));
         assert_ne!(a.as_str(), b.as_str());
+    }
+
+    #[test]
+    fn an_id_that_was_given_is_kept_where_it_is_harmless() {
+        let given = |text: &'static str| {
+            RequestId::given(&HeaderValue::from_static(text)).map(|id| id.as_str().to_owned())
+        };
+        let longest = "x".repeat(64).leak();
+        for good in ["1", "01a1fcad-b78a-7352-95fb-85ddd0c4f3cc", "a_b.c:d", longest] {
+            assert_eq!(given(good).as_deref(), Some(good));
+        }
+        for bad in ["", "a b", "a\"b", "a,b", "x".repeat(65).leak()] {
+            assert_eq!(given(bad), None, "{bad}");
+        }
     }
 }

@@ -3,6 +3,9 @@
 //! Runs after Pingora has dealt with the fields that `Connection` nominates, so that none of ours can be nominated away
 //! (CVE-2024-45410, CVE-2026-105299).
 
+use std::net::IpAddr;
+
+use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
 use pingora::Result;
 use pingora::http::RequestHeader;
@@ -14,7 +17,7 @@ use crate::token::{self, Place};
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
-const X_REQUEST_ID: &str = "x-request-id";
+pub(super) const X_REQUEST_ID: &str = "x-request-id";
 
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
@@ -42,12 +45,14 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
 /// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.
 fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let said = |request: &RequestHeader, name: &str| exchange.trusted && request.headers.contains_key(name);
-    let client = exchange.client.to_string();
+    let peer = exchange.peer.to_string();
     // Several lines are one list (RFC 9110 section 5.2): some proxies add one of their own behind the client's.
-    let before = request.headers.get_all(X_FORWARDED_FOR).iter().filter(|_| exchange.trusted);
-    let before = before.filter_map(|line| line.to_str().ok()).filter(|line| !line.is_empty());
-    let path: Vec<&str> = before.chain([client.as_str()]).collect();
-    let path = path.join(", ");
+    let path = if exchange.trusted {
+        let before = request.headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
+        before.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
+    } else {
+        peer
+    };
     request.insert_header(X_FORWARDED_FOR, path)?;
     if !said(request, X_FORWARDED_PROTO) {
         request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
@@ -57,10 +62,25 @@ fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     {
         request.insert_header(X_FORWARDED_HOST, host)?;
     }
-    if !said(request, X_REQUEST_ID) {
-        request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
-    }
+    // A trusted proxy's, where it gave one: the same in its log, in ours and in the service's.
+    request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
     Ok(())
+}
+
+/// Whose request it is, by the word of trusted proxies: each appends whom it heard from, so the list is read from its
+/// end for as long as those who wrote it are trusted (anybody can write its beginning, RFC 7239 section 8.1).
+pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: impl Fn(&IpAddr) -> bool) -> IpAddr {
+    let lines: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
+    let named = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
+    let mut client = peer;
+    for name in named {
+        let Ok(before) = name.trim().parse::<IpAddr>() else { break };
+        client = before.to_canonical();
+        if !trusted(&client) {
+            break;
+        }
+    }
+    client
 }
 
 /// Takes the token out of a place, and leaves what else is there.
@@ -95,4 +115,28 @@ fn take_out(request: &mut RequestHeader, place: &Place) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_client_is_the_last_address_that_no_trusted_proxy_has() {
+        let ours = |address: &IpAddr| address.to_string().starts_with("10.");
+        let who = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(X_FORWARDED_FOR, HeaderValue::from_static(line));
+            }
+            client(&headers, IpAddr::from([10, 0, 0, 1]), ours).to_string()
+        };
+        assert_eq!(who(&[]), "10.0.0.1");
+        assert_eq!(who(&["192.0.2.7"]), "192.0.2.7");
+        assert_eq!(who(&["192.0.2.66, 192.0.2.7, 10.0.0.9"]), "192.0.2.7", "the rest is anybody's word");
+        assert_eq!(who(&["192.0.2.66", "192.0.2.7,10.0.0.9", "10.0.0.8"]), "192.0.2.7");
+        assert_eq!(who(&["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(who(&["192.0.2.7, unknown, 10.0.0.9"]), "10.0.0.9", "no further than can be read");
+        assert_eq!(who(&["::ffff:192.0.2.7"]), "192.0.2.7");
+    }
 }

@@ -11,7 +11,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
-use super::exchange::Exchange;
+use super::exchange::{Exchange, RequestId};
 use super::{Proxy, door, forward, hygiene};
 use crate::answer::{self, Answer};
 use crate::gate;
@@ -22,6 +22,9 @@ use crate::verdict::{Denial, DenyReason, Verdict};
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
 const ANSWERED: bool = true;
 const GO_ON: bool = false;
+
+/// Never sent: the client closed before there was an answer.
+const CLIENT_WENT_AWAY: u16 = 499;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -46,10 +49,18 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(limits.idle_timeout));
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
             // An IPv4 client on a dual-stack socket is still an IPv4 client.
-            exchange.client = address.ip().to_canonical();
+            exchange.peer = address.ip().to_canonical();
         }
-        let trusted = &exchange.snapshot.server.trusted_proxies;
-        exchange.trusted = trusted.iter().any(|network| network.contains(&exchange.client));
+        let server = &exchange.snapshot.server;
+        exchange.trusted = server.trusts(&exchange.peer);
+        exchange.client = exchange.peer;
+        if exchange.trusted {
+            let headers = &session.req_header().headers;
+            exchange.client = forward::client(headers, exchange.peer, |address| server.trusts(address));
+            if let Some(id) = headers.get(forward::X_REQUEST_ID).and_then(RequestId::given) {
+                exchange.id = id;
+            }
+        }
         Ok(())
     }
 
@@ -157,6 +168,10 @@ impl ProxyHttp for Proxy {
         let id = exchange.id;
         if *error.esource() == ErrorSource::Upstream {
             tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
+        }
+        if reason.is_none() && exchange.status == 0 {
+            // Nobody is there to be told. The log and the metrics call it what nginx calls it.
+            exchange.status = CLIENT_WENT_AWAY;
         }
         if let Some(reason) = reason
             && session.response_written().is_none()

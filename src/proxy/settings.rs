@@ -1,6 +1,6 @@
 //! `[server]`, resolved.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -19,6 +19,13 @@ pub struct ServerSettings {
     pub ambiguous: Ambiguous,
     /// `drain`, default 30 s: how long running requests may take after SIGTERM.
     pub drain: Duration,
+}
+
+impl ServerSettings {
+    /// Whether this is a trusted proxy.
+    pub fn trusts(&self, address: &IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(address))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]

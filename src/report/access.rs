@@ -27,6 +27,7 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// A longer path is cut: what waits in the queue must be bounded in bytes as well.
 const MAX_PATH: usize = 1024;
 const MAX_REQUEST_ID: usize = 128;
+const MAX_METHOD: usize = 32;
 /// The buffer is given to the output when it holds this much.
 const BATCH: usize = 64 * 1024;
 
@@ -75,7 +76,7 @@ impl Line {
         };
         Self {
             at: Timestamp::now(),
-            method: finished.method.clone(),
+            method: shortened(finished.method),
             path_and_id: [path, request_id].concat().into(),
             path_length: path.len(),
             status: finished.status,
@@ -104,6 +105,14 @@ impl Line {
 fn cut(text: &str, limit: usize) -> &str {
     let end = (0..=limit.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
+}
+
+/// A client may invent methods of any length, and put a token there.
+fn shortened(method: &Method) -> Method {
+    if method.as_str().len() <= MAX_METHOD {
+        return method.clone();
+    }
+    Method::from_bytes(cut(method.as_str(), MAX_METHOD).as_bytes()).unwrap_or_default()
 }
 
 /// The way to the writer; clones share it.

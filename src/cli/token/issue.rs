@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
+use crate::cli::ConfigArgs;
 use crate::cli::output::Failure;
 use crate::config::Config;
 use crate::time::Timestamp;
@@ -19,10 +20,9 @@ pub(in crate::cli) struct IssueArgs {
     /// The subject
     #[arg(long, value_name = "ID")]
     sub: String,
-    /// Take issuer and audience from this configuration's only issuer, or from the one that --issuer names
-    #[arg(short, long = "config", value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// The issuer (`iss`)
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The issuer (`iss`). With --config it is the configuration's only one, or the one named here, and `aud` comes along
     #[arg(long, value_name = "ISS")]
     issuer: Option<String>,
     /// Sign with the shared secret in this file; HS256 unless --alg says otherwise
@@ -100,7 +100,7 @@ fn claims(args: &IssueArgs, now: Timestamp) -> Result<Map<String, Value>, Failur
     if let Some(issuer) = &args.issuer {
         put("iss", issuer.as_str().into());
     }
-    if let Some(file) = &args.config {
+    if let Some(file) = &args.config.config {
         let (config, _) = Config::load(file).map_err(Failure::trouble)?;
         let named = |name: &str| args.issuer.as_deref().is_none_or(|wanted| wanted == name);
         let mut issuers = config.issuers.iter().filter(|issuer| named(&issuer.issuer));
