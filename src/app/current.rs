@@ -7,10 +7,11 @@ use arc_swap::ArcSwap;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use prometheus::Registry;
-use tokio::sync::Semaphore;
+use tokio::sync::{Mutex, Semaphore};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::StartError;
+use super::{Chain, StartError};
 use crate::admin::{AdminHandles, Life, SeenSession};
 use crate::config::Config;
 use crate::gate::Gate;
@@ -22,6 +23,9 @@ use crate::route::{Route, RouteTable};
 use crate::upstream::{self, Upstream};
 use crate::verdict::Credential;
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
+
+/// How often a ledger that was opened without its database is looked at.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// What outlives every configuration.
 pub(super) struct Makers {
@@ -57,6 +61,8 @@ pub(super) struct Current {
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// Ends the tasks of the ledger in force.
     ledger_tasks: ArcSwap<CancellationToken>,
+    /// Held by whoever replaces: a reload, or a database that has come up.
+    replacing: Mutex<()>,
 }
 
 impl Current {
@@ -70,26 +76,65 @@ impl Current {
             config: ArcSwap::from_pointee(config),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             ledger_tasks: ArcSwap::from_pointee(tasks),
+            replacing: Mutex::new(()),
         })
     }
 
     /// Puts another configuration in force. What it leaves unchanged is kept: stores, key sets, addresses.
     pub(super) async fn replace(&self, config: Config) -> Result<(), StartError> {
+        let _alone = self.replacing.lock().await;
         let (before, old) = (self.snapshot.load_full(), self.config.load_full());
         let ledger = if config.ledger == old.ledger {
             Arc::clone(&before.gate.ledger)
         } else {
-            let tasks = self.makers.background.child_token();
-            let ledger = open_ledger(&config, &self.makers, tasks.clone()).await?;
-            let ended = self.ledger_tasks.swap(Arc::new(tasks));
-            // Requests that began under the old configuration still ask the old ledger.
-            end_later(ended, config.server.drain);
-            ledger
+            self.open_anew(&config).await?
         };
-        let next = snapshot(&config, &self.makers, ledger, Some(&before)).await;
-        self.snapshot.store(Arc::new(next));
-        self.config.store(Arc::new(config));
+        self.put_in_force(Arc::new(config), ledger, &before).await;
         Ok(())
+    }
+
+    /// Opens the ledger once more when its database could not be looked at before and now can, for as long as the
+    /// gateway runs: until then the presets' tables are only assumed to look as documented.
+    pub(super) async fn settle_forever(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(SETTLE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if let Err(error) = self.settle().await {
+                tracing::error!(error = %Chain(&error), "The database has come up, and the ledger cannot use it");
+            }
+        }
+    }
+
+    async fn settle(&self) -> Result<(), StartError> {
+        let waits = |ledger: &Ledger| ledger.is_provisional();
+        if !waits(&self.snapshot.load().gate.ledger) {
+            return Ok(());
+        }
+        let _alone = self.replacing.lock().await;
+        let (before, config) = (self.snapshot.load_full(), self.config.load_full());
+        if !waits(&before.gate.ledger) || !before.gate.ledger.database_answers().await {
+            return Ok(());
+        }
+        let ledger = self.open_anew(&config).await?;
+        tracing::info!(settled = !ledger.is_provisional(), "The database has come up; the ledger is opened anew");
+        self.put_in_force(config, ledger, &before).await;
+        Ok(())
+    }
+
+    async fn open_anew(&self, config: &Config) -> Result<Arc<Ledger>, StartError> {
+        let tasks = self.makers.background.child_token();
+        let ledger = open_ledger(config, &self.makers, tasks.clone()).await?;
+        let ended = self.ledger_tasks.swap(Arc::new(tasks));
+        // Requests that began under the old configuration still ask the old ledger.
+        end_later(ended, config.server.drain);
+        Ok(ledger)
+    }
+
+    async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
+        let next = snapshot(&config, &self.makers, ledger, Some(before)).await;
+        self.snapshot.store(Arc::new(next));
+        self.config.store(config);
     }
 
     pub(super) fn config(&self) -> Arc<Config> {

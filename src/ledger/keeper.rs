@@ -9,6 +9,7 @@ use super::chain::text_for_redis;
 use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
+use super::store::StoreError;
 use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
 use crate::time::Timestamp;
@@ -87,20 +88,33 @@ impl Ledger {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.probe_database().await,
+                // Told by the breaker.
+                _ = ticks.tick() => self.probe_database().await.unwrap_or_default(),
                 () = self.turned.notified() => {}
             }
             self.follow_mode();
         }
     }
 
-    pub(super) async fn probe_database(&self) {
+    /// A database that is not there at start has nothing to its credit: one failure is enough, or a gateway that can ask
+    /// nobody would call itself ready.
+    pub(super) async fn probe_database_at_start(&self) {
+        if let Err(error) = self.probe_database().await {
+            self.database.breaker.trip(&error);
+        }
+    }
+
+    async fn probe_database(&self) -> Result<(), StoreError> {
         match self.database.sql.ping().await {
             Ok(latency) => {
                 self.note_latency(latency);
                 self.database.breaker.reset();
+                Ok(())
             }
-            Err(error) => self.database.breaker.failed(&error),
+            Err(error) => {
+                self.database.breaker.failed(&error);
+                Err(error)
+            }
         }
     }
 
