@@ -27,8 +27,9 @@ impl InvalidUsers {
                     last_security_action: self.columns.last_security_action.as_str().into(),
                 }),
             ),
-            InvalidUsersLayout::Set { key } | InvalidUsersLayout::SortedSet { key } => {
-                (literal(key), template("{sub}").map(Condition::Contains))
+            InvalidUsersLayout::Set { key } => (literal(key), template("{sub}").map(Condition::Contains)),
+            InvalidUsersLayout::SortedSet { key } => {
+                (literal(key), template("{sub}").map(Condition::ContainsSorted))
             }
         };
         let listed = template(&key).zip(deny_if).map(|(key, deny_if)| Rule {
