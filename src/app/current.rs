@@ -98,11 +98,14 @@ impl Current {
     pub(super) async fn settle_forever(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(SETTLE_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = String::new();
         loop {
             ticks.tick().await;
-            if let Err(error) = self.settle().await {
-                tracing::error!(error = %Chain(&error), "The database has come up, and the ledger cannot use it");
+            let trouble = self.settle().await.err().map(|error| Chain(&error).to_string()).unwrap_or_default();
+            if !trouble.is_empty() && trouble != told {
+                tracing::error!(error = trouble, "The database has come up, and the ledger cannot use it yet");
             }
+            told = trouble;
         }
     }
 

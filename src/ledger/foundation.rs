@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{ConstantBuilder, Retryable as _};
+use tokio::time::Instant;
 
 use super::preset::{Preset, PresetContext};
 use super::settings::LedgerSettings;
@@ -25,10 +25,10 @@ pub(super) struct Foundation {
 /// Makes the tables where that is wanted, and looks at the others. A database that does not answer is waited for a
 /// while; then the rules are made as if its tables looked as documented, and `provisional` says so.
 pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Foundation, OpenError> {
-    // A file either opens or does not; a server may be starting.
-    let tries = if sql.dialect() == Dialect::Sqlite { 0 } else { PATIENCE.div_duration_f64(PAUSE) as usize };
-    let attempt = || look(sql, settings);
-    let looked = attempt.retry(ConstantBuilder::default().with_delay(PAUSE).with_max_times(tries)).await;
+    let looked = match wait_for(sql).await {
+        Ok(()) => look(sql, settings).await,
+        Err(error) => Err(error),
+    };
     let context = match looked {
         Ok(Looked::At(context)) => context,
         Ok(Looked::NotMigrated) => return Err(OpenError::NotMigrated),
@@ -53,6 +53,20 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
         }
     }
     Ok(Foundation { context, provisional: false })
+}
+
+/// A file either opens or does not; a server may be starting.
+async fn wait_for(sql: &SqlStore) -> Result<(), StoreError> {
+    let patience = if sql.dialect() == Dialect::Sqlite { Duration::ZERO } else { PATIENCE };
+    let deadline = Instant::now() + patience;
+    loop {
+        match sql.ping().await {
+            Ok(_) => return Ok(()),
+            // One attempt alone may last as long as `[database] timeout` says.
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }
 
 enum Looked {
