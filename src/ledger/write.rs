@@ -412,4 +412,6 @@ fn is_conflict(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool 
 }
 
 #[cfg(test)]
+mod histories;
+#[cfg(test)]
 mod tests;

@@ -6,7 +6,7 @@ use crate::ledger_common::{
     World, becomes, call, document, patient, patient_redis, presets, set_status, sha256, text, ttl, verdict,
 };
 use crate::support::eventually;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::now;
 use crate::support::postgres::{Database, Postgres};
@@ -229,23 +229,32 @@ fn what_nothing_enforces_is_not_accepted_and_an_unknown_user_is_named() {
 }
 
 #[test]
-fn the_same_subject_of_two_realms_is_two_users() {
+fn the_same_subject_of_two_realms_is_two_users_and_of_one_realm_one() {
     let (world, redis) = (World::new(), Redis::start());
-    let second = Issuer::new(jsonwebtoken::Algorithm::ES256);
-    let realms = format!("{}realm = \"acme\"\n", second.config_toml());
-    let ledger = presets(&["native"]);
-    let gateway = world.start(&[&realms, &patient_redis(&redis), &ledger]);
-    let (plain, acme) = (world.issuer.good("7"), second.good("7"));
-    assert_eq!((verdict(&gateway, &plain).as_str(), verdict(&gateway, &acme).as_str()), ("200", "200"));
-    let body = json!({ "status": "banned" });
-    assert_eq!(call(&gateway, "PUT", "/v1/users/7/status?realm=acme", &body).0, 200);
-    assert_eq!((verdict(&gateway, &plain).as_str(), verdict(&gateway, &acme).as_str()), ("200", "403 user_banned"));
+    let [second, third] = [(), ()].map(|()| Issuer::new(jsonwebtoken::Algorithm::ES256));
+    let in_realm = |issuer: &Issuer, realm: &str| format!("{}realm = \"{realm}\"\n", issuer.config_toml());
+    let gateway = Setup::new()
+        .section(&in_realm(&world.issuer, "shop"))
+        .section(&in_realm(&second, "acme"))
+        .section(&in_realm(&third, "acme"))
+        .section(&patient_redis(&redis))
+        .upstream("app", &world.origin)
+        .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
+        .start();
+    let tokens = [world.issuer.good("7"), second.good("7"), third.good("7")];
+    let all = |expected: [&str; 3]| {
+        tokens.iter().zip(expected).for_each(|(token, expected)| assert_eq!(verdict(&gateway, token), expected));
+    };
+    let set = |realm: &str, status: &str| {
+        call(&gateway, "PUT", &format!("/v1/users/7/status{realm}"), &json!({ "status": status })).0
+    };
+    all(["200", "200", "200"]);
+    assert_eq!(set("?realm=acme", "banned"), 200);
+    all(["200", "403 user_banned", "403 user_banned"]);
     assert_eq!(document(&redis, "pc:user:acme/7")["status"], "banned");
-    assert_eq!(verdict(&gateway, &world.issuer.good("acme/7")), "401 token_claims", "nobody is the other by name");
-    gateway.ban("7");
-    assert_eq!(call(&gateway, "PUT", "/v1/users/7/status?realm=acme", &json!({ "status": "active" })).0, 200);
-    assert_eq!((verdict(&gateway, &plain).as_str(), verdict(&gateway, &acme).as_str()), ("403 user_banned", "200"));
+    assert_eq!((set("?realm=shop", "banned"), set("?realm=acme", "active")), (200, 200));
+    all(["403 user_banned", "200", "200"]);
     redis.cmd(&["FLUSHALL"]);
-    assert_eq!((verdict(&gateway, &plain).as_str(), verdict(&gateway, &acme).as_str()), ("403 user_banned", "200"));
-    assert_eq!(call(&gateway, "PUT", "/v1/users/7/status?realm=other", &body).0, 422);
+    all(["403 user_banned", "200", "200"]);
+    assert_eq!((set("?realm=other", "banned"), set("", "banned")), (422, 422), "that would bind nobody");
 }

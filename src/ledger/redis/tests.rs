@@ -104,7 +104,7 @@ pub(in crate::ledger) async fn eventually(what: &str, mut is_so: impl AsyncFnMut
     }
 }
 
-async fn store(server: &Server) -> Arc<RedisStore> {
+pub(in crate::ledger) async fn store(server: &Server) -> Arc<RedisStore> {
     let up = IntGauge::new("up", "up").expect("a gauge");
     let breaker = Breaker::new("redis", Duration::from_millis(500), up, Arc::default());
     RedisStore::open(&server.settings(), breaker).await.expect("a store")

@@ -17,7 +17,7 @@ fn name(name: &str) -> SqlName {
     SqlName::parse(name).expect("a good name")
 }
 
-fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
+pub(super) fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
     vec![
         Preset::Native(Native { prefix: "pc:".into() }),
         Preset::TokenBlacklist(TokenBlacklist {
@@ -45,18 +45,18 @@ fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
     ]
 }
 
-fn keys() -> InvalidUsersLayout {
+pub(super) fn keys() -> InvalidUsersLayout {
     InvalidUsersLayout::Keys { prefix: "invalid_user:".into() }
 }
 
-async fn writer(sql: &SqlStore, presets: Vec<Preset>) -> Writer {
+pub(super) async fn writer(sql: &SqlStore, presets: Vec<Preset>) -> Writer {
     migrate(sql, &presets, NOW).await.expect("migrated");
     let (access, refresh) = (Duration::from_secs(900), Duration::from_secs(604_800));
     let context = PresetContext::load(sql, &presets, access, refresh, Duration::ZERO).await.expect("loaded");
     Writer { sql: sql.clone(), presets, context, redis: true }
 }
 
-fn user(subject: &str) -> User {
+pub(super) fn user(subject: &str) -> User {
     User { realm: "".into(), subject: subject.into() }
 }
 
