@@ -11,12 +11,14 @@ use std::sync::Arc;
 
 use prometheus::Registry;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, AdminState, Life};
+use crate::cause::Chain;
 use crate::config::Config;
+use crate::proxy::Connections;
 use crate::report::{self, Audit};
 use current::{Current, Makers};
 
@@ -47,21 +49,6 @@ pub enum StartError {
 impl StartError {
     pub(crate) fn process(cause: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Process(cause.into())
-    }
-}
-
-/// An error with everything beneath it, for an operator's eyes.
-pub struct Chain<'a>(pub &'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(cause) = source {
-            write!(f, ": {cause}")?;
-            source = cause.source();
-        }
-        Ok(())
     }
 }
 
@@ -141,7 +128,7 @@ impl Gateway {
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));
         let state = Arc::new(AdminState::new(&admin_settings, handles));
         let (closing, closed) = watch::channel(false);
-        let service = current.proxy_service(connections.semaphore());
+        let service = current.proxy_service(connections.clone());
         let (proxy, listening) = listen::serve(service, sockets, closed)?;
         let mut admin = admin_settings.listen;
         for socket in admin_socket {
@@ -221,31 +208,5 @@ impl Gateway {
             // Told and counted where it happened; the old configuration keeps serving.
             Err(reload::Refused) => {}
         }
-    }
-}
-
-/// How many connections there may be, and are.
-struct Connections {
-    free: Arc<Semaphore>,
-    capacity: u32,
-}
-
-impl Connections {
-    fn new(limit: usize) -> Self {
-        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
-    }
-
-    fn semaphore(&self) -> Arc<Semaphore> {
-        Arc::clone(&self.free)
-    }
-
-    fn open(&self) -> usize {
-        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
-    }
-
-    async fn all_closed(&self) {
-        // The semaphore is never closed.
-        let _ = self.free.acquire_many(self.capacity).await;
     }
 }

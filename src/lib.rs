@@ -4,6 +4,7 @@
 //! `tests/it/layers.rs` holds the crate to that. Read [`gate`] first: it is the whole judgment on one screen.
 
 // The words: no I/O, no async.
+pub mod cause;
 pub mod time;
 pub mod claims;
 pub mod token;

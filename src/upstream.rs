@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use pingora::protocols::TcpKeepalive;
 use pingora::upstreams::peer::HttpPeer;
 
 /// One group of interchangeable servers, resolved.
@@ -44,6 +45,16 @@ pub struct Timeouts {
     /// How long an unused connection is kept.
     pub idle: Duration,
 }
+
+/// A peer that is gone without a word is noticed within a minute and a half, on either side of the gateway: a WebSocket
+/// may be silent, but not dead.
+pub const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(10),
+    count: 3,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::ZERO,
+};
 
 /// How often names are looked up again.
 const RESOLVE_EVERY: Duration = Duration::from_secs(15);
@@ -131,6 +142,7 @@ impl Upstream {
         peer.options.read_timeout = Some(read);
         peer.options.write_timeout = Some(write);
         peer.options.idle_timeout = Some(idle);
+        peer.options.tcp_keepalive = Some(KEEPALIVE);
         peer
     }
 }

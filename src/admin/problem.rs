@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::cause::Chain;
 use crate::ledger::ChangeError;
 
 /// An answer other than success. `detail` is for the caller: no causes, no tokens.
@@ -36,7 +37,7 @@ impl Problem {
 
     /// 503; the causes go to the log.
     pub fn unavailable(error: &(dyn Error + 'static)) -> Self {
-        tracing::error!(cause = chain(error), "a control call could not be served");
+        tracing::error!(cause = %Chain(error), "a control call could not be served");
         let detail = "The database could not be asked. Try again.";
         Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
@@ -45,12 +46,6 @@ impl Problem {
     pub fn title(&self) -> &'static str {
         self.status.canonical_reason().unwrap_or("Error")
     }
-}
-
-/// An error with everything that led to it.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |&error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 impl From<ChangeError> for Problem {

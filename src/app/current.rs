@@ -7,17 +7,18 @@ use arc_swap::ArcSwap;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use prometheus::Registry;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chain, StartError};
+use super::StartError;
 use crate::admin::{AdminHandles, Life, SeenSession};
+use crate::cause::Chain;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerMetrics};
-use crate::proxy::{self, Door, Snapshot};
+use crate::proxy::{self, Connections, Door, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
 use crate::upstream::{self, Upstream};
@@ -150,7 +151,7 @@ impl Current {
     }
 
     /// The proxy door, over whatever snapshot is in force.
-    pub(super) fn proxy_service(&self, connections: Arc<Semaphore>) -> Service<Door> {
+    pub(super) fn proxy_service(&self, connections: Connections) -> Service<Door> {
         let conf = ServerConf {
             // Retries are counted by each upstream's own setting.
             max_retries: 64,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use pingora::apps::ServerApp;
+use pingora::listeners::TcpSocketOptions;
 use pingora::server::Fds;
 use pingora::services::Service as _;
 use pingora::services::listening::Service;
@@ -14,6 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::StartError;
+use crate::upstream::KEEPALIVE;
 
 /// Connections that wait to be accepted. More than the standard library's 128: a restart of clients comes at once.
 const BACKLOG: u32 = 4096;
@@ -43,12 +45,14 @@ where
     A: ServerApp + Send + Sync + 'static,
 {
     let mut descriptors = Fds::new();
+    let mut options = TcpSocketOptions::default();
+    options.tcp_keepalive = Some(KEEPALIVE);
     let mut addresses = Vec::with_capacity(sockets.len());
     for socket in sockets {
         let address = socket.local_addr().map_err(StartError::process)?;
         // Pingora takes a listener over by its address, and owns the descriptor from here on.
         descriptors.add(address.to_string(), socket.into_raw_fd());
-        service.add_tcp(&address.to_string());
+        service.add_tcp_with_settings(&address.to_string(), options.clone());
         addresses.push(address);
     }
     let descriptors = Arc::new(Mutex::new(descriptors));

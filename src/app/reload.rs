@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::Chain;
 use super::current::Current;
+use crate::cause::Chain;
 use crate::config::Config;
 
 /// How often the file is looked at. Events of the file system miss what mounts and editors do to a file.

@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use crate::app::{self, Chain, Gateway, StartError};
+use crate::app::{self, Gateway, StartError};
+use crate::cause::Chain;
 use crate::config::Config;
 use crate::report;
 

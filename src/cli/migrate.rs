@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::output::{self, Failure};
 use super::{ConfigArgs, admin};
+use crate::cause::Chain;
 use crate::config::Config;
 
 #[derive(Args)]
@@ -21,9 +22,6 @@ pub(super) fn run(args: &MigrateArgs) -> ExitCode {
 fn migrate(args: &MigrateArgs) -> Result<String, Failure> {
     let (config, _) = Config::load(&args.config.config).map_err(Failure::trouble)?;
     let migrated = admin::runtime()?.block_on(crate::ledger::migrate(&config.ledger));
-    migrated.map_err(|error| {
-        let causes = std::iter::successors(Some(&error as &dyn std::error::Error), |error| error.source());
-        Failure::Trouble(causes.map(ToString::to_string).collect::<Vec<_>>().join(": "))
-    })?;
+    migrated.map_err(|error| Failure::Trouble(Chain(&error).to_string()))?;
     Ok("The tables are up to date.".to_owned())
 }

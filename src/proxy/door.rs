@@ -20,13 +20,38 @@ use tokio::sync::Semaphore;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
 
-/// A Pingora service whose connections pass through [`Door`]. `connections` bounds them; all its permits are back when
-/// none is open.
+/// How many connections there may be, and are. Cheap to clone.
+#[derive(Clone)]
+pub struct Connections {
+    free: Arc<Semaphore>,
+    capacity: u32,
+}
+
+impl Connections {
+    /// Room for `limit` of them.
+    pub fn new(limit: usize) -> Self {
+        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
+    }
+
+    /// Waits until none is open. Only to be asked for when none is accepted any more.
+    pub async fn all_closed(&self) {
+        // The semaphore is never closed.
+        let _ = self.free.acquire_many(self.capacity).await;
+    }
+}
+
+/// A Pingora service whose connections pass through [`Door`].
 pub fn service(
     conf: &Arc<ServerConf>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Metrics,
-    connections: Arc<Semaphore>,
+    connections: Connections,
 ) -> Service<Door> {
     let proxy = http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) });
     let timed = Timed { proxy: Arc::new(proxy), snapshot, metrics };
@@ -36,17 +61,23 @@ pub fn service(
 /// Counts connections. One too many is closed before a byte of it is read.
 pub struct Door {
     timed: Arc<Timed>,
-    connections: Arc<Semaphore>,
+    connections: Connections,
 }
+
+/// How long clients have to come back for an answer that says `Connection: close`, before idle connections are closed
+/// under them. A request that crosses the closing on its way is lost to a client that may not repeat it.
+const LAME_DUCK: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl ServerApp for Door {
     async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.connections.try_acquire().ok()?;
+        let _open = self.connections.free.try_acquire().ok()?;
         FIRST.scope(Cell::new(true), self.timed.process_new(stream, shutdown)).await
     }
 
+    /// Runs when nothing is accepted any more.
     async fn cleanup(&self) {
+        let _ = tokio::time::timeout(LAME_DUCK, self.connections.all_closed()).await;
         self.timed.http_cleanup().await;
     }
 }

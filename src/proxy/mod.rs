@@ -19,7 +19,7 @@ use crate::report::Report;
 use crate::route::Route;
 use settings::ServerSettings;
 
-pub use door::{Door, service};
+pub use door::{Connections, Door, service};
 
 /// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
 pub struct Snapshot {

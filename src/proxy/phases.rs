@@ -74,11 +74,16 @@ impl ProxyHttp for Proxy {
         Ok(ANSWERED)
     }
 
-    async fn upstream_peer(&self, _: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
         let peer = grant.route.upstream.next();
-        let peer = peer
+        let mut peer = peer
             .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
+        if hygiene::is_websocket(session.req_header()) {
+            // A conversation may be silent for as long as it likes; the connection itself is watched by TCP.
+            peer.options.read_timeout = None;
+            session.set_read_timeout(None);
+        }
         exchange.upstream = peer._address.as_inet().copied();
         exchange.forwarded.get_or_insert_with(Instant::now);
         Ok(peer)

@@ -15,6 +15,7 @@ use super::fetch::{FetchError, Remote};
 use super::keys::KeySet;
 use super::metrics::RefreshMetrics;
 use super::settings::{IssuerSettings, JwksSettings, KeySource};
+use crate::cause::Chain;
 use crate::time::Timestamp;
 
 /// Longest a request waits for a fetch that its `kid` asked for.
@@ -227,19 +228,4 @@ fn pauses(refresh: Duration) -> impl Iterator<Item = Duration> + Send {
 /// Up to a tenth shorter, so that gateways that start together do not ask together for ever.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(rand::rng().random_range(0.9..=1.0))
-}
-
-/// An error with its causes, on one line.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }
