@@ -102,9 +102,13 @@ impl Current {
         let mut told = String::new();
         loop {
             ticks.tick().await;
-            let trouble = self.settle().await.err().map(|error| Chain(&error).to_string()).unwrap_or_default();
+            let trouble =
+                self.settle().await.err().map(|error| Chain(&error).to_string()).unwrap_or_default();
             if !trouble.is_empty() && trouble != told {
-                tracing::error!(error = trouble, "The database has come up, and the ledger cannot use it yet");
+                tracing::error!(
+                    error = trouble,
+                    "The database has come up, and the ledger cannot use it yet"
+                );
             }
             told = trouble;
         }
@@ -121,7 +125,10 @@ impl Current {
             return Ok(());
         }
         let ledger = self.open_anew(&config).await?;
-        tracing::info!(settled = !ledger.is_provisional(), "The database has come up; the ledger is opened anew");
+        tracing::info!(
+            settled = !ledger.is_provisional(),
+            "The database has come up; the ledger is opened anew"
+        );
         self.put_in_force(config, ledger, &before).await;
         Ok(())
     }

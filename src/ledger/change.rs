@@ -43,6 +43,10 @@ pub enum Change {
         reason: Option<String>,
         until: Option<Timestamp>,
     },
+    /// A status that ends by itself, if it still stands and its time has come: what was decided meanwhile is left alone.
+    Lift {
+        user: User,
+    },
     /// Log out everywhere: tokens issued up to now are void, new logins work.
     Logout {
         user: User,

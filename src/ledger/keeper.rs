@@ -1,6 +1,7 @@
 //! What the ledger does behind the requests: probing the database, following the mode, keeping answers in Redis.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -68,15 +69,21 @@ impl Ledger {
         if self.database.breaker.is_open() {
             return;
         }
+        let left = self.left_for_later.load(Ordering::Acquire);
         match self.outbox.deliver(redis).await {
             Ok(delivered) => {
                 if delivered > 0 {
                     tracing::info!(delivered, "Redis has been told what it missed");
                 }
-                self.trust_redis(true);
+                // Of a change that was left for later while we looked, that look says nothing.
+                if left == self.left_for_later.load(Ordering::Acquire) {
+                    self.trust_redis(true);
+                }
             }
             Err(Undelivered::ByRedis(error)) => {
-                tracing::debug!(%error, "Outbox not delivered");
+                if self.redis_trusted.load(Ordering::Acquire) {
+                    tracing::warn!(%error, "Redis lacks a change and does not take it; the database is asked");
+                }
                 self.trust_redis(false);
             }
             Err(Undelivered::ByDatabase(error)) => tracing::debug!(%error, "Outbox not looked at"),
@@ -121,7 +128,7 @@ impl Ledger {
     /// Tells of a change of mode, once. Called whenever a breaker has turned or Redis's trust has changed.
     pub(super) fn follow_mode(&self) {
         let now = self.mode();
-        let before = self.last_mode.swap(now, std::sync::atomic::Ordering::Relaxed);
+        let before = self.last_mode.swap(now, Ordering::Relaxed);
         if before != now {
             self.metrics.mode_changed(now);
             match now {

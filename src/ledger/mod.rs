@@ -166,6 +166,8 @@ pub struct Ledger {
     provisional: bool,
     /// False while Redis lacks a change that the database holds.
     redis_trusted: AtomicBool,
+    /// How many changes of this gateway had to be left for later.
+    left_for_later: AtomicU64,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
     database_latency_micros: AtomicU64,
@@ -216,6 +218,7 @@ impl Ledger {
             outbox,
             provisional,
             redis_trusted: AtomicBool::new(true),
+            left_for_later: AtomicU64::new(0),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
@@ -290,6 +293,7 @@ impl Ledger {
         // Also after an error: a transaction whose end was not heard may have happened.
         self.forget_answers();
         if applied.as_ref().is_ok_and(|applied| applied.redis == RedisState::Pending) {
+            self.left_for_later.fetch_add(1, Ordering::AcqRel);
             self.trust_redis(false);
         }
         applied

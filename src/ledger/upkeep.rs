@@ -16,8 +16,7 @@ use crate::time::Timestamp;
 const BATCH: usize = 200;
 
 /// Makes users active again whose `until` has passed. Two gateways may do it at once: the second finds nothing to do.
-/// Returns how many.
-pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -> Result<usize, ChangeError> {
+pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -> Result<(), ChangeError> {
     let unavailable = |error: StoreError| ChangeError::Unavailable(Box::new(error));
     // Binary columns of MySQL are cast to be read as text.
     let sql = format!(
@@ -26,14 +25,11 @@ pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -
         readable(writer, "subject"),
     );
     let rows = writer.sql.rows(&sql, &[now.millis().into()]).await.map_err(unavailable)?;
-    let mut lifted = 0;
     for (realm, subject) in rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))) {
         let user = User { realm: realm.into(), subject: subject.into() };
-        let change = Change::Status { user, status: Status::Active, reason: None, until: None };
-        writer.apply(redis, &change, now).await?;
-        lifted += 1;
+        writer.apply(redis, &Change::Lift { user }, now).await?;
     }
-    Ok(lifted)
+    Ok(())
 }
 
 /// Writes the keys of denied users again whose TTL is half over. The version is the old one: a newer change, however it

@@ -59,9 +59,11 @@ fn a_ban_counts_at_the_next_request_on_every_gateway_and_stands_in_every_layout(
     let pair = Pair::start();
     let (token, other) = (pair.world.issuer.good("7"), pair.world.issuer.good("8"));
     pair.both(&token, "200");
-    for (status, expected) in
-        [("banned", "403 user_banned"), ("deactivated", "403 user_deactivated"), ("deleted", "403 user_deleted")]
-    {
+    for (status, expected) in [
+        ("banned", "403 user_banned"),
+        ("deactivated", "403 user_deactivated"),
+        ("deleted", "403 user_deleted"),
+    ] {
         let (code, answer) = set_status(&pair.here, "7", status);
         assert_eq!((code, &answer["redis"]), (200, &json!("applied")));
         pair.both(&token, expected);
@@ -72,7 +74,10 @@ fn a_ban_counts_at_the_next_request_on_every_gateway_and_stands_in_every_layout(
         let wanted = json!({ "status": status, "reason": null, "until": null, "not_before": null, "version": answer["version"] });
         assert_eq!(native, wanted);
         assert!((WEEK - 60..=WEEK).contains(&ttl(&pair.redis, "pc:user:7")));
-        assert_eq!(pair.users("status, status_updated_at IS NOT NULL, last_security_action"), format!("{status}|t|"));
+        assert_eq!(
+            pair.users("status, status_updated_at IS NOT NULL, last_security_action"),
+            format!("{status}|t|")
+        );
         let row = pair.database.psql("SELECT status, version FROM portcullis_users WHERE subject = '7'");
         assert_eq!(row, format!("{status}|{}", answer["version"]));
     }
@@ -126,7 +131,11 @@ fn a_cut_off_voids_what_was_issued_up_to_that_second_and_outlives_an_activation(
     for gateway in [&pair.here, &pair.there] {
         assert!(verdict(gateway, &at(second)).starts_with("401 "));
     }
-    assert_eq!(text(&pair.redis, "invalid_user:7"), None, "services know no cut-off: it would block the user");
+    assert_eq!(
+        text(&pair.redis, "invalid_user:7"),
+        None,
+        "services know no cut-off: it would block the user"
+    );
 
     assert_eq!(set_status(&pair.there, "7", "security_action").0, 200);
     pair.both(&old, "401 user_security_action");
@@ -162,10 +171,18 @@ fn one_token_one_id_one_session_are_revoked_and_nothing_else() {
     let listed = document(&pair.redis, &format!("blacklist:{whole}"));
     assert_eq!(listed["userId"], 7, "an id that is a number is one");
     for instant in ["expiresAt", "blacklistedAt"] {
-        assert!(listed[instant].as_str().is_some_and(|it| it.starts_with("20") && it.contains('T')), "{listed}");
+        assert!(
+            listed[instant].as_str().is_some_and(|it| it.starts_with("20") && it.contains('T')),
+            "{listed}"
+        );
     }
-    for key in [format!("blacklist:{whole}"), format!("pc:token:{}", sha256(&whole)), "pc:jti:one".to_owned()] {
-        assert!((500..=600).contains(&ttl(&pair.redis, &key)), "the rest of the token's life: {}", ttl(&pair.redis, &key));
+    for key in [format!("blacklist:{whole}"), format!("pc:token:{}", sha256(&whole)), "pc:jti:one".to_owned()]
+    {
+        assert!(
+            (500..=600).contains(&ttl(&pair.redis, &key)),
+            "the rest of the token's life: {}",
+            ttl(&pair.redis, &key)
+        );
     }
     assert_eq!(pair.database.psql("SELECT user_id FROM blacklisted_tokens"), "7");
     assert_eq!(pair.database.psql("SELECT count(*) FROM portcullis_tokens"), "2");
@@ -189,7 +206,9 @@ fn one_token_one_id_one_session_are_revoked_and_nothing_else() {
 fn a_ban_ends_by_itself_when_its_time_has_come() {
     let pair = Pair::start();
     let token = pair.world.issuer.good("7");
-    let until = pair.database.psql("SELECT to_char(now() at time zone 'utc' + interval '3 s', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')");
+    let until = pair
+        .database
+        .psql("SELECT to_char(now() at time zone 'utc' + interval '3 s', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')");
     let body = json!({ "status": "banned", "reason": "spam", "until": until });
     assert_eq!(call(&pair.here, "PUT", "/v1/users/7/status", &body).0, 200);
     pair.both(&token, "403 user_banned");
@@ -243,7 +262,10 @@ fn the_same_subject_of_two_realms_is_two_users_and_of_one_realm_one() {
         .start();
     let tokens = [world.issuer.good("7"), second.good("7"), third.good("7")];
     let all = |expected: [&str; 3]| {
-        tokens.iter().zip(expected).for_each(|(token, expected)| assert_eq!(verdict(&gateway, token), expected));
+        tokens
+            .iter()
+            .zip(expected)
+            .for_each(|(token, expected)| assert_eq!(verdict(&gateway, token), expected));
     };
     let set = |realm: &str, status: &str| {
         call(&gateway, "PUT", &format!("/v1/users/7/status{realm}"), &json!({ "status": status })).0

@@ -39,9 +39,11 @@ fn a_table_of_this_shape_is_read_and_written((id, subject, status, instant): (&s
     let gateway = world.start(&[&patient(&database), &presets(&["invalid-users"])]);
     let token = world.issuer.good(subject);
     assert_eq!(verdict(&gateway, &token), "200", "{id}");
-    for (word, expected) in
-        [("banned", "403 user_banned"), ("deactivated", "403 user_deactivated"), ("deleted", "403 user_deleted")]
-    {
+    for (word, expected) in [
+        ("banned", "403 user_banned"),
+        ("deactivated", "403 user_deactivated"),
+        ("deleted", "403 user_deleted"),
+    ] {
         database.psql(&format!("UPDATE users SET status = '{word}'"));
         becomes(&gateway, &token, expected);
     }
@@ -69,7 +71,8 @@ fn the_control_door_writes_the_table(
     let token = world.issuer.good(subject);
     assert_eq!(set_status(gateway, subject, "banned").0, 200);
     assert_eq!(verdict(gateway, &token), "403 user_banned", "at the very next request");
-    let row = "SELECT trim(status::text), status_updated_at IS NOT NULL, last_security_action IS NULL FROM users";
+    let row =
+        "SELECT trim(status::text), status_updated_at IS NOT NULL, last_security_action IS NULL FROM users";
     assert_eq!(database.psql(row), "banned|t|t");
     assert_eq!(set_status(gateway, subject, "active").0, 200);
     assert_eq!(verdict(gateway, &token), "200");
@@ -82,7 +85,9 @@ fn the_control_door_writes_the_table(
 fn a_user_without_a_row_is_unknown_unless_told_otherwise() {
     let world = World::new();
     let database = Postgres::shared().create_database();
-    database.psql("CREATE TABLE users (user_id int PRIMARY KEY, status text); INSERT INTO users VALUES (7, 'active')");
+    database.psql(
+        "CREATE TABLE users (user_id int PRIMARY KEY, status text); INSERT INTO users VALUES (7, 'active')",
+    );
     let deny = world.start(&[&patient(&database), &presets(&["invalid-users"])]);
     assert_eq!(verdict(&deny, &world.issuer.good("7")), "200");
     assert_eq!(verdict(&deny, &world.issuer.good("8")), "403 user_unknown");
@@ -92,7 +97,8 @@ fn a_user_without_a_row_is_unknown_unless_told_otherwise() {
     }
     assert_eq!(set_status(&deny, "8", "banned").0, 404);
     assert_eq!(set_status(&deny, "seven", "banned").0, 422);
-    let allow = format!("{}[ledger.preset.invalid-users]\nunknown_user = \"allow\"\n", presets(&["invalid-users"]));
+    let allow =
+        format!("{}[ledger.preset.invalid-users]\nunknown_user = \"allow\"\n", presets(&["invalid-users"]));
     let allow = world.start(&[&patient(&database), &allow]);
     assert_eq!(verdict(&allow, &world.issuer.good("8")), "200");
 }
@@ -171,7 +177,10 @@ fn mariadb_alone_decides() {
     database.query("UPDATE users SET status = 'active'");
     becomes(&gateway, &token, "200");
     gateway.revoke_token(&token);
-    assert_eq!((verdict(&gateway, &token).as_str(), verdict(&gateway, &other).as_str()), ("401 token_revoked", "200"));
+    assert_eq!(
+        (verdict(&gateway, &token).as_str(), verdict(&gateway, &other).as_str()),
+        ("401 token_revoked", "200")
+    );
     assert_eq!(database.query("SELECT COUNT(*), MAX(user_id) FROM blacklisted_tokens"), "1\t7");
     gateway.logout("7");
     assert!(verdict(&gateway, &other).starts_with("401 "));

@@ -80,7 +80,8 @@ fn invalid_users_may_be_one_set_or_one_sorted_set() {
         ("sorted_set", vec!["ZADD", "invalid_users", "1800000000", "7"], vec!["ZREM", "invalid_users", "7"]),
     ] {
         let redis = Redis::start();
-        let ledger = format!("{}[ledger.preset.invalid-users]\nlayout = \"{layout}\"\n", presets(&["invalid-users"]));
+        let ledger =
+            format!("{}[ledger.preset.invalid-users]\nlayout = \"{layout}\"\n", presets(&["invalid-users"]));
         let gateway = world.start(&[&patient_redis(&redis), &ledger]);
         let token = world.issuer.good("7");
         assert_eq!(verdict(&gateway, &token), "200");

@@ -11,7 +11,8 @@ use crate::support::postgres::{Database, Postgres};
 use crate::support::redis::Redis;
 
 /// A rule that Redis alone can answer, beside the presets.
-const ALONE: &str = "[[ledger.rules]]\nname = \"frozen\"\nguards = \"user\"\nkey = \"frozen:{sub}\"\ndeny_if = \"exists\"\n";
+const ALONE: &str =
+    "[[ledger.rules]]\nname = \"frozen\"\nguards = \"user\"\nkey = \"frozen:{sub}\"\ndeny_if = \"exists\"\n";
 
 /// `[redis]` that is given up soon: a hang is what these tests are about.
 fn hasty_redis(redis: &Redis) -> String {
@@ -118,8 +119,14 @@ fn a_redis_that_refuses_in_any_way_is_an_outage_and_not_an_innocence() {
     stores.the_database_answers(&gateway, &revoked);
     readiness_becomes(&gateway, 200, "ready", "direct");
     for (refuse, allow) in [
-        (vec!["ACL", "SETUSER", "default", "-get", "-exists"], vec!["ACL", "SETUSER", "default", "+get", "+exists"]),
-        (vec!["ACL", "SETUSER", "default", "resetkeys", "~other:*"], vec!["ACL", "SETUSER", "default", "allkeys"]),
+        (
+            vec!["ACL", "SETUSER", "default", "-get", "-exists"],
+            vec!["ACL", "SETUSER", "default", "+get", "+exists"],
+        ),
+        (
+            vec!["ACL", "SETUSER", "default", "resetkeys", "~other:*"],
+            vec!["ACL", "SETUSER", "default", "allkeys"],
+        ),
         (vec!["CONFIG", "SET", "maxmemory", "1"], vec!["CONFIG", "SET", "maxmemory", "0"]),
     ] {
         redis.cmd(&refuse);
@@ -166,7 +173,8 @@ fn with_both_stores_dead_nobody_passes_unless_the_operator_said_so() {
     let world = World::new();
     let (mut redis, mut postgres) = (Redis::start(), Postgres::start());
     let section = format!("{}timeout = \"1s\"\n", postgres.create_database().config_toml());
-    let routes = "[[routes]]\nname = \"open\"\npath = \"/open/{*rest}\"\nupstream = \"app\"\non_outage = \"allow\"\n";
+    let routes =
+        "[[routes]]\nname = \"open\"\npath = \"/open/{*rest}\"\nupstream = \"app\"\non_outage = \"allow\"\n";
     let lenient = "[ledger]\npresets = [\"native\"]\non_outage = \"allow\"\n\
         [[routes]]\nname = \"strict\"\npath = \"/strict/{*rest}\"\nupstream = \"app\"\non_outage = \"deny\"\n";
     let strict = world.start(&[&patient_redis(&redis), &section, &presets(&["native"]), routes]);
@@ -195,12 +203,15 @@ fn with_both_stores_dead_nobody_passes_unless_the_operator_said_so() {
     assert_eq!(strict.get("/open/x", Some(&token)).status, 200);
     assert_eq!(verdict(&lenient, &token), "200");
     let passed = |route: &str| {
-        format!("portcullis_verdicts_total{{reason=\"ledger_unavailable\",route=\"{route}\",verdict=\"allow\"}}")
+        format!(
+            "portcullis_verdicts_total{{reason=\"ledger_unavailable\",route=\"{route}\",verdict=\"allow\"}}"
+        )
     };
     assert_eq!(metric(&strict, &passed("open")), 1.0);
     assert_eq!(metric(&lenient, &passed("all")), 1.0);
     let told = lenient.log_lines();
-    let told = told.iter().filter(|line| line["target"] == "access" && line["reason"] == "ledger_unavailable");
+    let told =
+        told.iter().filter(|line| line["target"] == "access" && line["reason"] == "ledger_unavailable");
     let verdicts: Vec<_> = told.map(|line| (line["verdict"].clone(), line["status"].clone())).collect();
     assert!(verdicts.contains(&(json!("allow"), json!(200))), "{verdicts:?}");
     redis.restart();
@@ -222,7 +233,11 @@ fn a_rule_that_redis_alone_can_answer_is_unavailable_without_redis() {
     redis.kill();
     assert_eq!(verdict(&gateway, &token), "503 ledger_unavailable");
     gateway.ban("8");
-    assert_eq!(verdict(&gateway, &world.issuer.good("8")), "403 user_banned", "a known ban outweighs an outage");
+    assert_eq!(
+        verdict(&gateway, &world.issuer.good("8")),
+        "403 user_banned",
+        "a known ban outweighs an outage"
+    );
     redis.restart();
     becomes(&gateway, &token, "200");
     redis.cmd(&["SET", "frozen:7", "1"]);
@@ -234,7 +249,8 @@ fn with_postgres_dead_redis_answers_what_it_can() {
     let world = World::new();
     let (redis, mut postgres) = (Redis::start(), Postgres::start());
     let section = format!("{}timeout = \"1s\"\n", postgres.create_database().config_toml());
-    let gateway = world.start(&[&patient_redis(&redis), &section, &format!("{}{ALONE}", presets(&["native"]))]);
+    let gateway =
+        world.start(&[&patient_redis(&redis), &section, &format!("{}{ALONE}", presets(&["native"]))]);
     let (known, banned) = (world.issuer.good("7"), world.issuer.good("8"));
     gateway.ban("8");
     assert_eq!(verdict(&gateway, &known), "200");
@@ -246,7 +262,11 @@ fn with_postgres_dead_redis_answers_what_it_can() {
     readiness_becomes(&gateway, 200, "degraded", "direct");
     assert_eq!(verdict(&gateway, &known), "200", "Redis holds what the database said of this token");
     assert_eq!(verdict(&gateway, &banned), "403 user_banned");
-    assert_eq!(verdict(&gateway, &world.issuer.good("9")), "503 ledger_unavailable", "of a new token nobody can say");
+    assert_eq!(
+        verdict(&gateway, &world.issuer.good("9")),
+        "503 ledger_unavailable",
+        "of a new token nobody can say"
+    );
     redis.cmd(&["SET", "frozen:7", "1"]);
     assert_eq!(verdict(&gateway, &known), "403 frozen");
     postgres.restart();

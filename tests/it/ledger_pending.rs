@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::ledger_common::{
-    World, becomes, call, document, metric, metric_becomes, patient, patient_redis, presets, readiness_becomes,
-    set_status, text, verdict,
+    World, becomes, call, document, metric, metric_becomes, patient, patient_redis, presets,
+    readiness_becomes, set_status, text, verdict,
 };
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
@@ -131,7 +131,9 @@ fn of_changes_at_the_same_time_the_newest_wins_in_the_database_in_redis_and_in_t
         readiness_becomes(gateway, 200, "ready", "direct");
     }
     for user in &users {
-        let row = pair.database.psql(&format!("SELECT status, version FROM portcullis_users WHERE subject = '{user}'"));
+        let row = pair
+            .database
+            .psql(&format!("SELECT status, version FROM portcullis_users WHERE subject = '{user}'"));
         let (status, version) = row.split_once('|').unwrap();
         let theirs = pair.database.psql(&format!("SELECT status FROM users WHERE user_id = {user}"));
         assert_eq!(theirs, status, "user {user}");
@@ -144,7 +146,10 @@ fn of_changes_at_the_same_time_the_newest_wins_in_the_database_in_redis_and_in_t
         }
         if status != "active" {
             let native = document(&pair.redis, &format!("pc:user:{user}"));
-            assert_eq!((&native["status"], native["version"].to_string().as_str()), (&json!(status), version));
+            assert_eq!(
+                (&native["status"], native["version"].to_string().as_str()),
+                (&json!(status), version)
+            );
         }
     }
 }
@@ -217,13 +222,21 @@ fn what_nobody_could_present_any_more_is_pruned_and_counted() {
     pair.here.revoke_token(&pair.world.issuer.good("7"));
     pair.here.ban("8");
     let (code, stats) = call(&pair.there, "GET", "/v1/stats", &Value::Null);
-    assert_eq!((code, &stats["revoked_tokens"], &stats["users"]["banned"]), (200, &json!(2), &json!(1)), "{stats}");
+    assert_eq!(
+        (code, &stats["revoked_tokens"], &stats["users"]["banned"]),
+        (200, &json!(2), &json!(1)),
+        "{stats}"
+    );
     pair.database.psql(
         "UPDATE portcullis_tokens SET expires_at = expires_at - 86400000; \
          UPDATE blacklisted_tokens SET expires_at = expires_at - interval '1 day'",
     );
     let (code, pruned) = call(&pair.here, "POST", "/v1/prune", &Value::Null);
-    assert_eq!((code, &pruned["tokens"], &pruned["blacklisted_tokens"]), (200, &json!(2), &json!(1)), "{pruned}");
+    assert_eq!(
+        (code, &pruned["tokens"], &pruned["blacklisted_tokens"]),
+        (200, &json!(2), &json!(1)),
+        "{pruned}"
+    );
     assert_eq!(pair.database.psql("SELECT count(*) FROM blacklisted_tokens"), "0");
     assert_eq!(metric(&pair.here, "portcullis_outbox_pending"), 0.0);
 }

@@ -11,7 +11,9 @@ use crate::support::{eventually, now};
 fn every_form_of_deny_if_asks_redis() {
     let (world, redis) = (World::new(), Redis::start());
     let rule = |name: &str, key: &str, deny_if: &str| {
-        format!("[[ledger.rules]]\nname = \"{name}\"\nguards = \"user\"\nkey = \"{key}\"\ndeny_if = {deny_if}\n")
+        format!(
+            "[[ledger.rules]]\nname = \"{name}\"\nguards = \"user\"\nkey = \"{key}\"\ndeny_if = {deny_if}\n"
+        )
     };
     let rules = [
         "[ledger]\npresets = []\n".to_owned(),
@@ -92,13 +94,20 @@ fn what_redis_does_not_know_the_database_answers_and_the_answer_is_kept_for_its_
     }
     // It is a cache: the table is not looked at before the key is gone.
     database.psql("UPDATE accounts SET is_active = NOT is_active");
-    assert_eq!((verdict(&gateway, &good).as_str(), verdict(&gateway, &bad).as_str()), ("200", "403 inactive"));
+    assert_eq!(
+        (verdict(&gateway, &good).as_str(), verdict(&gateway, &bad).as_str()),
+        ("200", "403 inactive")
+    );
     redis.cmd(&["DEL", "user:7:active", "user:8:active"]);
     becomes(&gateway, &good, "403 inactive");
     becomes(&gateway, &bad, "200");
     redis.cmd(&["SET", "user:7:active", "true"]);
     assert_eq!(verdict(&gateway, &good), "200", "what the service writes counts");
-    assert_eq!(verdict(&gateway, &world.issuer.good("seven")), "503 ledger_unavailable", "no such id can be asked about");
+    assert_eq!(
+        verdict(&gateway, &world.issuer.good("seven")),
+        "503 ledger_unavailable",
+        "no such id can be asked about"
+    );
 }
 
 #[test]
@@ -134,8 +143,26 @@ fn a_claim_cannot_name_another_users_key_or_another_rules() {
         [[ledger.rules]]\nname = \"flag\"\nguards = \"user\"\nkey = \"user:{sub}\"\ndeny_if = \"exists\"\n";
     let gateway = world.start(&[&patient_redis(&redis), rules]);
     let hostile = [
-        "7:session", "*", "7*", "?", "[7]", "7\n", "\r\nDEL pc:user:7\r\n", "{7}", "{{7}}", "../7", "a/7", "7 ", " 7",
-        "7\u{0}", "7\"", "7'", "7`", "7\\", "\u{2028}", "",
+        "7:session",
+        "*",
+        "7*",
+        "?",
+        "[7]",
+        "7\n",
+        "\r\nDEL pc:user:7\r\n",
+        "{7}",
+        "{{7}}",
+        "../7",
+        "a/7",
+        "7 ",
+        " 7",
+        "7\u{0}",
+        "7\"",
+        "7'",
+        "7`",
+        "7\\",
+        "\u{2028}",
+        "",
     ];
     for subject in hostile {
         let said = verdict(&gateway, &world.issuer.good(subject));
@@ -144,7 +171,13 @@ fn a_claim_cannot_name_another_users_key_or_another_rules() {
     world.origin.saw_nothing();
     redis.cmd(&["SET", "user:7:session", "1"]);
     assert_eq!(verdict(&gateway, &world.issuer.good("7")), "403 session");
-    for plain in ["70", "seven@example.com", "auth0|5f7c8ec7c33c6c004bbafe82", "d9428888-122b-11e1-b85c-61cd3cbb3210", "ü"] {
+    for plain in [
+        "70",
+        "seven@example.com",
+        "auth0|5f7c8ec7c33c6c004bbafe82",
+        "d9428888-122b-11e1-b85c-61cd3cbb3210",
+        "ü",
+    ] {
         assert_eq!(verdict(&gateway, &world.issuer.good(plain)), "200", "{plain:?}");
     }
 }

@@ -5,10 +5,10 @@ use serde_json::json;
 use crate::ledger_common::{
     World, becomes, patient, patient_redis, presets, readiness_becomes, set_status, verdict,
 };
+use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
-use crate::support::eventually;
 
 #[test]
 fn a_gateway_that_starts_before_redis_asks_the_database_until_redis_is_there() {
@@ -37,7 +37,10 @@ fn a_gateway_that_starts_before_its_database_looks_at_the_tables_once_they_are_t
         let database = postgres.create_database();
         database.psql("CREATE TABLE users (user_id integer PRIMARY KEY, status text NOT NULL); INSERT INTO users VALUES (7, 'active'), (8, 'banned')");
         // Its own clients wait less: nothing is there to be waited for.
-        (format!("{}timeout = \"1s\"\n", database.config_toml()), database.url().rsplit('/').next().unwrap().to_owned())
+        (
+            format!("{}timeout = \"1s\"\n", database.config_toml()),
+            database.url().rsplit('/').next().unwrap().to_owned(),
+        )
     };
     postgres.kill();
     let redis = Redis::start();

@@ -38,7 +38,12 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(None),
     ];
     (0_u8..3, status, prop::collection::vec(any::<u16>(), 0..3), any::<bool>()).prop_map(
-        |(user, status, arrivals, heard)| Step { user, status, heard: heard && !arrivals.is_empty(), arrivals },
+        |(user, status, arrivals, heard)| Step {
+            user,
+            status,
+            heard: heard && !arrivals.is_empty(),
+            arrivals,
+        },
     )
 }
 
@@ -69,9 +74,11 @@ async fn live(redis: &Redis, layout: InvalidUsersLayout, steps: Vec<Step>) {
         if step.heard {
             outbox::delivered(&server.sql, committed.version).await.expect("forgotten");
         }
-        arrivals.extend(step.arrivals.iter().map(|at| {
-            (*at, committed.writes.clone(), committed.version, committed.restrictive)
-        }));
+        arrivals.extend(
+            step.arrivals
+                .iter()
+                .map(|at| (*at, committed.writes.clone(), committed.version, committed.restrictive)),
+        );
         newest.insert(user.subject.to_string(), committed);
     }
     arrivals.sort_by_key(|(at, ..)| *at);
