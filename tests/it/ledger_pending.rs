@@ -196,7 +196,8 @@ fn a_flushed_redis_and_an_empty_one_lift_no_ban() {
         check(&pair);
         pair.here.activate("8");
         for gateway in pair.gateways() {
-            assert_eq!(verdict(gateway, &banned), "200", "{names:?}");
+            // Whoever had to ask the database remembers for a second what it said.
+            becomes(gateway, &banned, "200");
         }
     }
 }

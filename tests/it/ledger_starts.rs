@@ -1,12 +1,14 @@
 //! Gateways that start before their stores do.
 
+use std::process::Command;
+
 use serde_json::json;
 
 use crate::ledger_common::{
     World, becomes, patient, patient_redis, presets, readiness_becomes, set_status, verdict,
 };
 use crate::support::eventually;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{BINARY, Gateway};
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
 
@@ -33,27 +35,28 @@ fn a_gateway_that_starts_before_redis_asks_the_database_until_redis_is_there() {
 fn a_gateway_that_starts_before_its_database_looks_at_the_tables_once_they_are_there() {
     let world = World::new();
     let mut postgres = Postgres::start();
-    let (section, name) = {
+    let (section, name, unmade) = {
         let database = postgres.create_database();
         database.psql("CREATE TABLE users (user_id integer PRIMARY KEY, status text NOT NULL); INSERT INTO users VALUES (7, 'active'), (8, 'banned')");
         // Its own clients wait less: nothing is there to be waited for.
         (
             format!("{}timeout = \"1s\"\n", database.config_toml()),
             database.url().rsplit('/').next().unwrap().to_owned(),
+            format!("[database]\nurl = \"{}\"\ntimeout = \"1s\"\n", postgres.create_database().url()),
         )
     };
     postgres.kill();
     let redis = Redis::start();
     let ledger = presets(&["native", "invalid-users"]);
-    let [alone, both] = [
+    let [bare, alone, both] = [
+        world.setup(&[&unmade, &presets(&["native"])]).toml(),
         world.setup(&[&section, &ledger]).toml(),
         world.setup(&[&patient_redis(&redis), &section, &ledger]).toml(),
     ];
     // At once: each waits a while for its database before it listens.
-    let (alone, both) = std::thread::scope(|scope| {
-        let alone = scope.spawn(|| Gateway::start_unready(&alone));
-        let both = Gateway::start(&both);
-        (alone.join().unwrap(), both)
+    let [bare, alone, both] = std::thread::scope(|scope| {
+        let started = [bare, alone, both].map(|toml| scope.spawn(move || Gateway::start_unready(&toml)));
+        started.map(|gateway| gateway.join().unwrap())
     });
     readiness_becomes(&alone, 503, "not_ready", "blind");
     readiness_becomes(&both, 200, "degraded", "direct");
@@ -81,4 +84,16 @@ fn a_gateway_that_starts_before_its_database_looks_at_the_tables_once_they_are_t
     assert_eq!(postgres.psql_of(&name, "SELECT status FROM users WHERE user_id = 7"), "active");
     readiness_becomes(&alone, 200, "ready", "database");
     readiness_becomes(&both, 200, "ready", "direct");
+
+    // A database without our tables is no database to ask, until it has them.
+    eventually("the operator is told what to do", || match bare.log() {
+        log if log.contains("run `portcullis migrate`") => Ok(()),
+        log => Err(log),
+    });
+    assert_eq!(verdict(&bare, &good), "503 ledger_unavailable");
+    let migrated = Command::new(BINARY).arg("migrate").current_dir(bare.directory()).output().unwrap();
+    assert!(migrated.status.success(), "{}", String::from_utf8_lossy(&migrated.stderr));
+    becomes(&bare, &good, "200");
+    bare.ban("7");
+    assert_eq!(verdict(&bare, &good), "403 user_banned");
 }
