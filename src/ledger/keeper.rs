@@ -27,10 +27,11 @@ impl Ledger {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
-        let (probing, tending) = (Arc::clone(self), Arc::clone(self));
-        let (first, second) = (shutdown.clone(), shutdown.clone());
+        let [probing, following, tending] = std::array::from_fn(|_| Arc::clone(self));
+        let [first, second, third] = std::array::from_fn(|_| shutdown.clone());
         tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
-        tokio::spawn(async move { second.run_until_cancelled(tending.tend_forever()).await });
+        tokio::spawn(async move { second.run_until_cancelled(following.follow_forever()).await });
+        tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
     }
 
     /// What must happen although nobody asks.
@@ -94,11 +95,16 @@ impl Ledger {
         let mut ticks = tokio::time::interval(PROBE);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                // Told by the breaker.
-                _ = ticks.tick() => self.probe_database().await.unwrap_or_default(),
-                () = self.turned.notified() => {}
-            }
+            ticks.tick().await;
+            // Told by the breaker.
+            self.probe_database().await.unwrap_or_default();
+        }
+    }
+
+    /// Beside the probe: whoever waits for a database that hangs does not hear that Redis is gone.
+    async fn follow_forever(&self) {
+        loop {
+            self.turned.notified().await;
             self.follow_mode();
         }
     }
