@@ -1,5 +1,5 @@
 # syntax=docker/dockerfile:1
-# Built with `make docker`. The result holds one program, no shell, and runs as nobody in particular.
+# Built with `docker build --tag portcullis .`. The result holds one program, no shell, and runs as nobody in particular.
 
 FROM rust:1-bookworm AS build
 # Pingora's TLS library is compiled with cmake; the C compiler is in the image already.
@@ -16,15 +16,19 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
  && cp target/release/portcullis /portcullis \
  && mkdir -p /data
 
+# The C library of the same Debian, and the CA certificates with which key sets and rediss:// are reached.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /portcullis /usr/local/bin/portcullis
-# Relative paths in the configuration (the embedded ledger, the audit file) lead here.
+# The embedded ledger of a relative URL (sqlite://portcullis.db) lies here.
 COPY --from=build --chown=nonroot:nonroot /data /var/lib/portcullis
 VOLUME /var/lib/portcullis
 WORKDIR /var/lib/portcullis
+# Every command finds it without `-c`: `docker exec … portcullis user ban 42`.
+ENV PORTCULLIS_CONFIG=/etc/portcullis/gateway.toml
 USER nonroot
-EXPOSE 8080 9900
+# The admin listener is on the container's loopback unless the configuration says otherwise: it is not exposed.
+EXPOSE 8080
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/usr/local/bin/portcullis", "health", "-c", "/etc/portcullis/gateway.toml"]
+HEALTHCHECK --interval=5s --timeout=3s --start-period=10s CMD ["/usr/local/bin/portcullis", "health"]
 ENTRYPOINT ["/usr/local/bin/portcullis"]
-CMD ["run", "-c", "/etc/portcullis/gateway.toml"]
+CMD ["run"]

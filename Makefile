@@ -1,15 +1,11 @@
-# The commands of the README. Each installs what it lacks first (scripts/setup says what).
+# Short names for the scripts, which do the work and need no make.
 .PHONY: demo test check docker
 
-# A gateway before a sample service, with an embedded ledger and signed tokens to try: prints what to paste.
 demo:
-	scripts/setup --build
-	cargo run --release --locked -- demo
+	scripts/demo
 
-# Every test, with Redis, PostgreSQL and MariaDB of its own.
 test:
-	scripts/setup --test
-	cargo test --locked
+	scripts/test
 
 # What has to hold before a change is merged.
 check:

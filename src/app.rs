@@ -203,10 +203,9 @@ impl Gateway {
 
     /// Validated whole, then swapped in; refused whole when anything is wrong with it.
     async fn reload(&self) {
-        match self.current.reload(&self.path).await {
-            Ok(config) => self.state.set_token(config.admin.token.as_deref()),
-            // Told and counted where it happened; the old configuration keeps serving.
-            Err(reload::Refused) => {}
+        // A refusal is told and counted where it happens; the old configuration keeps serving.
+        if let Ok(config) = self.current.reload(&self.path).await {
+            self.state.set_token(config.admin.token.as_deref());
         }
     }
 }

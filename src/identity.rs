@@ -24,6 +24,8 @@ pub struct Stamps(Box<[Option<HeaderValue>]>);
 #[derive(Debug)]
 pub struct Identity {
     settings: IdentitySettings,
+    /// The configured names as Pingora wants them: shared text, so that a header costs no copy of its name.
+    names: Box<[Bytes]>,
     reserved: Reserved,
 }
 
@@ -31,7 +33,9 @@ impl Identity {
     /// Reserves the configured names beside the ones that are always reserved.
     pub fn new(settings: IdentitySettings) -> Self {
         let reserved = Reserved::new(settings.headers.iter().map(|(name, _)| name.as_str()));
-        Self { settings, reserved }
+        let shared = |(name, _): &(HeaderName, Template)| Bytes::copy_from_slice(name.as_str().as_bytes());
+        let names = settings.headers.iter().map(shared).collect();
+        Self { settings, names, reserved }
     }
 
     /// Whether the token itself is forwarded.
@@ -58,12 +62,8 @@ impl Identity {
     }
 
     /// The headers to set for a credential.
-    pub fn headers<'a>(
-        &'a self,
-        stamps: &'a Stamps,
-    ) -> impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)> {
-        let names = self.settings.headers.iter().map(|(name, _)| name);
-        names.zip(&stamps.0).filter_map(|(name, value)| Some((name, value.as_ref()?)))
+    pub fn headers<'a>(&'a self, stamps: &'a Stamps) -> impl Iterator<Item = (&'a Bytes, &'a HeaderValue)> {
+        self.names.iter().zip(&stamps.0).filter_map(|(name, value)| Some((name, value.as_ref()?)))
     }
 
     /// The names in `headers` that a client may not send on. `trusted` says that the peer is a trusted proxy, which may

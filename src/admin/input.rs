@@ -90,7 +90,10 @@ impl FromRequestParts<Arc<AdminState>> for AddressedUser {
         let known = (state.handles.realms)();
         let Some(realm) = known.iter().find(|known| ***known == *realm) else {
             let names: Vec<_> = known.iter().map(|known| format!("\"{known}\"")).collect();
-            let detail = format!("No issuer has this realm; there are: {}.", names.join(", "));
+            let detail = match names.is_empty() {
+                true => "There are no `[[issuers]]`: no user's token is believed anyway.".to_owned(),
+                false => format!("No issuer has this realm; there are: {}.", names.join(", ")),
+            };
             return Err(Problem::field("realm", detail));
         };
         Ok(Self(User { realm: realm.clone(), subject }))

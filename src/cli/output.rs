@@ -67,6 +67,7 @@ pub(super) fn data(value: &Value, json: bool) -> String {
 fn lines(value: &Value, depth: usize, text: &mut String) {
     let indent = "  ".repeat(depth);
     match value {
+        Value::Object(map) if map.is_empty() => text.push_str(&format!("{indent}none\n")),
         Value::Object(map) => {
             for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
                 match value {

@@ -106,21 +106,28 @@ pub(super) fn head_was_read() {
 impl HttpServerApp for Timed {
     async fn process_new_http(
         self: &Arc<Self>,
-        session: ServerSession,
+        mut session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        if session.get_keepalive().is_some() {
+            // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
+            session.set_keepalive(Some(0));
+        }
+        let (patience, first) = self.patience();
         let read = Arc::new(AtomicBool::new(false));
         let work = HEAD_WAS_READ.scope(Arc::clone(&read), self.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
             reused = &mut work => return reused,
-            () = fast_sleep(self.patience()) => {}
+            () = fast_sleep(patience) => {}
         }
         if read.load(Ordering::Relaxed) {
             return work.await;
         }
-        self.metrics.slow_head();
+        if first {
+            self.metrics.slow_head();
+        }
         None
     }
 
@@ -134,12 +141,13 @@ impl HttpServerApp for Timed {
 }
 
 impl Timed {
-    /// A kept connection may be idle before the next head begins; a new one is expected to say something.
-    fn patience(&self) -> Duration {
+    /// How long the next head may take, and whether it is the first on its connection. A kept connection may be idle; a
+    /// new one is expected to say something.
+    fn patience(&self) -> (Duration, bool) {
         let limits = &self.snapshot.load().server.limits;
         match FIRST.try_with(|first| first.replace(false)) {
-            Ok(true) => limits.header_timeout,
-            _ => limits.idle_timeout + limits.header_timeout,
+            Ok(true) => (limits.header_timeout, true),
+            Ok(false) | Err(_) => (limits.idle_timeout, false),
         }
     }
 }

@@ -10,10 +10,11 @@ use pingora::http::RequestHeader;
 use super::exchange::Exchange;
 use crate::token::{self, Place};
 
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+// As text, not as `HeaderName`: Pingora keeps the spelling of every name, and static text is kept without a copy.
+const X_FORWARDED_FOR: &str = "x-forwarded-for";
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
+const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+const X_REQUEST_ID: &str = "x-request-id";
 
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
@@ -29,7 +30,7 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
     provenance(request, exchange)?;
     if let Some(credential) = exchange.grant().and_then(|grant| grant.credential.as_ref()) {
         for (name, value) in gate.identity.headers(&credential.stamps) {
-            request.insert_header(name, value)?;
+            request.insert_header(name.clone(), value)?;
         }
     }
     Ok(())
@@ -37,24 +38,23 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
 
 /// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.
 fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
-    let said =
-        |request: &RequestHeader, name: &HeaderName| exchange.trusted && request.headers.contains_key(name);
+    let said = |request: &RequestHeader, name: &str| exchange.trusted && request.headers.contains_key(name);
     let client = exchange.client.to_string();
-    let before = request.headers.get(&X_FORWARDED_FOR).filter(|_| exchange.trusted);
+    let before = request.headers.get(X_FORWARDED_FOR).filter(|_| exchange.trusted);
     let path = match before.and_then(|before| before.to_str().ok()) {
         Some(before) => format!("{before}, {client}"),
         None => client,
     };
     request.insert_header(X_FORWARDED_FOR, path)?;
-    if !said(request, &X_FORWARDED_PROTO) {
+    if !said(request, X_FORWARDED_PROTO) {
         request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
     }
-    if !said(request, &X_FORWARDED_HOST)
+    if !said(request, X_FORWARDED_HOST)
         && let Some(host) = request.headers.get(header::HOST).cloned()
     {
         request.insert_header(X_FORWARDED_HOST, host)?;
     }
-    if !said(request, &X_REQUEST_ID) {
+    if !said(request, X_REQUEST_ID) {
         request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;
     }
     Ok(())

@@ -42,9 +42,6 @@ impl ProxyHttp for Proxy {
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
         let limits = &exchange.snapshot.server.limits;
-        if session.get_keepalive().is_some() {
-            session.set_keepalive(Some(limits.idle_timeout.as_secs().max(1)));
-        }
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
@@ -152,7 +149,7 @@ impl ProxyHttp for Proxy {
         let route = grant.map(|grant| &*grant.route.settings.name).unwrap_or_default().to_owned();
         let id = exchange.id;
         if *error.esource() == ErrorSource::Upstream {
-            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = ?exchange.upstream, "Upstream failed");
+            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
         }
         if let Some(reason) = reason
             && session.response_written().is_none()

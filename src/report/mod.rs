@@ -2,8 +2,6 @@
 
 pub mod access;
 pub mod audit;
-#[cfg(test)]
-mod dashboards;
 pub mod log;
 pub mod metrics;
 pub mod settings;

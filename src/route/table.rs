@@ -126,7 +126,10 @@ mod tests {
     use super::*;
     use crate::upstream::{ServerAddress, Timeouts, Upstream, UpstreamSettings};
 
-    fn table(routes: &[(&str, &[&str], &str, &[Method])]) -> RouteTable {
+    /// Name, hosts, path and methods.
+    type Written<'a> = (&'a str, &'a [&'a str], &'a str, &'a [Method]);
+
+    fn table(routes: &[Written]) -> RouteTable {
         let second = Duration::from_secs(1);
         let upstream = Arc::new(Upstream::new(UpstreamSettings {
             name: "app".into(),
@@ -134,7 +137,7 @@ mod tests {
             timeouts: Timeouts { connect: second, read: second, write: second, idle: second },
             retries: 0,
         }));
-        let route = |(index, (name, hosts, path, methods)): (usize, &(&str, &[&str], &str, &[Method]))| {
+        let route = |(index, (name, hosts, path, methods)): (usize, &Written)| {
             let settings = RouteSettings {
                 name: (*name).into(),
                 hosts: hosts.iter().map(|host| (*host).into()).collect(),
@@ -156,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_most_specific_path_wins_whatever_the_order() {
-        let routes: &[(&str, &[&str], &str, &[Method])] = &[
+        let routes: &[Written] = &[
             ("rest", &[], "/{*rest}", &[]),
             ("users", &[], "/api/users/{id}", &[]),
             ("me", &[], "/api/users/me", &[]),

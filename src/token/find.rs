@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn different_tokens_are_refused_and_equal_ones_are_one() {
-        let conflicts: [(&[(&str, &str)], Option<&str>); 4] = [
+        type Presented = (&'static [(&'static str, &'static str)], Option<&'static str>);
+        let conflicts: [Presented; 4] = [
             (&[("authorization", "Bearer a.b.c"), ("authorization", "Bearer d.e.f")], None),
             (&[("authorization", "Bearer a.b.c"), ("cookie", "access_token=d.e.f")], None),
             (&[("cookie", "access_token=a.b.c; access_token=d.e.f")], None),

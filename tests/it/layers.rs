@@ -146,6 +146,22 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The picture in ARCHITECTURE.md: a word for the layer, its modules, what is said of them, two spaces apart.
+#[test]
+fn the_documented_order_is_the_order_of_lib_rs() {
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap();
+    let page = read(root().with_file_name("ARCHITECTURE.md"));
+    let picture = page.split("\n```").nth(1).unwrap();
+    let modules_of =
+        |line: &str| line.split("  ").filter(|it| !it.is_empty()).nth(1).unwrap_or_default().to_owned();
+    let drawn: Vec<String> = picture
+        .lines()
+        .flat_map(|line| modules_of(line).split(' ').map(str::to_owned).collect::<Vec<_>>())
+        .collect();
+    let drawn: Vec<_> = drawn.into_iter().filter(|it| !it.is_empty()).collect();
+    assert_eq!(drawn, modules(&read(root().join("lib.rs"))));
+}
+
 #[test]
 fn modules_use_only_modules_above_them() {
     let lib = fs::read_to_string(root().join("lib.rs")).unwrap();

@@ -12,6 +12,8 @@ mod support;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
+mod dashboards;
+mod examples;
 mod layers;
 mod ledger_changes;
 mod ledger_common;

@@ -115,7 +115,12 @@ impl Gateway {
     /// Runs `portcullis -c gateway.toml` in a directory of its own, with `admin.token` beside the file, until both
     /// listeners are named in the log and `/readyz` says yes.
     pub fn start(toml: &str) -> Self {
-        let mut gateway = Self::start_unready(toml);
+        Self::start_in(toml, &[])
+    }
+
+    /// As [`Gateway::start`], with these environment variables set.
+    pub fn start_in(toml: &str, variables: &[(&str, &str)]) -> Self {
+        let mut gateway = Self::start_unready_in(toml, variables);
         eventually("the gateway is ready", || {
             gateway.alive().and_then(|()| match gateway.ready() {
                 (200, _) => Ok(()),
@@ -127,8 +132,13 @@ impl Gateway {
 
     /// As [`Gateway::start`], without waiting for `/readyz`.
     pub fn start_unready(toml: &str) -> Self {
+        Self::start_unready_in(toml, &[])
+    }
+
+    fn start_unready_in(toml: &str, variables: &[(&str, &str)]) -> Self {
         let (directory, admin_token) = place(toml);
         let child = command(directory.path())
+            .envs(variables.iter().copied())
             .stdout(File::create(directory.path().join("stdout.log")).unwrap())
             .stderr(File::create(directory.path().join("stderr.log")).unwrap())
             .spawn()

@@ -1,0 +1,233 @@
+//! The examples that people copy, run as they stand: only the variables they name are set.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use jsonwebtoken::Algorithm;
+use serde_json::{Value, json};
+
+use crate::support::eventually;
+use crate::support::gateway::Gateway;
+use crate::support::issuer::{Issuer, JwksServer};
+use crate::support::origin::Origin;
+use crate::support::postgres::{Database, Postgres};
+use crate::support::raw::Response;
+use crate::support::redis::{Redis, Reply};
+
+fn path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(name)
+}
+
+fn read(name: &str) -> String {
+    let path = path(name);
+    fs::read_to_string(&path).unwrap_or_else(|it| panic!("{}: {it}", path.display()))
+}
+
+/// What stands around an example's gateway.
+struct Around {
+    origin: Origin,
+    redis: Redis,
+    database: Database<'static>,
+    issuer: Issuer,
+}
+
+impl Around {
+    fn new(algorithm: Algorithm) -> Self {
+        let database = Postgres::shared().create_database();
+        Self { origin: Origin::start(), redis: Redis::start(), database, issuer: Issuer::new(algorithm) }
+    }
+
+    /// The example with its variables set, and `more` that only it has.
+    fn start(&self, example: &str, more: &[(&str, &str)]) -> Gateway {
+        let toml = read(&format!("{example}/gateway.toml"));
+        let (upstream, redis, database) =
+            (self.origin.addr().to_string(), self.redis.url(), self.database.url());
+        let common = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("ADMIN_LISTEN", "127.0.0.1:0"),
+            ("UPSTREAM", &upstream),
+            ("REDIS_URL", &redis),
+            ("DATABASE_URL", &database),
+            ("JWT_ISSUER", &self.issuer.name),
+            ("JWT_AUDIENCE", &self.issuer.audience),
+        ];
+        let variables: Vec<_> = common.iter().chain(more).copied().collect();
+        for (name, _) in &variables {
+            assert!(toml.contains(&format!("${{{name}")), "{example} does not name {name}");
+        }
+        Gateway::start_in(&toml, &variables)
+    }
+
+    fn schema(&self, example: &str) {
+        self.database.psql(&read(&format!("{example}/schema.sql")));
+    }
+}
+
+/// Redis is empty: the table answers, which is remembered for a second.
+fn refused_by_the_table(gateway: &Gateway, token: &str, status: u16, reason: &str) {
+    eventually("the table's word counts", || match gateway.get("/x", Some(token)) {
+        passed if passed.status == 200 => Err(passed),
+        refusal => {
+            refused(&refusal, status, reason);
+            Ok(())
+        }
+    });
+}
+
+#[track_caller]
+fn refused(response: &Response, status: u16, reason: &str) {
+    assert_eq!((response.status, response.reason().as_str()), (status, reason));
+}
+
+/// Runs a command of the CLI that must succeed.
+fn cli(gateway: &Gateway, arguments: &[&str]) {
+    let output = gateway.cli(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn the_blacklist_that_a_service_writes_is_honoured_and_shared() {
+    let around = Around::new(Algorithm::HS256);
+    around.schema("token-blacklist");
+    let secret = String::from_utf8(around.issuer.verifier().to_vec()).unwrap();
+    let gateway = around.start("token-blacklist", &[("JWT_SECRET", &secret)]);
+    let (redis, database) = (&around.redis, &around.database);
+
+    // As the service does it: Redis first, then the table.
+    let ended = around.issuer.good("42");
+    assert_eq!(gateway.get("/x", Some(&ended)).status, 200);
+    let value = r#"{"userId":42,"expiresAt":"2027-01-01T00:00:00Z","blacklistedAt":"2026-12-31T23:50:00Z"}"#;
+    redis.cmd(&["SET", &format!("blacklist:{ended}"), value, "EX", "600"]);
+    refused(&gateway.get("/x", Some(&ended)), 401, "token_revoked");
+    database.psql(&format!(
+        "INSERT INTO blacklisted_tokens (token, user_id, expires_at) VALUES ('{ended}', 42, now() + interval '10 minutes')"
+    ));
+    redis.cmd(&["FLUSHALL"]);
+    refused_by_the_table(&gateway, &ended, 401, "token_revoked");
+
+    // As the gateway does it: the service finds the key and the row.
+    let revoked = around.issuer.good("43");
+    assert_eq!(gateway.get("/x", Some(&revoked)).status, 200);
+    gateway.revoke_token(&revoked);
+    refused(&gateway.get("/x", Some(&revoked)), 401, "token_revoked");
+    let Reply::Text(written) = redis.cmd(&["GET", &format!("blacklist:{revoked}")]) else { panic!("no key") };
+    let written: Value = serde_json::from_str(&written).unwrap();
+    assert_eq!(written["userId"], 43);
+    assert!(written["expiresAt"].is_string() && written["blacklistedAt"].is_string(), "{written}");
+    let row = format!("SELECT user_id FROM blacklisted_tokens WHERE token = '{revoked}'");
+    assert_eq!(database.psql(&row), "43");
+
+    cli(&gateway, &["user", "ban", "44"]);
+    refused(&gateway.get("/x", Some(&around.issuer.good("44"))), 403, "user_banned");
+    assert_eq!(gateway.get("/login", None).status, 200);
+}
+
+#[test]
+fn the_list_of_users_that_a_service_keeps_is_honoured_and_shared() {
+    let mut around = Around::new(Algorithm::RS256);
+    around.schema("invalid-users");
+    around.database.psql("INSERT INTO users (user_id) VALUES (42), (43), (44)");
+    let key = around.issuer.key_file().display().to_string();
+    let gateway = around.start("invalid-users", &[("JWT_PUBLIC_KEY", &key)]);
+    let token = |user: &str| around.issuer.good(user);
+    let (redis, database) = (&around.redis, &around.database);
+
+    // As the service does it.
+    let token_42 = token("42");
+    assert_eq!(gateway.get("/x", Some(&token_42)).status, 200);
+    database.psql("UPDATE users SET status = 'banned', status_updated_at = now() WHERE user_id = 42");
+    redis.cmd(&["SET", "invalid_user:42", "banned", "EX", "604800"]);
+    refused(&gateway.get("/x", Some(&token_42)), 403, "user_banned");
+    redis.cmd(&["FLUSHALL"]);
+    refused_by_the_table(&gateway, &token_42, 403, "user_banned");
+    refused(&gateway.get("/x", Some(&token("7"))), 403, "user_unknown");
+
+    // As the gateway does it: the service finds the key and the row.
+    cli(&gateway, &["user", "deactivate", "43"]);
+    refused(&gateway.get("/x", Some(&token("43"))), 403, "user_deactivated");
+    assert_eq!(redis.cmd(&["GET", "invalid_user:43"]), Reply::Text("deactivated".into()));
+    assert_eq!(database.psql("SELECT status FROM users WHERE user_id = 43"), "deactivated");
+    cli(&gateway, &["user", "activate", "43"]);
+    assert_eq!(redis.cmd(&["EXISTS", "invalid_user:43"]), Reply::Integer(0));
+    assert_eq!(gateway.get("/x", Some(&token("43"))).status, 200);
+
+    // A logout blocks nobody.
+    let before = token("44");
+    cli(&gateway, &["user", "logout", "44"]);
+    refused(&gateway.get("/x", Some(&before)), 401, "issued_before_cutoff");
+    let after = around.issuer.token("44", |claims| claims["iat"] = json!(crate::support::now() + 1));
+    eventually("a new login passes", || match gateway.get("/x", Some(&after)) {
+        passed if passed.status == 200 => Ok(()),
+        not_yet => Err(not_yet.text()),
+    });
+    assert_eq!(
+        database.psql("SELECT status, last_security_action IS NOT NULL FROM users WHERE user_id = 44"),
+        "active|t"
+    );
+
+    // Without Redis the table answers.
+    around.redis.kill();
+    refused(&gateway.get("/x", Some(&token_42)), 403, "user_banned");
+    assert_eq!(gateway.get("/x", Some(&around.issuer.good("43"))).status, 200);
+}
+
+#[test]
+fn a_service_without_revocation_gets_it() {
+    let mut around = Around::new(Algorithm::ES256);
+    let keys = JwksServer::serving(&around.issuer.jwks());
+    let gateway = around.start("native", &[("JWKS_URL", &keys.url())]);
+    let issuer = &around.issuer;
+
+    let session = issuer.claims("42")["sid"].clone();
+    let token = issuer.token("42", |claims| claims["sid"] = session.clone());
+    assert_eq!(gateway.get("/x", Some(&token)).status, 200);
+    assert_eq!(around.origin.requests()[0].values("x-user-id"), ["42"]);
+    refused(&gateway.get("/x", None), 401, "token_missing");
+    refused(&gateway.get("/admin/x", Some(&token)), 403, "insufficient_scope");
+    assert_eq!(gateway.get("/public/x", None).status, 200);
+
+    cli(&gateway, &["user", "ban", "42", "--reason", "chargeback"]);
+    refused(&gateway.get("/x", Some(&token)), 403, "user_banned");
+    cli(&gateway, &["user", "activate", "42"]);
+    assert_eq!(gateway.get("/x", Some(&token)).status, 200);
+    cli(&gateway, &["session", "revoke", session.as_str().unwrap()]);
+    refused(&gateway.get("/x", Some(&token)), 401, "session_revoked");
+    let token = issuer.good("43");
+    gateway.revoke_token(&token);
+    refused(&gateway.get("/x", Some(&token)), 401, "token_revoked");
+    let other = issuer.good("44");
+    cli(&gateway, &["user", "logout", "44"]);
+    refused(&gateway.get("/x", Some(&other)), 401, "issued_before_cutoff");
+
+    around.redis.cmd(&["FLUSHALL"]);
+    refused(&gateway.get("/x", Some(&token)), 401, "token_revoked");
+    around.redis.kill();
+    refused(&gateway.get("/x", Some(&token)), 401, "token_revoked");
+    refused(&gateway.get("/x", Some(&other)), 401, "issued_before_cutoff");
+}
+
+#[test]
+fn the_compose_file_gives_the_gateway_every_variable_and_secret_it_names() {
+    let compose: Value = serde_yaml::from_str(&read("docker-compose/compose.yaml")).unwrap();
+    let services = compose["services"].as_object().unwrap();
+    let gateway = &services["gateway"];
+    let mount = gateway["volumes"][0].as_str().unwrap();
+    let (file, inside) = mount.strip_suffix(":ro").unwrap().split_once(':').unwrap();
+    let toml = fs::read_to_string(path("docker-compose").join(file)).unwrap();
+
+    let given: BTreeSet<&str> =
+        gateway["environment"].as_object().unwrap().keys().map(String::as_str).collect();
+    let named: BTreeSet<&str> =
+        toml.split("${").skip(1).map(|it| it.split([':', '}']).next().unwrap()).collect();
+    assert!(given.is_subset(&named), "nobody reads {:?}", given.difference(&named));
+    // The listeners' defaults are right for a container.
+    let missing: Vec<_> = named.difference(&given).filter(|it| !it.ends_with("LISTEN")).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    for (other, until) in gateway["depends_on"].as_object().unwrap() {
+        let healthy = until["condition"] == "service_healthy";
+        assert_eq!(services[other]["healthcheck"].is_object(), healthy, "{other}");
+    }
+    let dockerfile = fs::read_to_string(path("../Dockerfile")).unwrap();
+    assert!(dockerfile.contains(&format!("PORTCULLIS_CONFIG={inside}")), "the image reads another file");
+}
