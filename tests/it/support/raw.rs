@@ -99,11 +99,18 @@ impl Raw {
 
     /// Bytes that are not HTTP (after 101), at least so many.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        self.try_bytes(count).unwrap_or_else(|seen| panic!("closed after {seen:?}"))
+    }
+
+    /// As [`Raw::bytes`]; what there was when the other side closed before that many.
+    pub fn try_bytes(&mut self, count: usize) -> Result<Vec<u8>, Vec<u8>> {
         let deadline = Instant::now() + DEADLINE;
         while self.pending.len() < count {
-            assert!(self.fill(deadline).unwrap(), "closed after {:?}", self.pending);
+            if !self.fill(deadline).unwrap() {
+                return Err(std::mem::take(&mut self.pending));
+            }
         }
-        std::mem::take(&mut self.pending)
+        Ok(std::mem::take(&mut self.pending))
     }
 
     /// Nothing more will be sent.
