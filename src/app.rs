@@ -139,6 +139,8 @@ impl Gateway {
         let connections = Connections::new(config.server.limits.connections);
         let admin_settings = config.admin.clone();
         let current = Arc::new(Current::assemble(config, makers).await?);
+        let settling = Arc::clone(&current).settle_forever();
+        tokio::spawn(background.clone().run_until_cancelled_owned(settling));
 
         let life = Arc::new(Life::default());
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));
@@ -153,7 +155,6 @@ impl Gateway {
             admin = socket.local_addr().map_err(StartError::process)?;
             tokio::spawn(admin::serve(socket, Arc::clone(&state), background.clone()));
         }
-        tokio::spawn(Arc::clone(&current).complete_ledger());
         life.serving();
         for address in &proxy {
             tracing::info!(listener = "proxy", %address, "Listening");

@@ -8,10 +8,12 @@ use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::sync::Mutex;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Chain, StartError};
+use super::StartError;
 use crate::admin::{AdminHandles, Life, SeenSession};
+use crate::cause::Chain;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::Identity;
@@ -22,6 +24,9 @@ use crate::route::{Route, RouteTable};
 use crate::upstream::{self, Upstream};
 use crate::verdict::Credential;
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
+
+/// How often a ledger that was opened without its database is looked at.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// What outlives every configuration.
 pub(super) struct Makers {
@@ -57,14 +62,9 @@ pub(super) struct Current {
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// Ends the tasks of the ledger in force.
     ledger_tasks: ArcSwap<CancellationToken>,
-    /// Held by whoever puts another one in force.
+    /// Held by whoever replaces: a reload, or a database that has come up.
     replacing: Mutex<()>,
 }
-
-/// How often it is looked whether a ledger that was opened without its database could be opened with it.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// After an attempt that failed for another reason than an outage, which has been logged.
-const PAUSE: Duration = Duration::from_secs(15);
 
 impl Current {
     /// Makes the first snapshot.
@@ -84,50 +84,68 @@ impl Current {
     /// Puts another configuration in force. What it leaves unchanged is kept: stores, key sets, addresses.
     pub(super) async fn replace(&self, config: Config) -> Result<(), StartError> {
         let _alone = self.replacing.lock().await;
-        self.put_in_force(config).await
-    }
-
-    /// A ledger that was opened while its database did not answer knows its tables by hearsay, and has made none: it is
-    /// opened anew as soon as the database answers. Until `background` ends.
-    pub(super) async fn complete_ledger(self: Arc<Self>) {
-        let background = self.makers.background.clone();
-        let completing = async {
-            loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                let ledger = Arc::clone(&self.snapshot.load().gate.ledger);
-                let database = ledger.health().database;
-                if !ledger.is_provisional() || !database.up || database.latency.is_zero() {
-                    continue;
-                }
-                let _alone = self.replacing.lock().await;
-                match self.put_in_force(Config::clone(&self.config())).await {
-                    Ok(()) => tracing::info!("The database answers; the ledger is opened with it"),
-                    Err(error) => {
-                        tracing::error!(error = %Chain(&error), "The ledger cannot be opened with its database");
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                }
-            }
-        };
-        let () = background.run_until_cancelled(completing).await.unwrap_or_default();
-    }
-
-    async fn put_in_force(&self, config: Config) -> Result<(), StartError> {
         let (before, old) = (self.snapshot.load_full(), self.config.load_full());
-        let ledger = if config.ledger == old.ledger && !before.gate.ledger.is_provisional() {
+        let ledger = if config.ledger == old.ledger {
             Arc::clone(&before.gate.ledger)
         } else {
-            let tasks = self.makers.background.child_token();
-            let ledger = open_ledger(&config, &self.makers, tasks.clone()).await?;
-            let ended = self.ledger_tasks.swap(Arc::new(tasks));
-            // Requests that began under the old configuration still ask the old ledger.
-            end_later(ended, config.server.drain);
-            ledger
+            self.open_anew(&config).await?
         };
-        let next = snapshot(&config, &self.makers, ledger, Some(&before)).await;
-        self.snapshot.store(Arc::new(next));
-        self.config.store(Arc::new(config));
+        self.put_in_force(Arc::new(config), ledger, &before).await;
         Ok(())
+    }
+
+    /// Opens the ledger once more when its database could not be looked at before and now can, for as long as the
+    /// gateway runs: until then the presets' tables are only assumed to look as documented.
+    pub(super) async fn settle_forever(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(SETTLE_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = String::new();
+        loop {
+            ticks.tick().await;
+            let trouble =
+                self.settle().await.err().map(|error| Chain(&error).to_string()).unwrap_or_default();
+            if !trouble.is_empty() && trouble != told {
+                tracing::error!(
+                    error = trouble,
+                    "The database has come up, and the ledger cannot use it yet"
+                );
+            }
+            told = trouble;
+        }
+    }
+
+    async fn settle(&self) -> Result<(), StartError> {
+        let waits = |ledger: &Ledger| ledger.is_provisional();
+        if !waits(&self.snapshot.load().gate.ledger) {
+            return Ok(());
+        }
+        let _alone = self.replacing.lock().await;
+        let (before, config) = (self.snapshot.load_full(), self.config.load_full());
+        if !waits(&before.gate.ledger) || !before.gate.ledger.database_answers().await {
+            return Ok(());
+        }
+        let ledger = self.open_anew(&config).await?;
+        tracing::info!(
+            settled = !ledger.is_provisional(),
+            "The database has come up; the ledger is opened anew"
+        );
+        self.put_in_force(config, ledger, &before).await;
+        Ok(())
+    }
+
+    async fn open_anew(&self, config: &Config) -> Result<Arc<Ledger>, StartError> {
+        let tasks = self.makers.background.child_token();
+        let ledger = open_ledger(config, &self.makers, tasks.clone()).await?;
+        let ended = self.ledger_tasks.swap(Arc::new(tasks));
+        // Requests that began under the old configuration still ask the old ledger.
+        end_later(ended, config.server.drain);
+        Ok(ledger)
+    }
+
+    async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
+        let next = snapshot(&config, &self.makers, ledger, Some(before)).await;
+        self.snapshot.store(Arc::new(next));
+        self.config.store(config);
     }
 
     pub(super) fn config(&self) -> Arc<Config> {

@@ -43,11 +43,9 @@ pub enum Change {
         reason: Option<String>,
         until: Option<Timestamp>,
     },
-    /// The end of a status that has an end: active again, unless another status or another end was set since `until`
-    /// was read.
-    Expiry {
+    /// A status that ends by itself, if it still stands and its time has come: what was decided meanwhile is left alone.
+    Lift {
         user: User,
-        until: Timestamp,
     },
     /// Log out everywhere: tokens issued up to now are void, new logins work.
     Logout {

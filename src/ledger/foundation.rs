@@ -25,15 +25,9 @@ pub(super) struct Foundation {
 /// Makes the tables where that is wanted, and looks at the others. A database that does not answer is waited for a
 /// while; then the rules are made as if its tables looked as documented, and `provisional` says so.
 pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Foundation, OpenError> {
-    // A file either opens or does not; a server may be starting. A look may last as long as a pause or much longer: it is
-    // the time that is bounded, not their number.
-    let patience = if sql.dialect() == Dialect::Sqlite { Duration::ZERO } else { PATIENCE };
-    let deadline = Instant::now() + patience;
-    let looked = loop {
-        match look(sql, settings).await {
-            Err(_) if Instant::now() + PAUSE < deadline => tokio::time::sleep(PAUSE).await,
-            looked => break looked,
-        }
+    let looked = match wait_for(sql).await {
+        Ok(()) => look(sql, settings).await,
+        Err(error) => Err(error),
     };
     let context = match looked {
         Ok(Looked::At(context)) => context,
@@ -59,6 +53,20 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
         }
     }
     Ok(Foundation { context, provisional: false })
+}
+
+/// A file either opens or does not; a server may be starting.
+async fn wait_for(sql: &SqlStore) -> Result<(), StoreError> {
+    let patience = if sql.dialect() == Dialect::Sqlite { Duration::ZERO } else { PATIENCE };
+    let deadline = Instant::now() + patience;
+    loop {
+        match sql.ping().await {
+            Ok(_) => return Ok(()),
+            // One attempt alone may last as long as `[database] timeout` says.
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
 }
 
 enum Looked {

@@ -1,6 +1,7 @@
 //! What the ledger does behind the requests: probing the database, following the mode, keeping answers in Redis.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -9,6 +10,7 @@ use super::chain::text_for_redis;
 use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
+use super::store::StoreError;
 use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
 use crate::time::Timestamp;
@@ -25,10 +27,11 @@ impl Ledger {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
-        let (probing, tending) = (Arc::clone(self), Arc::clone(self));
-        let (first, second) = (shutdown.clone(), shutdown.clone());
+        let [probing, following, tending] = std::array::from_fn(|_| Arc::clone(self));
+        let [first, second, third] = std::array::from_fn(|_| shutdown.clone());
         tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
-        tokio::spawn(async move { second.run_until_cancelled(tending.tend_forever()).await });
+        tokio::spawn(async move { second.run_until_cancelled(following.follow_forever()).await });
+        tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
     }
 
     /// What must happen although nobody asks.
@@ -77,7 +80,9 @@ impl Ledger {
                 self.follow_mode();
             }
             Err(Undelivered::ByRedis(error)) => {
-                tracing::debug!(%error, "Outbox not delivered");
+                if !self.doubt.is_raised() {
+                    tracing::warn!(%error, "Redis lacks a change and does not take it; the database is asked");
+                }
                 self.doubt_redis();
             }
             Err(Undelivered::ByDatabase(error)) => tracing::debug!(%error, "Outbox not looked at"),
@@ -88,28 +93,46 @@ impl Ledger {
         let mut ticks = tokio::time::interval(PROBE);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = ticks.tick() => self.probe_database().await,
-                () = self.turned.notified() => {}
-            }
+            ticks.tick().await;
+            // Told by the breaker.
+            self.probe_database().await.unwrap_or_default();
+        }
+    }
+
+    /// Beside the probe: whoever waits for a database that hangs does not hear that Redis is gone.
+    async fn follow_forever(&self) {
+        loop {
+            self.turned.notified().await;
             self.follow_mode();
         }
     }
 
-    pub(super) async fn probe_database(&self) {
+    /// A database that is not there at start has nothing to its credit: one failure is enough, or a gateway that can ask
+    /// nobody would call itself ready.
+    pub(super) async fn probe_database_at_start(&self) {
+        if let Err(error) = self.probe_database().await {
+            self.database.breaker.trip(&error);
+        }
+    }
+
+    async fn probe_database(&self) -> Result<(), StoreError> {
         match self.database.sql.ping().await {
             Ok(latency) => {
                 self.note_latency(latency);
                 self.database.breaker.reset();
+                Ok(())
             }
-            Err(error) => self.database.breaker.failed(&error),
+            Err(error) => {
+                self.database.breaker.failed(&error);
+                Err(error)
+            }
         }
     }
 
     /// Tells of a change of mode, once. Called whenever a breaker has turned or Redis's trust has changed.
     pub(super) fn follow_mode(&self) {
         let now = self.mode();
-        let before = self.last_mode.swap(now, std::sync::atomic::Ordering::Relaxed);
+        let before = self.last_mode.swap(now, Ordering::Relaxed);
         if before != now {
             self.metrics.mode_changed(now);
             match now {

@@ -222,7 +222,7 @@ impl Ledger {
             turned,
             metrics,
         });
-        ledger.probe_database().await;
+        ledger.probe_database_at_start().await;
         ledger.deliver_outbox().await;
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
@@ -312,6 +312,11 @@ impl Ledger {
     /// Whether the rules were made without having seen the database's tables: the ledger should be opened anew.
     pub fn is_provisional(&self) -> bool {
         self.provisional
+    }
+
+    /// Whether the database answers just now.
+    pub async fn database_answers(&self) -> bool {
+        self.database.sql.ping().await.is_ok()
     }
 }
 

@@ -2,8 +2,6 @@
 //!
 //! While a row waits, Redis lacks something that was promised: no gateway believes it then.
 
-use std::time::Duration;
-
 use prometheus::IntGauge;
 
 use super::redis::{RedisStore, RedisWrite};
@@ -92,26 +90,18 @@ impl Parcel {
         })
     }
 
-    /// The writes with what is left of their TTLs; those whose time is over would deny nobody any more.
+    /// The writes with what is left of their TTLs; it may be nothing.
     pub fn writes_left(&self, now: Timestamp) -> Vec<RedisWrite> {
         let waited = self.created_at.until(now);
-        let left = |ttl: &Option<Duration>| match ttl {
-            None => Some(None),
-            Some(ttl) => ttl.checked_sub(waited).filter(|left| !left.is_zero()).map(Some),
-        };
-        let shortened = |write: &RedisWrite| match write {
-            RedisWrite::Set { key, value, ttl } => {
-                Some(RedisWrite::Set { key: key.clone(), value: value.clone(), ttl: left(ttl)? })
+        let mut writes = self.writes.clone();
+        for write in &mut writes {
+            if let RedisWrite::Set { ttl: Some(ttl), .. } | RedisWrite::AddMember { ttl: Some(ttl), .. } =
+                write
+            {
+                *ttl = ttl.saturating_sub(waited);
             }
-            RedisWrite::AddMember { key, member, score, ttl } => Some(RedisWrite::AddMember {
-                key: key.clone(),
-                member: member.clone(),
-                score: *score,
-                ttl: left(ttl)?,
-            }),
-            RedisWrite::Delete { .. } | RedisWrite::RemoveMember { .. } => Some(write.clone()),
-        };
-        self.writes.iter().filter_map(shortened).collect()
+        }
+        writes
     }
 }
 

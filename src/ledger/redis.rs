@@ -104,9 +104,7 @@ impl RedisStore {
     ) -> Result<(), StoreError> {
         let mut pipeline = Pipeline::new();
         for write in writes {
-            if let Some(script) = Scripted::of(write) {
-                pipeline.add_command(script.command(version, restrictive));
-            }
+            pipeline.add_command(Scripted::of(write).command(version, restrictive));
         }
         if pipeline.is_empty() {
             return Ok(());

@@ -149,6 +149,10 @@ impl Column {
             Cast::Text => "text",
         };
         match self.dialect {
+            // `character` alone would be one character, and the rest be cut off without a word.
+            Dialect::Postgres if self.declared == "character" => {
+                format!("CAST(CAST(? AS {bound}) AS bpchar)")
+            }
             Dialect::Postgres => format!("CAST(CAST(? AS {bound}) AS {})", self.declared),
             Dialect::Sqlite | Dialect::MySql => "?".to_owned(),
         }

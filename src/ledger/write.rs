@@ -7,11 +7,15 @@ use tokio::time::timeout;
 use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
 use super::outbox;
 use super::preset::token_blacklist::Blacklisted;
-use super::preset::{InvalidUsers, Native, Preset, PresetContext, SqlWrite, Standing, TokenBlacklist};
+use super::preset::{
+    InvalidUsers, Native, Occasion, Preset, PresetContext, SqlWrite, Standing, TokenBlacklist,
+};
 use super::redis::{RedisStore, RedisWrite};
 use super::schema::{number, text};
-use super::sql::{Dialect, SqlStore, Transaction};
+use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
+use rows::{Revoked, ended, next_version, upsert};
+
 use crate::claims::User;
 use crate::time::Timestamp;
 use crate::token::Token;
@@ -103,21 +107,21 @@ impl Writer {
                 let reason = reason.clone();
                 let standing =
                     Standing { status: *status, reason, until: *until, not_before, version, ..standing };
-                (self.user(&mut open, &standing, false, now).await?, *status != Status::Active)
+                (self.user(&mut open, &standing, Occasion::Status, now).await?, *status != Status::Active)
             }
-            Change::Expiry { user, until } => {
-                let held = self.held(&mut open, user).await.map_err(unavailable)?;
-                if held.until != Some(*until) {
+            Change::Lift { user } => {
+                // Looked at under the lock that every change takes: since it was found, somebody may have decided anew.
+                let Some(ended) = ended(&mut open, user, now).await.map_err(unavailable)? else {
                     return Ok(Committed { version, writes: Vec::new(), restrictive: false });
-                }
-                let standing =
-                    Standing { status: Status::Active, reason: None, until: None, version, ..held };
-                (self.user(&mut open, &standing, false, now).await?, false)
+                };
+                let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
+                let standing = Standing { version, ..standing };
+                (self.user(&mut open, &standing, Occasion::Lift(ended), now).await?, false)
             }
             Change::Logout { user } => {
                 let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
                 let standing = Standing { not_before: Some(now), version, ..standing };
-                (self.user(&mut open, &standing, true, now).await?, true)
+                (self.user(&mut open, &standing, Occasion::Logout, now).await?, true)
             }
             Change::Token { compact, claims } => {
                 (self.token(&mut open, compact, claims.as_ref(), version, now).await?, true)
@@ -152,24 +156,13 @@ impl Writer {
         Ok(Committed { version, writes, restrictive })
     }
 
-    /// A user's standing now. A ban whose end has passed is over, whatever has not been tidied up yet.
+    /// What our own table holds, or an active user.
     async fn standing(
         &self,
         open: &mut Transaction,
         user: &User,
         now: Timestamp,
     ) -> Result<Standing, StoreError> {
-        let held = self.held(open, user).await?;
-        Ok(match held.until {
-            Some(until) if until <= now => {
-                Standing { status: Status::Active, reason: None, until: None, ..held }
-            }
-            _ => held,
-        })
-    }
-
-    /// What our own table holds, or an active user.
-    async fn held(&self, open: &mut Transaction, user: &User) -> Result<Standing, StoreError> {
         let sql = "SELECT status, reason, until_at, not_before, version FROM portcullis_users \
                    WHERE realm = ? AND subject = ?";
         let rows = open.rows(sql, &[(&*user.realm).into(), (&*user.subject).into()]).await?;
@@ -185,12 +178,19 @@ impl Writer {
             });
         };
         let instant = |index| number(row, index).map(Timestamp::from_millis);
+        let until = instant(2);
+        // A ban whose end has passed is over, whatever has not been tidied up yet.
+        let over = until.is_some_and(|until| until <= now);
+        let status =
+            text(row, 0).and_then(|word| Status::of(&word)).filter(|_| !over).unwrap_or(Status::Active);
+        let (reason, not_before) = (text(row, 1).filter(|_| !over), instant(3));
+        let until = until.filter(|_| !over);
         Ok(Standing {
             user: user.clone(),
-            status: text(row, 0).and_then(|word| Status::of(&word)).unwrap_or(Status::Active),
-            reason: text(row, 1),
-            until: instant(2),
-            not_before: instant(3),
+            status,
+            reason,
+            until,
+            not_before,
             version: number(row, 4).unwrap_or(0),
         })
     }
@@ -199,7 +199,7 @@ impl Writer {
         &self,
         open: &mut Transaction,
         standing: &Standing,
-        logout: bool,
+        occasion: Occasion,
         now: Timestamp,
     ) -> Result<Vec<RedisWrite>, ChangeError> {
         let Standing { user, status, reason, until, not_before, version } = standing;
@@ -228,7 +228,7 @@ impl Writer {
         let sql = upsert(open.dialect(), "portcullis_users", &columns, 2);
         open.execute(&sql, &values).await.map_err(unavailable)?;
         for preset in self.invalid_users() {
-            let row = preset.row_write(standing, logout, &self.context, now);
+            let row = preset.row_write(standing, occasion, &self.context, now);
             let row = row.map_err(|why| ChangeError::Invalid { field: "id", why })?;
             self.write_row(open, row).await?;
         }
@@ -239,7 +239,7 @@ impl Writer {
     pub(super) fn user_writes(&self, standing: &Standing, now: Timestamp) -> Vec<RedisWrite> {
         let longest = self.context.refresh_lifetime.max(self.context.token_lifetime);
         let mut writes: Vec<RedisWrite> =
-            self.natives().map(|native| native.user_write(standing, longest)).collect();
+            self.natives().map(|native| native.user_write(standing, longest, now)).collect();
         for preset in self.invalid_users() {
             writes.extend(preset.writes(standing, &self.context, now));
         }
@@ -302,7 +302,7 @@ impl Writer {
         };
         let native = self.natives().next().is_some();
         let guarded = match change {
-            Change::Status { user, .. } | Change::Expiry { user, .. } => {
+            Change::Status { user, .. } | Change::Lift { user } => {
                 is_user(user)?;
                 (native || self.invalid_users().next().is_some(), "users")
             }
@@ -353,62 +353,6 @@ impl Writer {
     }
 }
 
-/// A token's row in `portcullis_tokens`.
-struct Revoked<'a> {
-    kind: &'static str,
-    id: &'a str,
-    user: Option<&'a User>,
-    expires_at: Option<Timestamp>,
-}
-
-impl Revoked<'_> {
-    async fn write(&self, open: &mut Transaction, version: i64, now: Timestamp) -> Result<(), StoreError> {
-        let columns = ["kind", "id", "realm", "subject", "expires_at", "revoked_at", "version"];
-        let values = [
-            self.kind.into(),
-            self.id.into(),
-            self.user.map(|user| &*user.realm).into(),
-            self.user.map(|user| &*user.subject).into(),
-            self.expires_at.map(Timestamp::millis).into(),
-            now.millis().into(),
-            version.into(),
-        ];
-        let sql = upsert(open.dialect(), "portcullis_tokens", &columns, 2);
-        open.execute(&sql, &values).await.map(|_| ())
-    }
-
-    fn redis(&self, native: &Native, context: &PresetContext, now: Timestamp) -> RedisWrite {
-        let kind = if self.kind == "jti" { "jti" } else { "token" };
-        let ttl = self.expires_at.map(|end| now.until(end.plus(context.leeway)));
-        native.revoked_write(&format!("{kind}:{}", self.id), ttl)
-    }
-}
-
-/// Versions rise strictly: the row's lock is held until the commit, so that their order is the order of commits.
-/// They also follow the database's clock, so that a database restored from a backup does not fall behind Redis.
-async fn next_version(open: &mut Transaction, now: Timestamp) -> Result<i64, StoreError> {
-    let sql =
-        "UPDATE portcullis_version SET value = CASE WHEN value < ? THEN ? ELSE value + 1 END WHERE id = 1";
-    open.execute(sql, &[now.millis().into(), now.millis().into()]).await?;
-    open.number("SELECT value FROM portcullis_version WHERE id = 1", &[]).await
-}
-
-/// Inserts a row, or replaces what is not its key: the first `keys` columns.
-fn upsert(dialect: Dialect, table: &str, columns: &[&str], keys: usize) -> String {
-    let (key, rest) = columns.split_at(keys.min(columns.len()));
-    let slots = vec!["?"; columns.len()].join(", ");
-    let set = |column: &&str| match dialect {
-        Dialect::MySql => format!("{column} = VALUES({column})"),
-        Dialect::Sqlite | Dialect::Postgres => format!("{column} = excluded.{column}"),
-    };
-    let sets = rest.iter().map(set).collect::<Vec<_>>().join(", ");
-    let conflict = match dialect {
-        Dialect::MySql => "ON DUPLICATE KEY UPDATE".to_owned(),
-        Dialect::Sqlite | Dialect::Postgres => format!("ON CONFLICT ({}) DO UPDATE SET", key.join(", ")),
-    };
-    format!("INSERT INTO {table} ({}) VALUES ({slots}) {conflict} {sets}", columns.join(", "))
-}
-
 /// Whether nobody could present such a token any more: then there is nothing to revoke.
 fn is_over(expires_at: Option<Timestamp>, context: &PresetContext, now: Timestamp) -> bool {
     expires_at.is_some_and(|end| end.plus(context.leeway) <= now)
@@ -424,5 +368,9 @@ fn is_conflict(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool 
         if ["40001", "40P01", "1213", "1205"].iter().any(|code| said.ends_with(code)))
 }
 
+mod rows;
+
+#[cfg(test)]
+mod histories;
 #[cfg(test)]
 mod tests;

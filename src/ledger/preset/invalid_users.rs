@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::native::USER_QUERY;
 use super::{
-    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, PresetContext, RECORD_TTL, RedisQuestion,
-    Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, literal, recorded, template,
+    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, Occasion, PresetContext, RECORD_TTL,
+    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, literal, recorded, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
@@ -27,8 +27,9 @@ impl InvalidUsers {
                     last_security_action: self.columns.last_security_action.as_str().into(),
                 }),
             ),
-            InvalidUsersLayout::Set { key } | InvalidUsersLayout::SortedSet { key } => {
-                (literal(key), template("{sub}").map(Condition::Contains))
+            InvalidUsersLayout::Set { key } => (literal(key), template("{sub}").map(Condition::Contains)),
+            InvalidUsersLayout::SortedSet { key } => {
+                (literal(key), template("{sub}").map(Condition::ContainsSorted))
             }
         };
         let listed = template(&key).zip(deny_if).map(|(key, deny_if)| Rule {
@@ -160,17 +161,23 @@ impl InvalidUsers {
         vec![listed, record]
     }
 
-    /// The update of `users`; `None` where there is no such table. A logout sets the instant and leaves the status.
+    /// The update of `users`; `None` where there is no such table. A logout sets the instant and leaves the status. A status
+    /// that has ended is only replaced where it still stands: the service may have written another one since.
     pub(in crate::ledger) fn row_write(
         &self,
         standing: &Standing,
-        logout: bool,
+        occasion: Occasion,
         context: &PresetContext,
         now: Timestamp,
     ) -> Result<Option<SqlWrite>, String> {
         let Some(table) = self.users(context) else { return Ok(None) };
         let column = |name: &super::SqlName| table.column(name.as_str());
-        let must_match = self.unknown_user == UnknownUser::Deny;
+        let ended = match occasion {
+            Occasion::Lift(ended) => Some(ended),
+            Occasion::Status | Occasion::Logout => None,
+        };
+        let must_match = self.unknown_user == UnknownUser::Deny && ended.is_none();
+        let logout = occasion == Occasion::Logout;
         let Some(id) = column(&self.columns.user_id) else { return Ok(None) };
         let Some(subject) = id.cast().value(&standing.user.subject) else {
             return Err(format!("the column {} holds no such id", id.name));
@@ -192,7 +199,11 @@ impl InvalidUsers {
         }
         let (sets, mut values): (Vec<String>, Vec<Value>) = sets.into_iter().unzip();
         values.push(subject);
-        let sql = format!("UPDATE {} SET {} WHERE {} = ?", table.name(), sets.join(", "), id.name);
+        let mut sql = format!("UPDATE {} SET {} WHERE {} = ?", table.name(), sets.join(", "), id.name);
+        if let Some((ended, status)) = ended.zip(column(&self.columns.status)) {
+            sql.push_str(&format!(" AND {} = ?", status.word()));
+            values.push(ended.word().into());
+        }
         Ok(Some(SqlWrite { sql, values, must_match }))
     }
 

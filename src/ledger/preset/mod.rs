@@ -185,6 +185,15 @@ pub(super) struct Standing {
     pub version: i64,
 }
 
+/// Why a user's standing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Occasion {
+    Status,
+    Logout,
+    /// This status has ended by itself.
+    Lift(Status),
+}
+
 /// A statement and what it is to match.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct SqlWrite {

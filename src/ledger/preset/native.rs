@@ -50,14 +50,25 @@ impl Native {
         rules.into_iter().flatten().collect()
     }
 
-    /// The user's key as a change leaves it. A ban's key may run out: the database is asked then.
-    pub(in crate::ledger) fn user_write(&self, standing: &Standing, longest: Duration) -> RedisWrite {
+    /// The user's key as a change leaves it. It may run out: the database is asked then. Only what denies every token
+    /// is kept for long: of whatever lets some pass, an old copy of Redis must not be believed for longer than a minute.
+    pub(in crate::ledger) fn user_write(
+        &self,
+        standing: &Standing,
+        longest: Duration,
+        now: Timestamp,
+    ) -> RedisWrite {
         let key = format!("{}user:{}", self.prefix, standing.user);
         // A cut-off outlives the ban it came with: old tokens stay dead. Everything else goes with the key.
         if standing.status == Status::Active && standing.not_before.is_none() {
             return RedisWrite::Delete { key };
         }
-        RedisWrite::Set { key, value: standing.json(), ttl: Some(longest) }
+        let ttl = match (standing.status, standing.until) {
+            (Status::Active | Status::SecurityAction, _) => RECORD_TTL,
+            (_, Some(until)) => now.until(until).clamp(RECORD_TTL, longest.max(RECORD_TTL)),
+            (_, None) => longest,
+        };
+        RedisWrite::Set { key, value: standing.json(), ttl: Some(ttl) }
     }
 
     /// A revoked token, or session: `part` is `token:…`, `jti:…` or `session:…`.

@@ -104,7 +104,7 @@ pub(in crate::ledger) async fn eventually(what: &str, mut is_so: impl AsyncFnMut
     }
 }
 
-async fn store(server: &Server) -> Arc<RedisStore> {
+pub(in crate::ledger) async fn store(server: &Server) -> Arc<RedisStore> {
     let up = IntGauge::new("up", "up").expect("a gauge");
     let breaker = Breaker::new("redis", Duration::from_millis(500), up, Arc::default());
     RedisStore::open(&server.settings(), breaker).await.expect("a store")
@@ -142,11 +142,13 @@ async fn the_newest_change_stands_in_whatever_order_they_arrive() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_over_is_not_written_and_a_life_is_kept() {
+async fn what_is_over_is_not_written_and_takes_what_is_older_with_it_and_a_life_is_kept() {
     let server = Server::start().await;
     let store = store(&server).await;
-    store.write(&[set("x", 0)], 1, true).await.expect("nothing to do");
-    assert_eq!(server.cli(&["EXISTS", "k", "pc:version:{k}"]).await, Value::Int(0));
+    store.write(&[set("older", 60)], 1, true).await.expect("written");
+    store.write(&[set("over", 0)], 2, true).await.expect("removed");
+    store.write(&[set("older", 60)], 1, true).await.expect("left out");
+    assert_eq!(server.cli(&["EXISTS", "k"]).await, Value::Int(0));
     store.write(&[set("x", 60)], 2, true).await.expect("written");
     let Value::Int(life) = server.cli(&["TTL", "k"]).await else { panic!("no life") };
     assert!((55..=60).contains(&life));

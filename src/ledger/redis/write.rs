@@ -5,7 +5,7 @@ use std::time::Duration;
 /// One write of a change.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RedisWrite {
-    /// `ttl`: `None` keeps the key for ever; zero writes nothing, there is no token left to deny.
+    /// `ttl`: `None` keeps the key for ever. One that is over removes it: what stood there before is older still.
     Set {
         key: String,
         value: String,
@@ -53,10 +53,15 @@ pub(super) struct Scripted<'a> {
 }
 
 impl<'a> Scripted<'a> {
-    /// `None` when there is nothing left to write.
-    pub fn of(write: &'a RedisWrite) -> Option<Self> {
+    pub fn of(write: &'a RedisWrite) -> Self {
         let plain = Self { key: "", member: "", operation: "", value: "", score: 0, ttl: None };
-        let scripted = match write {
+        let over = |ttl: &Option<Duration>| ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
+        match write {
+            RedisWrite::Set { key, ttl, .. } if over(ttl) => Self { key, operation: "del", ..plain },
+            RedisWrite::AddMember { key, member, score, ttl } if over(ttl) => {
+                let operation = if score.is_some() { "zrem" } else { "srem" };
+                Self { key, member, operation, value: member, ..plain }
+            }
             RedisWrite::Set { key, value, ttl } => Self { key, value, ttl: *ttl, operation: "set", ..plain },
             RedisWrite::Delete { key } => Self { key, operation: "del", ..plain },
             RedisWrite::AddMember { key, member, score, ttl } => {
@@ -66,9 +71,7 @@ impl<'a> Scripted<'a> {
             RedisWrite::RemoveMember { key, member, sorted } => {
                 Self { key, member, operation: if *sorted { "zrem" } else { "srem" }, value: member, ..plain }
             }
-        };
-        let over = scripted.ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
-        (!over).then_some(scripted)
+        }
     }
 
     pub fn command(&self, version: i64, restrictive: bool) -> redis::Cmd {

@@ -45,6 +45,11 @@ impl Postgres {
         Database { postgres: self, name }
     }
 
+    /// As [`Database::psql`], of a database whose guard had to go before this cluster could be killed.
+    pub fn psql_of(&self, database: &str, sql: &str) -> String {
+        self.psql_in(database, sql).unwrap_or_else(|it| panic!("{sql}: {it}"))
+    }
+
     pub fn stop_cont(&self) -> Stopped<'_> {
         Stopped::new(self.server.as_ref().expect("it was killed"))
     }
