@@ -153,6 +153,7 @@ impl Gateway {
             admin = socket.local_addr().map_err(StartError::process)?;
             tokio::spawn(admin::serve(socket, Arc::clone(&state), background.clone()));
         }
+        tokio::spawn(Arc::clone(&current).complete_ledger());
         life.serving();
         for address in &proxy {
             tracing::info!(listener = "proxy", %address, "Listening");

@@ -156,7 +156,8 @@ impl Field {
     }
 
     /// Its characters are known beforehand (base64url and dots, hex), so that it cannot be made to look like another key.
-    fn is_token(&self) -> bool {
+    /// Whether it is made of the token's own text.
+    pub fn is_token(&self) -> bool {
         matches!(self, Self::Token | Self::TokenSha256)
     }
 }

@@ -1,12 +1,13 @@
 //! What the client sent as its credential; nothing is believed yet.
 
 mod find;
+mod twin;
 
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-pub use find::{Conflict, Found, find, without_cookie, without_parameter};
+pub use find::{Conflict, Found, find, is_bearer, without_cookie, without_parameter};
 
 /// A compact JWT as received (RFC 7519 section 3.1). `Debug` shows only its length.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,11 @@ impl<'a> Token<'a> {
     /// The compact form. For verifying, hashing and keys; never for a log.
     pub fn compact(&self) -> &'a str {
         self.0
+    }
+
+    /// The other spelling that verifies as well, where there is one: of ECDSA's signatures.
+    pub fn twin(&self) -> Option<String> {
+        twin::of(self.0)
     }
 
     /// SHA-256 of the compact form.
@@ -68,4 +74,18 @@ pub enum Place {
     Cookie(Box<str>),
     /// `query:NAME` (RFC 6750 section 2.3)
     Query(Box<str>),
+}
+
+impl Place {
+    /// Whether a service could read the header `name` as this place, though it is another one: CGI and WSGI servers
+    /// cannot tell `x_access_token` from `x-access-token`.
+    pub fn is_mimicked_by(&self, name: &http::HeaderName) -> bool {
+        let fold = |byte: u8| if byte.is_ascii_alphanumeric() { byte } else { b'-' };
+        match self {
+            Self::Header(place) => {
+                place != name && place.as_str().bytes().map(fold).eq(name.as_str().bytes().map(fold))
+            }
+            Self::Cookie(_) | Self::Query(_) => false,
+        }
+    }
 }

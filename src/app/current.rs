@@ -7,9 +7,10 @@ use arc_swap::ArcSwap;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use prometheus::Registry;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::StartError;
+use super::{Chain, StartError};
 use crate::admin::{AdminHandles, Life, SeenSession};
 use crate::config::Config;
 use crate::gate::Gate;
@@ -56,7 +57,14 @@ pub(super) struct Current {
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// Ends the tasks of the ledger in force.
     ledger_tasks: ArcSwap<CancellationToken>,
+    /// Held by whoever puts another one in force.
+    replacing: Mutex<()>,
 }
+
+/// How often it is looked whether a ledger that was opened without its database could be opened with it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After an attempt that failed for another reason than an outage, which has been logged.
+const PAUSE: Duration = Duration::from_secs(15);
 
 impl Current {
     /// Makes the first snapshot.
@@ -69,13 +77,44 @@ impl Current {
             config: ArcSwap::from_pointee(config),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             ledger_tasks: ArcSwap::from_pointee(tasks),
+            replacing: Mutex::new(()),
         })
     }
 
     /// Puts another configuration in force. What it leaves unchanged is kept: stores, key sets, addresses.
     pub(super) async fn replace(&self, config: Config) -> Result<(), StartError> {
+        let _alone = self.replacing.lock().await;
+        self.put_in_force(config).await
+    }
+
+    /// A ledger that was opened while its database did not answer knows its tables by hearsay, and has made none: it is
+    /// opened anew as soon as the database answers. Until `background` ends.
+    pub(super) async fn complete_ledger(self: Arc<Self>) {
+        let background = self.makers.background.clone();
+        let completing = async {
+            loop {
+                tokio::time::sleep(LOOK_EVERY).await;
+                let ledger = Arc::clone(&self.snapshot.load().gate.ledger);
+                let database = ledger.health().database;
+                if !ledger.is_provisional() || !database.up || database.latency.is_zero() {
+                    continue;
+                }
+                let _alone = self.replacing.lock().await;
+                match self.put_in_force(Config::clone(&self.config())).await {
+                    Ok(()) => tracing::info!("The database answers; the ledger is opened with it"),
+                    Err(error) => {
+                        tracing::error!(error = %Chain(&error), "The ledger cannot be opened with its database");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                }
+            }
+        };
+        let () = background.run_until_cancelled(completing).await.unwrap_or_default();
+    }
+
+    async fn put_in_force(&self, config: Config) -> Result<(), StartError> {
         let (before, old) = (self.snapshot.load_full(), self.config.load_full());
-        let ledger = if config.ledger == old.ledger {
+        let ledger = if config.ledger == old.ledger && !before.gate.ledger.is_provisional() {
             Arc::clone(&before.gate.ledger)
         } else {
             let tasks = self.makers.background.child_token();

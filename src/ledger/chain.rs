@@ -1,7 +1,6 @@
 //! From questions to one answer: Redis in one round trip, then the database for what Redis leaves open.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
@@ -106,7 +105,7 @@ impl Ledger {
     /// One round trip. Answers that settle their rule go to `tally`, the others are returned.
     async fn ask_redis<'a>(&self, questions: &'a Questions, at: Moment, tally: &mut Tally) -> Vec<Open<'a>> {
         // Read before asking: a change that is pending now is not in the answer, even if it is delivered meanwhile.
-        let trusted = self.redis_trusted.load(Ordering::Acquire);
+        let trusted = !self.doubt.is_raised();
         // While Redis is left alone nothing is asked, and nothing counted.
         let asks = self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open());
         let replies = match (&self.redis, &questions.pipeline) {

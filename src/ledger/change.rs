@@ -43,6 +43,12 @@ pub enum Change {
         reason: Option<String>,
         until: Option<Timestamp>,
     },
+    /// The end of a status that has an end: active again, unless another status or another end was set since `until`
+    /// was read.
+    Expiry {
+        user: User,
+        until: Timestamp,
+    },
     /// Log out everywhere: tokens issued up to now are void, new logins work.
     Logout {
         user: User,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backon::{ConstantBuilder, Retryable as _};
+use tokio::time::Instant;
 
 use super::preset::{Preset, PresetContext};
 use super::settings::LedgerSettings;
@@ -25,10 +25,16 @@ pub(super) struct Foundation {
 /// Makes the tables where that is wanted, and looks at the others. A database that does not answer is waited for a
 /// while; then the rules are made as if its tables looked as documented, and `provisional` says so.
 pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Foundation, OpenError> {
-    // A file either opens or does not; a server may be starting.
-    let tries = if sql.dialect() == Dialect::Sqlite { 0 } else { PATIENCE.div_duration_f64(PAUSE) as usize };
-    let attempt = || look(sql, settings);
-    let looked = attempt.retry(ConstantBuilder::default().with_delay(PAUSE).with_max_times(tries)).await;
+    // A file either opens or does not; a server may be starting. A look may last as long as a pause or much longer: it is
+    // the time that is bounded, not their number.
+    let patience = if sql.dialect() == Dialect::Sqlite { Duration::ZERO } else { PATIENCE };
+    let deadline = Instant::now() + patience;
+    let looked = loop {
+        match look(sql, settings).await {
+            Err(_) if Instant::now() + PAUSE < deadline => tokio::time::sleep(PAUSE).await,
+            looked => break looked,
+        }
+    };
     let context = match looked {
         Ok(Looked::At(context)) => context,
         Ok(Looked::NotMigrated) => return Err(OpenError::NotMigrated),

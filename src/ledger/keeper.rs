@@ -67,16 +67,18 @@ impl Ledger {
         if self.database.breaker.is_open() {
             return;
         }
+        let doubt = self.doubt.number();
         match self.outbox.deliver(redis).await {
             Ok(delivered) => {
                 if delivered > 0 {
                     tracing::info!(delivered, "Redis has been told what it missed");
                 }
-                self.trust_redis(true);
+                self.doubt.settle(doubt);
+                self.follow_mode();
             }
             Err(Undelivered::ByRedis(error)) => {
                 tracing::debug!(%error, "Outbox not delivered");
-                self.trust_redis(false);
+                self.doubt_redis();
             }
             Err(Undelivered::ByDatabase(error)) => tracing::debug!(%error, "Outbox not looked at"),
         }

@@ -38,6 +38,7 @@ pub struct Memory {
 struct Entry {
     kept: Kept,
     generation: u64,
+    asked: Instant,
     at: Instant,
 }
 
@@ -82,9 +83,9 @@ impl Memory {
                 Err(guard) => guard,
             };
             // The ticket is drawn before the question is put.
-            let generation = self.generation.load(Ordering::Acquire);
+            let (generation, asked) = (self.generation.load(Ordering::Acquire), Instant::now());
             let kept = ask().await;
-            let entry = Entry { kept, generation, at: Instant::now() };
+            let entry = Entry { kept, generation, asked, at: Instant::now() };
             // It fails when the entry was removed meanwhile; then nobody waits for it either.
             let _ = guard.insert(entry.clone());
             if self.is_good(&entry, arrived) {
@@ -93,12 +94,12 @@ impl Memory {
         }
     }
 
-    /// A row is believed for its life. That the database could not say is believed only by those who were already
+    /// A row is believed for its life, which begins with the question: the answer may be from that moment. That the database could not say is believed only by those who were already
     /// waiting: else each of them would wait a whole timeout, one after the other.
     fn is_good(&self, entry: &Entry, arrived: Instant) -> bool {
         let life = if entry.kept.is_ok() { LIFE } else { Duration::ZERO };
         entry.generation == self.generation.load(Ordering::Acquire)
-            && (entry.at >= arrived || entry.at.elapsed() < life)
+            && (entry.at >= arrived || entry.asked.elapsed() < life)
     }
 }
 
@@ -152,7 +153,7 @@ mod tests {
         burst(&memory, &database).await;
         burst(&memory, &database).await;
         assert_eq!(database.asked.load(Ordering::SeqCst), 1);
-        tokio::time::advance(LIFE).await;
+        tokio::time::advance(LIFE - Duration::from_millis(250)).await;
         burst(&memory, &database).await;
         assert_eq!(database.asked.load(Ordering::SeqCst), 2);
     }
@@ -185,7 +186,8 @@ mod tests {
     fn memory_stays_within_its_bound() {
         let memory = Memory::new(100);
         for n in 0..10_000 {
-            let entry = Entry { kept: Ok(None), generation: 0, at: Instant::now() };
+            let now = Instant::now();
+            let entry = Entry { kept: Ok(None), generation: 0, asked: now, at: now };
             memory.answers.insert(memory.key(&n), entry);
         }
         assert!(memory.answers.len() <= 100);

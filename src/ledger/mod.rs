@@ -27,7 +27,7 @@ mod upkeep;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -164,8 +164,8 @@ pub struct Ledger {
     outbox: Outbox,
     /// Whether the database could not be looked at when the rules were made.
     provisional: bool,
-    /// False while Redis lacks a change that the database holds.
-    redis_trusted: AtomicBool,
+    /// Whether Redis lacks a change that the database holds.
+    doubt: Doubt,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
     database_latency_micros: AtomicU64,
@@ -215,7 +215,7 @@ impl Ledger {
             writer,
             outbox,
             provisional,
-            redis_trusted: AtomicBool::new(true),
+            doubt: Doubt::default(),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
@@ -243,8 +243,7 @@ impl Ledger {
 
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
-        let trusted = self.redis_trusted.load(Ordering::Acquire);
-        if trusted && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open()) {
+        if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open()) {
             Mode::Direct
         } else if !self.database.breaker.is_open() {
             Mode::Database
@@ -274,8 +273,8 @@ impl Ledger {
     }
 
     /// While a change waits to be delivered to Redis, every question that has `sql` is asked in the database.
-    pub(crate) fn trust_redis(&self, trusted: bool) {
-        self.redis_trusted.store(trusted, Ordering::Release);
+    pub(crate) fn doubt_redis(&self) {
+        self.doubt.raise();
         self.follow_mode();
     }
 
@@ -290,7 +289,7 @@ impl Ledger {
         // Also after an error: a transaction whose end was not heard may have happened.
         self.forget_answers();
         if applied.as_ref().is_ok_and(|applied| applied.redis == RedisState::Pending) {
-            self.trust_redis(false);
+            self.doubt_redis();
         }
         applied
     }
@@ -324,6 +323,35 @@ pub async fn migrate(settings: &LedgerSettings) -> Result<usize, StoreError> {
 
 /// Answers of the database on their way to Redis at one time.
 const WRITE_BACKS: usize = 32;
+
+/// Whether Redis is to be believed. Each doubt has its own number: who found everything delivered settles the doubts
+/// from before it looked, and not one that was raised meanwhile.
+#[derive(Default)]
+struct Doubt {
+    /// Zero: none.
+    open: AtomicU64,
+    raised: AtomicU64,
+}
+
+impl Doubt {
+    fn raise(&self) {
+        self.open.store(self.raised.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
+    }
+
+    fn is_raised(&self) -> bool {
+        self.number() != 0
+    }
+
+    /// To be read before looking, and given back to [`Doubt::settle`].
+    fn number(&self) -> u64 {
+        self.open.load(Ordering::Acquire)
+    }
+
+    fn settle(&self, number: u64) {
+        // A failure means that there is another doubt by now.
+        let _ = self.open.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
 
 /// The mode that was last told of.
 #[derive(Default)]

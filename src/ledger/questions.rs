@@ -49,6 +49,19 @@ impl Compiled {
         }
     }
 
+    /// Whether a token's other spelling has to be asked about as well: where the rule lists tokens by their text, and
+    /// being listed denies.
+    fn lists_tokens(&self) -> bool {
+        let Rule { redis, sql, .. } = &self.rule;
+        let redis = redis.as_ref();
+        let conditions = redis.map(|it| &it.deny_if).into_iter().chain(sql.as_ref().map(|it| &it.deny_if));
+        let member = redis.and_then(|redis| redis.deny_if.member());
+        let templates = redis.map(|redis| &redis.key).into_iter().chain(member);
+        let mut fields =
+            templates.flat_map(Template::fields).chain(self.statement.iter().flat_map(Statement::fields));
+        !conditions.into_iter().any(Condition::presence_allows) && fields.any(Field::is_token)
+    }
+
     /// Whether what the database says can be kept under the rule's key: where the whole value is the answer.
     pub fn writes_back(&self) -> bool {
         let whole = |condition: &Condition| match condition {
@@ -90,9 +103,16 @@ impl Rules {
     pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
         let mut asked = Vec::with_capacity(self.rules.len());
         let mut pipeline = Pipeline::with_capacity(self.rules.len());
-        let mut binds_token = false;
-        for compiled in &self.rules {
-            let (command, key) = match self.command(compiled, claims, token) {
+        let twin = token.twin();
+        let twin = twin.as_deref().map(Token::new);
+        let spellings = |compiled: &Compiled| {
+            let other = twin.filter(|_| compiled.lists_tokens());
+            [Some(*token), other].into_iter().flatten()
+        };
+        let put =
+            self.rules.iter().flat_map(|compiled| spellings(compiled).map(move |token| (compiled, token)));
+        for (compiled, token) in put {
+            let (command, key) = match self.command(compiled, claims, &token) {
                 Ok(Some((command, key))) => (Some(command), compiled.writes_back().then(|| key.into())),
                 Ok(None) => (None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
@@ -103,14 +123,11 @@ impl Rules {
                 pipeline.add_command(command);
                 pipeline.len() - 1
             });
-            binds_token |= compiled.statement.iter().flat_map(Statement::fields).any(is_of_token);
-            asked.push(Asked { rule: compiled.clone(), reply, key, sql: OnceLock::new() });
+            let binds_token = compiled.statement.iter().flat_map(Statement::fields).any(Field::is_token);
+            let token = binds_token.then(|| token.compact().into());
+            asked.push(Asked { rule: compiled.clone(), reply, key, token, sql: OnceLock::new() });
         }
-        Ok(Questions {
-            asked: asked.into(),
-            pipeline: (!pipeline.is_empty()).then_some(pipeline),
-            token: binds_token.then(|| token.compact().into()),
-        })
+        Ok(Questions { asked: asked.into(), pipeline: (!pipeline.is_empty()).then_some(pipeline) })
     }
 
     /// The one command that asks Redis. Also makes sure that the statement's placeholders have their values, so that
@@ -143,7 +160,7 @@ impl Rules {
     ) -> Result<String, RenderError> {
         let key = template.fill(&value_of)?;
         let divides = |value: &str| value.contains(|char| self.separators.contains(char));
-        for field in template.fields().filter(|field| !is_of_token(field)) {
+        for field in template.fields().filter(|field| !field.is_token()) {
             let elsewhere = |other: &Template| !template.same_shape(other) && other.could_produce(&key);
             if divides(&value_of(field)?) && self.keys().any(elsewhere) {
                 return Err(RenderError::Unsafe(field.clone()));
@@ -162,8 +179,6 @@ impl Rules {
 pub struct Questions {
     pub(super) asked: Box<[Asked]>,
     pub(super) pipeline: Option<Pipeline>,
-    /// Kept only where a query binds it.
-    token: Option<Box<str>>,
 }
 
 /// One rule, as put to the stores.
@@ -173,6 +188,8 @@ pub(super) struct Asked {
     pub reply: Option<usize>,
     /// Kept only where an answer of the database is kept in Redis.
     key: Option<Box<str>>,
+    /// Kept only where the query binds it.
+    token: Option<Box<str>>,
     sql: OnceLock<Arc<Bound>>,
 }
 
@@ -201,7 +218,7 @@ impl Questions {
         if let Some(bound) = asked.sql.get() {
             return Some(bound);
         }
-        let token = Token::new(self.token.as_deref().unwrap_or_default());
+        let token = Token::new(asked.token.as_deref().unwrap_or_default());
         let value = |field: &Field| field.value(claims, &token).map(Argument::from).ok();
         let arguments = statement.fields().map(value).collect::<Option<Box<[_]>>>()?;
         let key = memory.key(&(&sql.query, &arguments));
@@ -235,10 +252,6 @@ fn command(condition: &Condition, key: &str, member: Option<&str>) -> Cmd {
         command.arg(member);
     }
     command
-}
-
-fn is_of_token(field: &Field) -> bool {
-    matches!(field, Field::Token | Field::TokenSha256)
 }
 
 fn is_list(field: &Field) -> bool {

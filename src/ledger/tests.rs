@@ -250,7 +250,7 @@ async fn while_redis_lacks_a_change_the_database_decides() {
     let listed = with_sql(rule("banned", Guards::User, "banned:{sub}", Condition::Exists), Condition::Exists);
     let (ledger, _shutdown) = ledger(Some(&server), vec![listed]).await;
     server.cli(&["SET", "banned:8", "1"]).await;
-    ledger.trust_redis(false);
+    ledger.doubt_redis();
     assert_eq!(ledger.mode(), Mode::Database);
     the_database_said(&ledger, "7", 0, Some(json!(1))).await;
     the_database_said(&ledger, "8", 0, None).await;
@@ -341,4 +341,21 @@ fn what_is_kept_in_redis_says_the_same_as_the_database() {
 fn asking_is_something_a_server_task_can_do() {
     fn is_send<T: Send>(_: fn(&'static Ledger, &'static Questions, &'static Claims) -> T) {}
     is_send(|ledger, questions, claims| ledger.find(questions, claims, Timestamp::from_millis(0)));
+}
+
+#[test]
+fn looking_settles_the_doubts_from_before_and_not_one_raised_meanwhile() {
+    let doubt = Doubt::default();
+    doubt.raise();
+    let looked = doubt.number();
+    doubt.settle(looked);
+    assert!(!doubt.is_raised());
+    let looked = doubt.number();
+    doubt.raise();
+    doubt.settle(looked);
+    assert!(doubt.is_raised(), "the change came after the look");
+    let looked = doubt.number();
+    doubt.raise();
+    doubt.settle(looked);
+    assert!(doubt.is_raised());
 }

@@ -15,23 +15,30 @@ use crate::time::Timestamp;
 /// Users dealt with in one go.
 const BATCH: usize = 200;
 
-/// Makes users active again whose `until` has passed. Two gateways may do it at once: the second finds nothing to do.
-/// Returns how many.
+/// Makes users active again whose `until` has passed. Two gateways may do it at once, and somebody may ban the user anew
+/// meanwhile: only the very end that was read here is carried out. Returns how many.
 pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -> Result<usize, ChangeError> {
     let unavailable = |error: StoreError| ChangeError::Unavailable(Box::new(error));
     // Binary columns of MySQL are cast to be read as text.
     let sql = format!(
-        "SELECT {}, {} FROM portcullis_users WHERE until_at <= ? AND status <> 'active' LIMIT {BATCH}",
+        "SELECT {}, {}, until_at FROM portcullis_users WHERE until_at <= ? AND status <> 'active' LIMIT {BATCH}",
         readable(writer, "realm"),
         readable(writer, "subject"),
     );
     let rows = writer.sql.rows(&sql, &[now.millis().into()]).await.map_err(unavailable)?;
     let mut lifted = 0;
-    for (realm, subject) in rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))) {
+    let ended = rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?, number(row, 2)?)));
+    for (realm, subject, until) in ended {
         let user = User { realm: realm.into(), subject: subject.into() };
-        let change = Change::Status { user, status: Status::Active, reason: None, until: None };
-        writer.apply(redis, &change, now).await?;
-        lifted += 1;
+        let change = Change::Expiry { user, until: Timestamp::from_millis(until) };
+        match writer.apply(redis, &change, now).await {
+            Ok(_) => lifted += 1,
+            // Deleted from the services' own table. That must not keep the others waiting.
+            Err(ChangeError::UnknownUser) => {
+                tracing::debug!("A banned user is not in the users' table any more")
+            }
+            Err(error) => return Err(error),
+        }
     }
     Ok(lifted)
 }

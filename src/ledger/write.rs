@@ -105,6 +105,15 @@ impl Writer {
                     Standing { status: *status, reason, until: *until, not_before, version, ..standing };
                 (self.user(&mut open, &standing, false, now).await?, *status != Status::Active)
             }
+            Change::Expiry { user, until } => {
+                let held = self.held(&mut open, user).await.map_err(unavailable)?;
+                if held.until != Some(*until) {
+                    return Ok(Committed { version, writes: Vec::new(), restrictive: false });
+                }
+                let standing =
+                    Standing { status: Status::Active, reason: None, until: None, version, ..held };
+                (self.user(&mut open, &standing, false, now).await?, false)
+            }
             Change::Logout { user } => {
                 let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
                 let standing = Standing { not_before: Some(now), version, ..standing };
@@ -143,13 +152,24 @@ impl Writer {
         Ok(Committed { version, writes, restrictive })
     }
 
-    /// What our own table holds, or an active user.
+    /// A user's standing now. A ban whose end has passed is over, whatever has not been tidied up yet.
     async fn standing(
         &self,
         open: &mut Transaction,
         user: &User,
         now: Timestamp,
     ) -> Result<Standing, StoreError> {
+        let held = self.held(open, user).await?;
+        Ok(match held.until {
+            Some(until) if until <= now => {
+                Standing { status: Status::Active, reason: None, until: None, ..held }
+            }
+            _ => held,
+        })
+    }
+
+    /// What our own table holds, or an active user.
+    async fn held(&self, open: &mut Transaction, user: &User) -> Result<Standing, StoreError> {
         let sql = "SELECT status, reason, until_at, not_before, version FROM portcullis_users \
                    WHERE realm = ? AND subject = ?";
         let rows = open.rows(sql, &[(&*user.realm).into(), (&*user.subject).into()]).await?;
@@ -165,19 +185,12 @@ impl Writer {
             });
         };
         let instant = |index| number(row, index).map(Timestamp::from_millis);
-        let until = instant(2);
-        // A ban whose end has passed is over, whatever has not been tidied up yet.
-        let over = until.is_some_and(|until| until <= now);
-        let status =
-            text(row, 0).and_then(|word| Status::of(&word)).filter(|_| !over).unwrap_or(Status::Active);
-        let (reason, not_before) = (text(row, 1).filter(|_| !over), instant(3));
-        let until = until.filter(|_| !over);
         Ok(Standing {
             user: user.clone(),
-            status,
-            reason,
-            until,
-            not_before,
+            status: text(row, 0).and_then(|word| Status::of(&word)).unwrap_or(Status::Active),
+            reason: text(row, 1),
+            until: instant(2),
+            not_before: instant(3),
             version: number(row, 4).unwrap_or(0),
         })
     }
@@ -289,7 +302,7 @@ impl Writer {
         };
         let native = self.natives().next().is_some();
         let guarded = match change {
-            Change::Status { user, .. } => {
+            Change::Status { user, .. } | Change::Expiry { user, .. } => {
                 is_user(user)?;
                 (native || self.invalid_users().next().is_some(), "users")
             }

@@ -22,9 +22,12 @@ pub(super) const X_REQUEST_ID: &str = "x-request-id";
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let gate = &exchange.snapshot.gate;
-    let forbidden: Vec<HeaderName> =
-        gate.identity.forbidden(&request.headers, exchange.trusted).cloned().collect();
-    for name in &forbidden {
+    let forbidden = gate.identity.forbidden(&request.headers, exchange.trusted);
+    // What a service could take for the token, and nobody has judged.
+    let disguised =
+        request.headers.keys().filter(|name| gate.places.iter().any(|place| place.is_mimicked_by(name)));
+    let unwanted: Vec<HeaderName> = forbidden.chain(disguised).cloned().collect();
+    for name in &unwanted {
         request.remove_header(name);
     }
     if !gate.identity.forwards_token() {
@@ -43,6 +46,7 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
 fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let said = |request: &RequestHeader, name: &str| exchange.trusted && request.headers.contains_key(name);
     let peer = exchange.peer.to_string();
+    // Several lines are one list (RFC 9110 section 5.2): some proxies add one of their own behind the client's.
     let path = if exchange.trusted {
         let before = request.headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
         before.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
@@ -84,10 +88,7 @@ fn take_out(request: &mut RequestHeader, place: &Place) -> Result<()> {
     match place {
         // Another scheme's credentials are not ours to withhold.
         Place::Header(name) if *name == header::AUTHORIZATION => {
-            let is_bearer = |value: &HeaderValue| {
-                value.as_bytes().get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "))
-            };
-            if request.headers.get(name).is_some_and(is_bearer) {
+            if request.headers.get(name).is_some_and(|value| token::is_bearer(value.as_bytes())) {
                 request.remove_header(name);
             }
         }

@@ -15,7 +15,9 @@ pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<(), DenyRe
     size(request, raw.len(), limits)?;
     method(&request.method)?;
     // Pingora drops a fragment silently; a server behind us might not have (CVE-2021-32779).
-    if raw.iter().take_while(|byte| **byte != b'\n').any(|byte| *byte == b'#') {
+    // Empty lines may stand before the request (RFC 9112 section 2.2).
+    let line = raw.trim_ascii_start().iter().take_while(|byte| **byte != b'\n');
+    if line.into_iter().any(|byte| *byte == b'#') {
         return Err(DenyReason::RequestAmbiguous("the request target has a fragment"));
     }
     framing(request, &raw)?;

@@ -141,10 +141,17 @@ impl ProxyHttp for Proxy {
 
     async fn response_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         response: &mut ResponseHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        // What follows a switch nobody asked for has no frame, and nobody judged it.
+        if response.status == http::StatusCode::SWITCHING_PROTOCOLS
+            && !hygiene::is_websocket(session.req_header())
+        {
+            let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
+            return Err(error.into_up());
+        }
         exchange.status = response.status.as_u16();
         Ok(())
     }
@@ -200,7 +207,9 @@ async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
     let host = header.headers.get(header::HOST).map(|host| host.as_bytes());
     let target = Target::read(header.raw_path(), host, snapshot.server.ambiguous);
     let target = target.map_err(|Ambiguity(what)| deny(DenyReason::RequestAmbiguous(what)))?;
-    if target.host.is_empty() && header.version == http::Version::HTTP_11 {
+    // RFC 9112 section 3.2. An absolute target does not make up for it: the service gets the origin form, and would
+    // not hear which host was judged.
+    if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
         return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
     }
     let request = gate::Request {

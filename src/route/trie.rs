@@ -1,58 +1,60 @@
-//! Patterns of paths, segment by segment: a literal wins over a parameter, that over the rest, from left to right; and
-//! where the better one leads nowhere, the next one is tried. Parameters' names mean nothing here.
+//! Patterns of paths, segment by segment. The most specific one that matches wins: at each segment the literal before
+//! the parameter, the parameter before the rest.
 
 use std::collections::BTreeMap;
 
-/// What patterns lead to. `/api/{*rest}` serves `/api/` too, where nothing of its own does, but not `/api`.
+/// A place in the patterns, and everything that can follow it.
+///
+/// A segment may have to be tried as a literal, then as a parameter, so a look-up may come back; but it sees no place
+/// twice, and costs at most as many steps as there are places.
 #[derive(Debug)]
 pub(super) struct Trie<T> {
-    literals: BTreeMap<Box<str>, Trie<T>>,
-    parameter: Option<Box<Trie<T>>>,
+    literals: BTreeMap<Box<str>, Self>,
+    parameter: Option<Box<Self>>,
+    /// Of the pattern whose `{*rest}` begins here.
     rest: Option<T>,
-    end: Option<T>,
+    /// Of the pattern that ends here.
+    here: Option<T>,
 }
 
 impl<T> Default for Trie<T> {
     fn default() -> Self {
-        Self { literals: BTreeMap::new(), parameter: None, rest: None, end: None }
+        Self { literals: BTreeMap::new(), parameter: None, rest: None, here: None }
     }
 }
 
 impl<T> Trie<T> {
-    /// Adds a pattern (the configuration has read it). Of two equal ones the first stays.
-    pub(super) fn insert(&mut self, pattern: &str, value: T) {
-        let mut node = self;
-        for segment in pattern.split('/').skip(1) {
+    /// Adds a pattern: `/exact`, `/with/{param}`, `/rest/{*rest}`. Of two of the same shape the first one stays.
+    pub fn insert(&mut self, pattern: &str, value: T) {
+        let mut place = self;
+        for segment in pattern.strip_prefix('/').unwrap_or(pattern).split('/') {
             if segment.starts_with("{*") {
-                node.rest.get_or_insert(value);
+                place.rest.get_or_insert(value);
                 return;
             }
-            node = if segment.starts_with('{') {
-                node.parameter.get_or_insert_default()
-            } else {
-                node.literals.entry(segment.into()).or_default()
+            place = match segment.starts_with('{') {
+                true => place.parameter.get_or_insert_default(),
+                false => place.literals.entry(segment.into()).or_default(),
             };
         }
-        node.end.get_or_insert(value);
+        place.here.get_or_insert(value);
     }
 
-    /// What the most specific pattern leads to. Visits each node at most once, whatever the path.
-    pub(super) fn find(&self, path: &str) -> Option<&T> {
-        self.below(path.strip_prefix('/'))
+    /// What belongs to a path. A parameter is never empty; `/rest/{*rest}` takes `/rest/`, and not `/rest`.
+    pub fn find(&self, path: &str) -> Option<&T> {
+        self.at(Some(path.strip_prefix('/')?))
     }
 
-    fn below(&self, path: Option<&str>) -> Option<&T> {
-        let Some(path) = path else { return self.end.as_ref() };
-        let (segment, deeper) = match path.split_once('/') {
-            Some((segment, deeper)) => (segment, Some(deeper)),
-            None => (path, None),
+    /// `left`: what follows the last slash; `None` at the end of the path.
+    fn at(&self, left: Option<&str>) -> Option<&T> {
+        let Some(left) = left else { return self.here.as_ref() };
+        let (segment, after) = match left.split_once('/') {
+            Some((segment, after)) => (segment, Some(after)),
+            None => (left, None),
         };
-        let literal = self.literals.get(segment);
-        let parameter = self.parameter.as_ref().filter(|_| !segment.is_empty());
-        literal
-            .and_then(|node| node.below(deeper))
-            .or_else(|| parameter.and_then(|node| node.below(deeper)))
-            .or(self.rest.as_ref())
+        let literal = || self.literals.get(segment)?.at(after);
+        let parameter = || self.parameter.as_deref().filter(|_| !segment.is_empty())?.at(after);
+        literal().or_else(parameter).or(self.rest.as_ref())
     }
 }
 
@@ -60,61 +62,69 @@ impl<T> Trie<T> {
 mod tests {
     use super::*;
 
-    /// What the trie is to find, said the slow way: literal before parameter before rest, from left to right.
-    fn expected<'a>(patterns: &[&'a str], path: &str) -> Option<&'a str> {
-        fn rank(pattern: &str, path: &str) -> Option<Vec<u8>> {
-            let (mut pattern, mut path) = (pattern.split('/'), path.split('/').peekable());
-            let mut ranks = Vec::new();
-            loop {
-                match (pattern.next(), path.peek()) {
-                    (None, None) => return Some(ranks),
-                    (Some(rest), Some(_)) if rest.starts_with("{*") => {
-                        ranks.push(2);
-                        return Some(ranks);
-                    }
-                    (Some(one), Some(segment)) if one.starts_with('{') && !segment.is_empty() => {
-                        ranks.push(1)
-                    }
-                    (Some(literal), Some(segment)) if literal == *segment => ranks.push(0),
-                    _ => return None,
+    /// Every pattern of up to three segments made of these.
+    fn patterns() -> Vec<String> {
+        let mut all = vec![String::new()];
+        let mut grown = all.clone();
+        for _ in 0..3 {
+            let open = grown.iter().filter(|path| !path.ends_with(['/', '*']) && !path.contains("{*"));
+            let longer =
+                open.flat_map(|path| ["a", "ab", "{}", "{*}", ""].map(|last| format!("{path}/{last}")));
+            grown = longer.collect();
+            all.extend(grown.iter().cloned());
+        }
+        all.retain(|path| !path.is_empty());
+        all
+    }
+
+    /// The rank of a pattern for a path, the lowest first; `None` where it does not match. The definition, read aloud.
+    fn rank(pattern: &str, path: &str) -> Option<Vec<u8>> {
+        let (mut wanted, mut given) = (pattern.split('/').skip(1), path.split('/').skip(1));
+        let mut rank = Vec::new();
+        loop {
+            match (wanted.next(), given.next()) {
+                (None, None) => return Some(rank),
+                (Some("{*}"), Some(_)) => {
+                    rank.push(2);
+                    return Some(rank);
                 }
-                path.next();
+                (Some("{}"), Some(segment)) if !segment.is_empty() => rank.push(1),
+                (Some(literal), Some(segment)) if literal == segment => rank.push(0),
+                _ => return None,
             }
         }
-        let ranked = patterns.iter().filter_map(|pattern| Some((rank(pattern, path)?, *pattern)));
-        ranked.min().map(|(_, pattern)| pattern)
     }
 
     #[test]
-    fn no_route_ever_vanishes_beside_another() {
-        let below = |parents: &[String], names: &[&str]| -> Vec<String> {
-            parents
-                .iter()
-                .flat_map(|parent| names.iter().map(move |name| format!("{parent}/{name}")))
-                .collect()
-        };
-        let (one, two) = (["a", "{x}"], ["a", "b", "{y}"]);
-        let first = below(&[String::new()], &one);
-        let second = below(&first, &two);
-        let third = below(&second, &["a", "{z}"]);
-        let plain = [first.clone(), second.clone(), third.clone()].concat();
-        let rests = below(&[vec![String::new()], first, second].concat(), &["{*r}"]);
-        let patterns: Vec<String> = [plain, rests, vec!["/".to_owned(), "/a/".to_owned()]].concat();
-        let paths = ["/", "/a", "/b", "/a/", "/b/", "/a/a", "/a/b", "/b/a", "/b/c", "/c/b", "/a/c", "/a/b/"]
+    fn the_most_specific_of_any_two_patterns_is_found_in_whatever_order_they_came() {
+        let patterns = patterns();
+        let paths: Vec<String> = patterns
             .iter()
-            .chain(&["/a/b/a", "/a/a/c", "/b/b/b", "/c/a/a", "/a/c/a", "/c/c/c", "/a/b/c/d", "/b/a/a/a/"]);
-        for i in 0..patterns.len() {
-            for j in i + 1..patterns.len() {
-                for k in [j + 1, j + 5, j + 11] {
-                    let mut chosen = vec![patterns[i].as_str(), patterns[j].as_str()];
-                    chosen.extend(patterns.get(k).map(String::as_str));
-                    let mut trie = Trie::default();
-                    chosen.iter().for_each(|pattern| trie.insert(pattern, *pattern));
-                    for path in paths.clone() {
-                        assert_eq!(trie.find(path).copied(), expected(&chosen, path), "{chosen:?} {path}");
-                    }
+            .map(|it| it.replace("{*}", "x/a").replace("{}", "b"))
+            .chain(patterns.clone())
+            .collect();
+        for one in &patterns {
+            for other in &patterns {
+                let mut trie = Trie::default();
+                trie.insert(one, one);
+                trie.insert(other, other);
+                for path in &paths {
+                    let ranked = [one, other].into_iter().filter_map(|it| Some((rank(it, path)?, it)));
+                    let expected = ranked.min().map(|(_, pattern)| pattern);
+                    assert_eq!(trie.find(path).copied(), expected, "{one} {other} {path}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn of_two_patterns_of_one_shape_the_first_stays() {
+        let mut trie = Trie::default();
+        trie.insert("/a/{x}", 1);
+        trie.insert("/a/{y}", 2);
+        trie.insert("/b/{*x}", 3);
+        trie.insert("/b/{*y}", 4);
+        assert_eq!((trie.find("/a/q"), trie.find("/b/q/r")), (Some(&1), Some(&3)));
+        assert_eq!((trie.find("a/q"), trie.find(""), trie.find("/b")), (None, None, None));
     }
 }

@@ -17,6 +17,9 @@ pub struct Conflict(pub &'static str);
 const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
 const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes that are not visible ASCII");
 
+/// What may stand between the scheme and the token.
+const BLANKS: [char; 2] = [' ', '\t'];
+
 /// A token, and how it came.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found<'a> {
@@ -65,6 +68,13 @@ pub fn find<'a>(
     Ok(found.map(|compact| Found { compact, only_in_cookie }))
 }
 
+/// Whether an `Authorization` value is of the scheme whose tokens are looked for.
+pub fn is_bearer(value: &[u8]) -> bool {
+    let (scheme, rest) = value.split_at_checked(6).unwrap_or_default();
+    scheme.eq_ignore_ascii_case(b"bearer")
+        && rest.first().is_none_or(|next| BLANKS.contains(&char::from(*next)))
+}
+
 /// The cookie line without the cookie `name`; `None` when nothing is left, and nothing is to be sent.
 pub fn without_cookie(line: &str, name: &str) -> Option<String> {
     let kept: Vec<&str> =
@@ -96,7 +106,8 @@ fn keep<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Re
 /// be missing.
 fn in_header(value: &str, must_name_scheme: bool) -> Option<&str> {
     let value = value.trim();
-    let token = match value.split_once(' ') {
+    // Services split at any white space: `Bearer`, tab, token is a token to them.
+    let token = match value.split_once(BLANKS) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
         // `Bearer` alone, or another scheme.
         _ if must_name_scheme => return None,
@@ -171,6 +182,7 @@ mod tests {
         let found = Ok(Some("a.b.c".to_owned()));
         assert_eq!(token(&[("authorization", "Bearer a.b.c")], None), found);
         assert_eq!(token(&[("authorization", "bEARER   a.b.c ")], None), found);
+        assert_eq!(token(&[("authorization", "Bearer\ta.b.c")], None), found);
         assert_eq!(token(&[("x-access-token", "a.b.c")], None), found);
         assert_eq!(token(&[("x-access-token", "Bearer a.b.c")], None), found);
         assert_eq!(token(&[("cookie", "x=1; access_token=a.b.c; y=2")], None), found);

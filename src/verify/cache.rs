@@ -1,7 +1,8 @@
-//! Verified tokens remembered: bounded by count, keyed by the whole token.
+//! Verified tokens remembered: bounded in number and size, keyed by the whole token.
 
 use std::sync::Arc;
 
+use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::token::Token;
@@ -13,13 +14,28 @@ use crate::token::Token;
 /// Tokens are hashed with a seed of this process and compared whole, so two tokens are never taken for one another;
 /// a look-up allocates nothing.
 pub struct TokenCache<V> {
-    tokens: Cache<Arc<str>, Arc<V>>,
+    tokens: Cache<Arc<str>, Arc<V>, BySize>,
+}
+
+/// A usual token counts as one, and a longer one as the number of usual ones that take its place: what is kept of a
+/// token grows with its length.
+#[derive(Clone)]
+struct BySize;
+
+/// Bytes of a usual token.
+const USUAL: usize = 2048;
+
+impl<V> Weighter<Arc<str>, Arc<V>> for BySize {
+    fn weight(&self, token: &Arc<str>, _: &Arc<V>) -> u64 {
+        u64::try_from(token.len().div_ceil(USUAL).max(1)).unwrap_or(u64::MAX)
+    }
 }
 
 impl<V> TokenCache<V> {
-    /// For `capacity` tokens.
+    /// For `capacity` tokens of up to 2 KiB.
     pub fn new(capacity: usize) -> Self {
-        Self { tokens: Cache::new(capacity) }
+        let weight = u64::try_from(capacity).unwrap_or(u64::MAX);
+        Self { tokens: Cache::with_weighter(capacity, weight, BySize) }
     }
 
     /// What is known of `token`.
@@ -92,5 +108,10 @@ mod tests {
         assert!(cache.len() <= 64, "{}", cache.len());
         cache.clear();
         assert_eq!(cache.len(), 0);
+        let long = "x".repeat(16 * 1024);
+        for n in 0..1000 {
+            cache.insert(&Token::new(&format!("{long}.{n}.s")), n);
+        }
+        assert!(cache.len() <= 8, "{} long ones", cache.len());
     }
 }

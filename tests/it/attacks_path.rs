@@ -297,3 +297,22 @@ fn an_absolute_target_must_agree_with_host() {
     assert_eq!(response.status, 200, "{response:?}");
     assert_eq!(scene.origin.only().target(), "/public/x?q");
 }
+
+#[test]
+fn a_route_for_one_segment_and_one_for_the_rest_stand_beside_each_other() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let route = |name: &str, path: &str, auth: &str| {
+        format!("name = \"{name}\"\npath = \"{path}\"\nupstream = \"app\"\nauth = \"{auth}\"")
+    };
+    let setup = Setup::new().issuer(&issuer).upstream("app", &origin);
+    let gateway = setup
+        .route(&route("one", "/admin/{id}", "required"))
+        .route(&route("rest", "/admin/{*rest}", "required"))
+        .route(&route("pages", "/{*rest}", "public"))
+        .start();
+    for path in ["/admin/", "/admin/7", "/admin/7/", "/admin/7/keys", "/admin/a/b/c"] {
+        assert_eq!(gateway.get(path, None).status, 401, "{path}");
+    }
+    origin.saw_nothing();
+    assert_eq!(gateway.get("/index.html", None).status, 200);
+}

@@ -9,6 +9,7 @@
 
 mod support;
 
+mod attacks_credential;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
@@ -20,6 +21,7 @@ mod examples;
 mod exchange;
 mod identity;
 mod jwks;
+mod late_database;
 mod layers;
 mod living;
 mod packaging;

@@ -146,6 +146,13 @@ async fn everything_holds(server: &Server, users: &[&str]) {
     assert_eq!(upkeep::lift(&writer, None, NOW).await.expect("looked"), 0);
     assert_eq!(word(&writer, "invalid-users.record", "7").await, "active");
 
+    // One that was given anew while another gateway was about to lift the old one stands.
+    let end = Change::Expiry { user: user("7"), until: NOW };
+    writer.commit(&status("7", Status::Banned), NOW).await.expect("banned");
+    assert!(writer.commit(&end, NOW).await.expect("looked").writes.is_empty());
+    assert_eq!(word(&writer, "native.user", "7").await, "banned");
+    assert_eq!(word(&writer, "invalid-users.record", "7").await, "banned");
+
     newest_wins(server, &writer).await;
 }
 

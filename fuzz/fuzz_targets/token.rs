@@ -1,0 +1,24 @@
+//! The token finder and the strict reading of what it finds.
+#![no_main]
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use libfuzzer_sys::fuzz_target;
+use portcullis::token::{Place, Token, find};
+use portcullis::verify::inspect::unverified;
+
+fuzz_target!(|input: (Vec<(bool, Vec<u8>)>, Option<String>)| {
+    let (values, query) = input;
+    let mut headers = HeaderMap::new();
+    for (is_cookie, value) in values {
+        let name: HeaderName = if is_cookie { header::COOKIE } else { header::AUTHORIZATION };
+        if let Ok(value) = HeaderValue::from_bytes(&value) {
+            headers.append(name, value);
+        }
+    }
+    let name = || "access_token".into();
+    let places = [Place::Header(header::AUTHORIZATION), Place::Cookie(name()), Place::Query(name())];
+    if let Ok(Some(found)) = find(&places, &headers, query.as_deref()) {
+        assert!(!found.compact.is_empty());
+        drop(unverified(&Token::new(&found.compact)));
+    }
+});
