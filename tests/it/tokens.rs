@@ -1,7 +1,5 @@
 //! Tokens, from where a client stands: who is let in, who is not, and what each refusal says.
 
-use std::fmt::Write as _;
-
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
@@ -329,8 +327,7 @@ fn only_the_one_canonical_form_of_a_token_is_a_token() {
     for payload in ["[]", "null", "\"text\"", "{", "", "{\"sub\":1e999}"] {
         scene.refused(&scene.issuer.sign_text(&header, payload), "token_malformed", payload);
     }
-    let mut deep = String::new();
-    write!(deep, "{{\"a\":{}{}}}", "[".repeat(4000), "]".repeat(4000)).unwrap();
+    let deep = format!("{{\"a\":{}{}}}", "[".repeat(4000), "]".repeat(4000));
     scene.refused(&scene.issuer.sign_text(&header, &deep), "token_malformed", "nested without end");
 }
 
