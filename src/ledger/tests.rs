@@ -103,14 +103,22 @@ fn reason(lookup: &Lookup) -> &str {
     }
 }
 
-/// As if the database had been asked just now.
-async fn the_database_said(ledger: &Ledger, subject: &str, rule: usize, row: Option<Value>) {
-    let claims = claims(subject);
-    let questions = ledger.questions(&claims, &Token::new(TOKEN)).expect("askable");
-    let memory = &ledger.database.memory;
-    let bound = questions.bound(&questions.asked[rule], &claims, memory).expect("a query");
-    let row = row.map(|value| Arc::new(vec![("answer".to_owned(), value)]));
-    memory.answer(bound.key, async || Ok(row.clone())).await.0.expect("remembered");
+/// Makes the rule's table with this row, and forgets what was there before.
+async fn the_database_says(ledger: &Ledger, table: &str, subject: &str, answer: Option<i64>) {
+    let sql = &ledger.database.sql;
+    let create = format!("CREATE TABLE IF NOT EXISTS {table} (id TEXT PRIMARY KEY, the_answer INTEGER)");
+    sql.execute(&create, &[]).await.expect("a table");
+    if let Some(answer) = answer {
+        let insert = format!("INSERT INTO {table} (id, the_answer) VALUES (?, ?)");
+        sql.execute(&insert, &[subject.into(), answer.into()]).await.expect("a row");
+    }
+    ledger.forget_answers();
+}
+
+/// Takes the rule's table away: its query fails, and nobody answers.
+async fn the_database_is_silent(ledger: &Ledger, table: &str) {
+    ledger.database.sql.execute(&format!("DROP TABLE {table}"), &[]).await.expect("dropped");
+    ledger.forget_answers();
 }
 
 #[tokio::test]
@@ -220,12 +228,12 @@ async fn what_redis_leaves_open_the_database_answers() {
     let flag = Condition::Equals(vec![json!(false)]);
     let cached = with_sql(rule("inactive", Guards::User, "user:{sub}:active", flag.clone()), flag);
     let (ledger, _shutdown) = ledger(Some(&server), vec![cached]).await;
-    the_database_said(&ledger, "7", 0, Some(json!(false))).await;
-    the_database_said(&ledger, "8", 0, Some(json!(true))).await;
+    assert_eq!(reason(&find(&ledger, "7").await), "unknown", "there is no table to ask");
+    the_database_says(&ledger, "inactive", "7", Some(0)).await;
+    the_database_says(&ledger, "inactive", "8", Some(1)).await;
     let Lookup::Revoked(revocation) = find(&ledger, "7").await else { panic!("not revoked") };
-    assert_eq!(revocation.source, Source::Memory);
+    assert_ne!(revocation.source, Source::Redis);
     assert_eq!(find(&ledger, "8").await, Lookup::Live);
-    assert_eq!(reason(&find(&ledger, "9").await), "unknown", "nobody knows this user");
     server.cli(&["SET", "user:8:active", "false"]).await;
     let Lookup::Revoked(revocation) = find(&ledger, "8").await else { panic!("not revoked") };
     assert_eq!(revocation.source, Source::Redis);
@@ -236,8 +244,8 @@ async fn a_session_missing_in_redis_denies_only_when_the_database_misses_it_too(
     let server = Server::start().await;
     let session = rule("session_revoked", Guards::User, "session:{sub}", Condition::Missing);
     let (ledger, _shutdown) = ledger(Some(&server), vec![with_sql(session, Condition::Missing)]).await;
-    the_database_said(&ledger, "7", 0, None).await;
-    the_database_said(&ledger, "8", 0, Some(json!(1))).await;
+    the_database_says(&ledger, "session_revoked", "7", None).await;
+    the_database_says(&ledger, "session_revoked", "8", Some(1)).await;
     assert_eq!(reason(&find(&ledger, "7").await), "session_revoked");
     assert_eq!(find(&ledger, "8").await, Lookup::Live);
     server.cli(&["SET", "session:7", "x"]).await;
@@ -254,11 +262,11 @@ async fn while_redis_lacks_a_change_the_database_decides() {
     server.cli(&["SET", "banned:8", "1"]).await;
     ledger.doubt_redis();
     assert_eq!(ledger.mode(), Mode::Database);
-    the_database_said(&ledger, "7", 0, Some(json!(1))).await;
-    the_database_said(&ledger, "8", 0, None).await;
+    the_database_says(&ledger, "banned", "7", Some(1)).await;
+    the_database_says(&ledger, "banned", "8", None).await;
     assert_eq!(reason(&find(&ledger, "7").await), "banned", "banned, and Redis does not know it yet");
     assert_eq!(find(&ledger, "8").await, Lookup::Live, "let in again, and Redis does not know it yet");
-    ledger.forget_answers();
+    the_database_is_silent(&ledger, "banned").await;
     assert_eq!(reason(&find(&ledger, "7").await), "unknown");
     assert_eq!(
         reason(&find(&ledger, "8").await),
@@ -272,10 +280,10 @@ async fn without_redis_the_database_is_asked_and_without_rules_nobody() {
     let listed = with_sql(rule("banned", Guards::User, "banned:{sub}", Condition::Exists), Condition::Exists);
     let (asking, _shutdown) = ledger(None, vec![listed]).await;
     assert_eq!(asking.health().redis, None);
-    the_database_said(&asking, "7", 0, Some(json!(1))).await;
+    assert_eq!(reason(&find(&asking, "8").await), "unknown", "there is no table to ask");
+    the_database_says(&asking, "banned", "7", Some(1)).await;
     assert_eq!(reason(&find(&asking, "7").await), "banned");
-    // The query names a table that is not there: an answer nobody gave.
-    assert_eq!(reason(&find(&asking, "8").await), "unknown");
+    assert_eq!(find(&asking, "8").await, Lookup::Live);
     let (idle, _shutdown) = ledger(None, vec![]).await;
     assert_eq!(find(&idle, "7").await, Lookup::Live);
     assert_eq!(idle.mode(), Mode::Database);
