@@ -7,7 +7,7 @@ use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-pub use find::{Conflict, Found, find, is_bearer, without_cookie, without_parameter};
+pub use find::{Conflict, Found, find, is_for_tokens, without_cookie, without_parameter};
 
 /// A compact JWT as received (RFC 7519 section 3.1). `Debug` shows only its length.
 #[derive(Clone, Copy, PartialEq, Eq)]

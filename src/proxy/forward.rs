@@ -88,7 +88,7 @@ fn take_out(request: &mut RequestHeader, place: &Place) -> Result<()> {
     match place {
         // Another scheme's credentials are not ours to withhold.
         Place::Header(name) if *name == header::AUTHORIZATION => {
-            if request.headers.get(name).is_some_and(|value| token::is_bearer(value.as_bytes())) {
+            if request.headers.get(name).is_some_and(|value| token::is_for_tokens(value.as_bytes())) {
                 request.remove_header(name);
             }
         }

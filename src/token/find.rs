@@ -68,11 +68,12 @@ pub fn find<'a>(
     Ok(found.map(|compact| Found { compact, only_in_cookie }))
 }
 
-/// Whether an `Authorization` value is of the scheme whose tokens are looked for.
-pub fn is_bearer(value: &[u8]) -> bool {
+/// Whether an `Authorization` value is one in which a token is looked for: of the scheme `Bearer`, or with a JWT in it.
+pub fn is_for_tokens(value: &[u8]) -> bool {
     let (scheme, rest) = value.split_at_checked(6).unwrap_or_default();
-    scheme.eq_ignore_ascii_case(b"bearer")
-        && rest.first().is_none_or(|next| BLANKS.contains(&char::from(*next)))
+    let bearer = scheme.eq_ignore_ascii_case(b"bearer")
+        && rest.first().is_none_or(|next| BLANKS.contains(&char::from(*next)));
+    bearer || std::str::from_utf8(value).is_ok_and(|value| in_header(value, true).is_some())
 }
 
 /// The cookie line without the cookie `name`; `None` when nothing is left, and nothing is to be sent.
@@ -102,18 +103,24 @@ fn keep<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Re
     Ok(())
 }
 
-/// Behind `Bearer` (any case, RFC 9110 section 11.1); other schemes are not ours. Outside `Authorization` the word may
-/// be missing.
+/// Behind `Bearer` (any case, RFC 9110 section 11.1); other schemes are not ours, unless what they carry is a JWT: some
+/// services ask no more of the header than that, and what they would take for a token has to be judged as one. Outside
+/// `Authorization` the word may be missing.
 fn in_header(value: &str, must_name_scheme: bool) -> Option<&str> {
     let value = value.trim();
     // Services split at any white space: `Bearer`, tab, token is a token to them.
     let token = match value.split_once(BLANKS) {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
-        // `Bearer` alone, or another scheme.
-        _ if must_name_scheme => return None,
+        Some((_, credentials)) if must_name_scheme => Some(credentials.trim_start()).filter(is_jwt)?,
+        None if must_name_scheme => Some(value).filter(is_jwt)?,
         _ => value,
     };
     (!token.is_empty()).then_some(token)
+}
+
+/// What a compact JWT looks like (RFC 7515 section 7.1): an encoded JSON object and two dots.
+fn is_jwt(text: &&str) -> bool {
+    text.starts_with("eyJ") && text.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
 fn cookies(line: &str) -> impl Iterator<Item = (&str, &str)> {
@@ -189,6 +196,16 @@ mod tests {
         assert_eq!(token(&[("cookie", "x=1"), ("cookie", "access_token=\"a.b.c\"")], None), found);
         assert_eq!(token(&[], Some("q=1&access_token=a.b.c")), found);
         assert_eq!(token(&[], Some("access%5Ftoken=a%2Eb.c")), found);
+    }
+
+    #[test]
+    fn a_jwt_behind_another_scheme_is_judged_as_one() {
+        for value in ["JWT eyJhbGciOiJ9.e30.x", "DPoP\teyJhbGciOiJ9.e30.x", "eyJhbGciOiJ9.e30.x"] {
+            let found = token(&[("authorization", value)], None);
+            assert_eq!(found, Ok(Some("eyJhbGciOiJ9.e30.x".to_owned())), "{value}");
+            assert!(is_for_tokens(value.as_bytes()));
+        }
+        assert!(!is_for_tokens(b"Basic YTpi"));
     }
 
     #[test]
