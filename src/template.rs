@@ -3,38 +3,15 @@
 //! A key is built from what a client's token says, so it must be impossible to choose a claim that names somebody
 //! else's key: [`Template::render`] refuses what could, and the ledger compares what is left with its other keys.
 
+mod field;
+
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
-use serde_json::Value;
-
-use crate::claims::{Claims, User};
+use crate::claims::Claims;
 use crate::token::Token;
 
-/// What a placeholder stands for.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Field {
-    /// `{token}`: the compact token.
-    Token,
-    /// `{token_sha256}`: lower-case hex of the SHA-256 of the compact token.
-    TokenSha256,
-    /// `{jti}`
-    TokenId,
-    /// `{sid}`
-    Session,
-    /// `{sub}`
-    Subject,
-    /// `{realm}`
-    Realm,
-    /// `{user}`: `sub`, or `realm/sub` outside the empty realm.
-    User,
-    /// `{claims.NAME}`: a claim by name or JSON pointer.
-    Claim(Box<str>),
-    /// `{roles}`: identity headers only.
-    Roles,
-    /// `{scopes}`: identity headers only.
-    Scopes,
-}
+pub use field::{Field, RenderError};
 
 /// A parsed template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -56,129 +33,8 @@ pub struct TemplateError {
     pub what: String,
 }
 
-/// Why a token gives no value for a placeholder. Names the placeholder, never its value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RenderError {
-    /// The token does not say it.
-    #[error("`{0}` is missing")]
-    Missing(Field),
-    /// The token says something that is no plain word: an object, a fraction, a text that could name another key.
-    #[error("`{0}` cannot be used here")]
-    Unsafe(Field),
-}
-
-impl RenderError {
-    /// The placeholder in question.
-    pub fn field(&self) -> &Field {
-        match self {
-            Self::Missing(field) | Self::Unsafe(field) => field,
-        }
-    }
-}
-
 /// Longer claims name no key; only the token itself is longer.
 const LONGEST_VALUE: usize = 1024;
-
-const NAMES: [&str; 9] = ["token", "token_sha256", "jti", "sid", "sub", "realm", "user", "roles", "scopes"];
-
-impl Field {
-    /// Reads a placeholder's name, without the braces. The error says what was probably meant.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        Ok(match name {
-            "token" => Self::Token,
-            "token_sha256" => Self::TokenSha256,
-            "jti" => Self::TokenId,
-            "sid" => Self::Session,
-            "sub" => Self::Subject,
-            "realm" => Self::Realm,
-            "user" => Self::User,
-            "roles" => Self::Roles,
-            "scopes" => Self::Scopes,
-            _ => match name.strip_prefix("claims.") {
-                Some("") => return Err("`{claims.}` names no claim: write `{claims.NAME}`".to_owned()),
-                Some(claim) => Self::Claim(claim.into()),
-                None => return Err(unknown(name)),
-            },
-        })
-    }
-
-    /// What a token says for this placeholder, as a scalar: text, an integer or a boolean, spelled as in JSON.
-    ///
-    /// For values that are *bound* (SQL); a key is built by [`Template::render`], which refuses more.
-    pub fn value<'a>(&self, claims: &'a Claims, token: &Token<'a>) -> Result<Cow<'a, str>, RenderError> {
-        let missing = || RenderError::Missing(self.clone());
-        let found: Cow<'a, str> = match self {
-            Self::Token => token.compact().into(),
-            Self::TokenSha256 => hex(&token.sha256()).into(),
-            Self::TokenId => claims.token_id().ok_or_else(missing)?.into(),
-            Self::Session => claims.session().ok_or_else(missing)?.into(),
-            Self::Subject | Self::Realm | Self::User => return self.of_user(claims.user()),
-            Self::Claim(name) => match claims.claim(name).ok_or_else(missing)? {
-                Value::String(text) => text.as_str().into(),
-                Value::Bool(flag) => flag.to_string().into(),
-                Value::Number(number) if number.is_i64() || number.is_u64() => number.to_string().into(),
-                Value::Null => return Err(missing()),
-                // 9.0 and 9 must not be two spellings of one user.
-                Value::Number(_) | Value::Array(_) | Value::Object(_) => {
-                    return Err(RenderError::Unsafe(self.clone()));
-                }
-            },
-            Self::Roles | Self::Scopes => return Err(RenderError::Unsafe(self.clone())),
-        };
-        if found.is_empty() { Err(missing()) } else { Ok(found) }
-    }
-
-    /// What a user is for `{sub}`, `{realm}` and `{user}`; [`RenderError::Missing`] for every other placeholder.
-    ///
-    /// In the empty realm a subject `acme/7` would be the `{user}` 7 of the realm `acme`. It is refused always, not only
-    /// where that realm exists: otherwise adding an issuer would silently merge two users.
-    pub fn of_user<'a>(&self, user: &'a User) -> Result<Cow<'a, str>, RenderError> {
-        match self {
-            Self::Subject if !user.subject.is_empty() => return Ok(Cow::Borrowed(&user.subject)),
-            // The default realm's name is empty, and that is its value: not a missing one.
-            Self::Realm => return Ok(Cow::Borrowed(&user.realm)),
-            Self::User => {}
-            _ => return Err(RenderError::Missing(self.clone())),
-        }
-        if user.subject.is_empty() {
-            return Err(RenderError::Missing(self.clone()));
-        }
-        let ambiguous = match &*user.realm {
-            "" => user.subject.contains('/'),
-            realm => realm.contains('/'),
-        };
-        match (ambiguous, user.realm.is_empty()) {
-            (true, _) => return Err(RenderError::Unsafe(self.clone())),
-            (false, false) => return Ok(user.to_string().into()),
-            (false, true) => {}
-        }
-        Ok(Cow::Borrowed(&*user.subject))
-    }
-
-    /// Its characters are known beforehand (base64url and dots, hex), so that it cannot be made to look like another key.
-    /// Whether it is made of the token's own text.
-    pub fn is_token(&self) -> bool {
-        matches!(self, Self::Token | Self::TokenSha256)
-    }
-}
-
-/// As in a template, without the braces.
-impl fmt::Display for Field {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Token => "token",
-            Self::TokenSha256 => "token_sha256",
-            Self::TokenId => "jti",
-            Self::Session => "sid",
-            Self::Subject => "sub",
-            Self::Realm => "realm",
-            Self::User => "user",
-            Self::Claim(name) => return write!(f, "claims.{name}"),
-            Self::Roles => "roles",
-            Self::Scopes => "scopes",
-        })
-    }
-}
 
 impl Template {
     /// Parses a template; `{{` and `}}` stand for braces.
@@ -393,27 +249,6 @@ fn join(field: &Field, words: &[Box<str>], text: &mut String) -> Result<(), Rend
     }
     text.push_str(&words.join(","));
     Ok(())
-}
-
-fn unknown(name: &str) -> String {
-    if name.starts_with("profile.") {
-        return format!("`{{{name}}}` comes with the preset `user-cache`, which this version does not have");
-    }
-    let near = NAMES.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
-    match near {
-        Some((distance, known)) if distance <= 2 => {
-            format!("unknown placeholder `{{{name}}}`: did you mean `{{{known}}}`?")
-        }
-        _ => format!("unknown placeholder `{{{name}}}`: a claim of your own is `{{claims.NAME}}`"),
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use serde_json::Value;
+
 use super::*;
+use crate::claims::User;
 use crate::claims::VerifiedParts;
 
 fn claims(realm: &str, subject: &str, all: Value) -> Claims {

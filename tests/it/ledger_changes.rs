@@ -3,47 +3,21 @@
 use serde_json::{Value, json};
 
 use crate::ledger_common::{
-    World, becomes, call, document, patient, patient_redis, presets, set_status, sha256, text, ttl, verdict,
+    Pair, World, becomes, call, document, patient_redis, presets, set_status, sha256, text, ttl, verdict,
 };
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::Setup;
 use crate::support::issuer::Issuer;
 use crate::support::now;
-use crate::support::postgres::{Database, Postgres};
 use crate::support::redis::{Redis, Reply};
 
 const WEEK: i64 = 7 * 24 * 3600;
 
-/// Two gateways over one Redis and one PostgreSQL, with every preset.
-struct Pair {
-    world: World,
-    redis: Redis,
-    database: Database<'static>,
-    here: Gateway,
-    there: Gateway,
-}
+const ALL: [&str; 3] = ["native", "token-blacklist", "invalid-users"];
+const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
+     status_updated_at timestamptz, last_security_action timestamptz); INSERT INTO users VALUES (7), (8)";
 
 impl Pair {
-    fn start() -> Self {
-        let (world, redis) = (World::new(), Redis::start());
-        let database = Postgres::shared().create_database();
-        database.psql(
-            "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
-             status_updated_at timestamptz, last_security_action timestamptz); INSERT INTO users VALUES (7), (8)",
-        );
-        let all = presets(&["native", "token-blacklist", "invalid-users"]);
-        let sections = [patient_redis(&redis), patient(&database), all];
-        let setup = world.setup(&sections.each_ref().map(String::as_str));
-        let (here, there) = (setup.start(), setup.start());
-        Self { world, redis, database, here, there }
-    }
-
-    fn both(&self, token: &str, expected: &str) {
-        for (place, gateway) in [("here", &self.here), ("there", &self.there)] {
-            assert_eq!(verdict(gateway, token), expected, "{place}");
-        }
-    }
-
     fn users(&self, columns: &str) -> String {
         self.database.psql(&format!("SELECT {columns} FROM users WHERE user_id = 7"))
     }
@@ -56,7 +30,7 @@ impl Pair {
 
 #[test]
 fn a_ban_counts_at_the_next_request_on_every_gateway_and_stands_in_every_layout() {
-    let pair = Pair::start();
+    let pair = Pair::start(USERS, &ALL);
     let (token, other) = (pair.world.issuer.good("7"), pair.world.issuer.good("8"));
     pair.both(&token, "200");
     for (status, expected) in [
@@ -90,7 +64,7 @@ fn a_ban_counts_at_the_next_request_on_every_gateway_and_stands_in_every_layout(
 
 #[test]
 fn a_change_made_again_changes_nothing_but_the_version() {
-    let pair = Pair::start();
+    let pair = Pair::start(USERS, &ALL);
     let token = pair.world.issuer.good("7");
     let versions: Vec<i64> =
         (0..3).map(|_| set_status(&pair.here, "7", "banned").1["version"].as_i64().unwrap()).collect();
@@ -109,7 +83,7 @@ fn a_change_made_again_changes_nothing_but_the_version() {
 
 #[test]
 fn a_cut_off_voids_what_was_issued_up_to_that_second_and_outlives_an_activation() {
-    let pair = Pair::start();
+    let pair = Pair::start(USERS, &ALL);
     let tokens = |offset: i64| {
         let at = i64::try_from(now()).unwrap() + offset;
         pair.world.issuer.token("7", |claims| claims["iat"] = json!(at))
@@ -154,7 +128,7 @@ fn a_cut_off_voids_what_was_issued_up_to_that_second_and_outlives_an_activation(
 
 #[test]
 fn one_token_one_id_one_session_are_revoked_and_nothing_else() {
-    let pair = Pair::start();
+    let pair = Pair::start(USERS, &ALL);
     let mint = |jti: &str, sid: &str| {
         pair.world.issuer.token("7", |claims| {
             claims["jti"] = json!(jti);
@@ -204,7 +178,7 @@ fn one_token_one_id_one_session_are_revoked_and_nothing_else() {
 
 #[test]
 fn a_ban_ends_by_itself_when_its_time_has_come() {
-    let pair = Pair::start();
+    let pair = Pair::start(USERS, &ALL);
     let token = pair.world.issuer.good("7");
     let until = pair
         .database
@@ -227,7 +201,7 @@ fn a_ban_ends_by_itself_when_its_time_has_come() {
 
 #[test]
 fn what_nothing_enforces_is_not_accepted_and_an_unknown_user_is_named() {
-    let pair = Pair::start();
+    let pair = Pair::start(USERS, &ALL);
     assert_eq!(set_status(&pair.here, "9", "banned").0, 404);
     assert_eq!(call(&pair.here, "POST", "/v1/users/9/logout", &Value::Null).0, 404);
     let (code, problem) = set_status(&pair.here, "nine", "banned");

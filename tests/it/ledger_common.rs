@@ -7,7 +7,7 @@ use crate::support::eventually;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
-use crate::support::postgres::Database;
+use crate::support::postgres::{Database, Postgres};
 use crate::support::redis::{Redis, Reply};
 
 pub struct World {
@@ -126,4 +126,36 @@ pub fn ttl(redis: &Redis, key: &str) -> i64 {
 pub fn sha256(text: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Two gateways over one Redis and one PostgreSQL.
+pub struct Pair {
+    pub world: World,
+    pub redis: Redis,
+    pub database: Database<'static>,
+    pub here: Gateway,
+    pub there: Gateway,
+}
+
+impl Pair {
+    /// `users` makes the services' own table, whose users the presets look at.
+    pub fn start(users: &str, names: &[&str]) -> Self {
+        let (world, redis) = (World::new(), Redis::start());
+        let database = Postgres::shared().create_database();
+        database.psql(users);
+        let sections = [patient_redis(&redis), patient(&database), presets(names)];
+        let setup = world.setup(&sections.each_ref().map(String::as_str));
+        let (here, there) = (setup.start(), setup.start());
+        Self { world, redis, database, here, there }
+    }
+
+    pub fn gateways(&self) -> [&Gateway; 2] {
+        [&self.here, &self.there]
+    }
+
+    pub fn both(&self, token: &str, expected: &str) {
+        for (place, gateway) in [("here", &self.here), ("there", &self.there)] {
+            assert_eq!(verdict(gateway, token), expected, "{place}");
+        }
+    }
 }

@@ -3,44 +3,18 @@
 use serde_json::{Value, json};
 
 use crate::ledger_common::{
-    World, becomes, call, document, metric, metric_becomes, patient, patient_redis, presets,
-    readiness_becomes, set_status, text, verdict,
+    Pair, becomes, call, document, metric, metric_becomes, readiness_becomes, set_status, text, verdict,
 };
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
-use crate::support::postgres::{Database, Postgres};
-use crate::support::redis::{Redis, Reply};
+use crate::support::redis::Reply;
 
-struct Pair {
-    world: World,
-    redis: Redis,
-    database: Database<'static>,
-    here: Gateway,
-    there: Gateway,
-}
-
-impl Pair {
-    fn start(names: &[&str]) -> Self {
-        let (world, redis) = (World::new(), Redis::start());
-        let database = Postgres::shared().create_database();
-        database.psql(
-            "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL, last_security_action timestamptz); \
-             INSERT INTO users SELECT id, 'active' FROM generate_series(1, 40) AS id",
-        );
-        let sections = [patient_redis(&redis), patient(&database), presets(names)];
-        let setup = world.setup(&sections.each_ref().map(String::as_str));
-        let (here, there) = (setup.start(), setup.start());
-        Self { world, redis, database, here, there }
-    }
-
-    fn gateways(&self) -> [&Gateway; 2] {
-        [&self.here, &self.there]
-    }
-}
+const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL, last_security_action timestamptz); \
+     INSERT INTO users SELECT id, 'active' FROM generate_series(1, 40) AS id";
 
 #[test]
 fn a_ban_that_redis_could_not_take_is_enforced_by_everybody_and_delivered_later() {
-    let pair = Pair::start(&["native", "token-blacklist", "invalid-users"]);
+    let pair = Pair::start(USERS, &["native", "token-blacklist", "invalid-users"]);
     let [banned, unbanned, token] = ["7", "8", "9"].map(|it| pair.world.issuer.good(it));
     set_status(&pair.here, "8", "banned");
     for gateway in pair.gateways() {
@@ -85,7 +59,7 @@ fn a_ban_that_redis_could_not_take_is_enforced_by_everybody_and_delivered_later(
 
 #[test]
 fn a_change_while_redis_is_dead_is_delivered_when_it_is_back() {
-    let mut pair = Pair::start(&["native", "invalid-users"]);
+    let mut pair = Pair::start(USERS, &["native", "invalid-users"]);
     let token = pair.world.issuer.good("7");
     pair.redis.kill();
     let (code, answer) = set_status(&pair.here, "7", "banned");
@@ -104,7 +78,7 @@ fn a_change_while_redis_is_dead_is_delivered_when_it_is_back() {
 
 #[test]
 fn of_changes_at_the_same_time_the_newest_wins_in_the_database_in_redis_and_in_the_verdict() {
-    let pair = Pair::start(&["native", "invalid-users"]);
+    let pair = Pair::start(USERS, &["native", "invalid-users"]);
     let users: Vec<String> = (1..=6).map(|id| id.to_string()).collect();
     let words = ["banned", "active", "deactivated", "active", "deleted", "active", "banned"];
     // Each gateway changes every user again and again, while Redis stops taking anything now and then.
@@ -166,7 +140,7 @@ fn change_patiently(gateway: &Gateway, user: &str, status: &str) {
 #[test]
 fn a_flushed_redis_and_an_empty_one_lift_no_ban() {
     for names in [&["native"][..], &["token-blacklist", "invalid-users"]] {
-        let mut pair = Pair::start(names);
+        let mut pair = Pair::start(USERS, names);
         let [token, banned] = ["7", "8"].map(|it| pair.world.issuer.good(it));
         pair.here.revoke_token(&token);
         pair.here.ban("8");
@@ -204,7 +178,7 @@ fn a_flushed_redis_and_an_empty_one_lift_no_ban() {
 
 #[test]
 fn a_key_deleted_by_hand_un_bans_nobody_whom_the_database_knows_to_be_banned() {
-    let pair = Pair::start(&["native", "token-blacklist", "invalid-users"]);
+    let pair = Pair::start(USERS, &["native", "token-blacklist", "invalid-users"]);
     let token = pair.world.issuer.good("7");
     pair.here.ban("7");
     let Reply::List(keys) = pair.redis.cmd(&["KEYS", "*7*"]) else { panic!("no list") };
@@ -219,7 +193,7 @@ fn a_key_deleted_by_hand_un_bans_nobody_whom_the_database_knows_to_be_banned() {
 
 #[test]
 fn what_nobody_could_present_any_more_is_pruned_and_counted() {
-    let pair = Pair::start(&["native", "token-blacklist"]);
+    let pair = Pair::start(USERS, &["native", "token-blacklist"]);
     pair.here.revoke_token(&pair.world.issuer.good("7"));
     pair.here.ban("8");
     let (code, stats) = call(&pair.there, "GET", "/v1/stats", &Value::Null);
