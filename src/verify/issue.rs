@@ -1,5 +1,6 @@
 //! Tokens signed, for development and tests: Portcullis itself never issues one to a user.
 
+use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair};
 use base64::Engine as _;
@@ -16,6 +17,8 @@ pub enum SigningKey {
     Secret(Vec<u8>),
     /// A private key in PEM: PKCS#8, or PKCS#1 for RSA.
     Pem(Vec<u8>),
+    /// A shared secret as a key set holds it: it verifies, and so it can sign.
+    Shared(Box<hmac::Key>),
 }
 
 impl std::fmt::Debug for SigningKey {
@@ -47,8 +50,15 @@ pub(super) fn sign(
     key: &SigningKey,
 ) -> Result<String, KeyError> {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(payload));
-    let key = encoding_key(algorithm, key)?;
     let failed = || KeyError(format!("the key cannot sign with {}", algorithm.name()));
+    let key = match key {
+        SigningKey::Shared(key) if algorithm.is_hmac() => {
+            let signature = hmac::sign(key, signed.as_bytes());
+            return Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));
+        }
+        SigningKey::Shared(_) => return Err(failed()),
+        SigningKey::Secret(_) | SigningKey::Pem(_) => encoding_key(algorithm, key)?,
+    };
     let signature = match theirs(algorithm) {
         Some(algorithm) => {
             jsonwebtoken::crypto::sign(signed.as_bytes(), &key, algorithm).map_err(|_| failed())?
@@ -67,10 +77,12 @@ fn encoding_key(algorithm: Algorithm, key: &SigningKey) -> Result<EncodingKey, K
     let pem = match (key, algorithm.is_hmac()) {
         (SigningKey::Secret(secret), true) => return Ok(EncodingKey::from_secret(secret)),
         (SigningKey::Pem(pem), false) => pem,
-        (SigningKey::Secret(_), false) => {
+        (SigningKey::Secret(_) | SigningKey::Shared(_), false) => {
             return Err(KeyError(format!("{} needs a private key", algorithm.name())));
         }
-        (SigningKey::Pem(_), true) => return Err(KeyError(format!("{} needs a secret", algorithm.name()))),
+        (SigningKey::Pem(_) | SigningKey::Shared(_), true) => {
+            return Err(KeyError(format!("{} needs a secret", algorithm.name())));
+        }
     };
     let key = match algorithm {
         Algorithm::ES256 | Algorithm::ES384 | Algorithm::ES512 => EncodingKey::from_ec_pem(pem),

@@ -8,6 +8,7 @@ use aws_lc_rs::signature::{self, ParsedPublicKey, RsaParameters, VerificationAlg
 use jsonwebtoken::DecodingKey;
 use sha2::{Digest, Sha256};
 
+use super::issue::SigningKey;
 use super::jwk;
 use super::settings::Algorithm;
 
@@ -237,6 +238,16 @@ impl KeySet {
     /// How many keys there are; one JWK counts once for each algorithm it serves.
     pub fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// The first shared secret of the set, with its `kid`: for signing development tokens.
+    pub fn shared_secret(&self) -> Option<(Option<&str>, Algorithm, SigningKey)> {
+        self.keys.iter().find_map(|key| match &key.check {
+            Check::Hmac(secret) => {
+                Some((key.kid.as_deref(), key.algorithm, SigningKey::Shared(secret.clone())))
+            }
+            Check::Public(_) => None,
+        })
     }
 
     /// Never true: a set without keys is not built.

@@ -149,6 +149,18 @@ fn the_configuration_names_the_gateway_before_or_behind_the_command() {
 }
 
 #[test]
+fn a_configuration_with_a_shared_secret_signs_its_own_development_tokens() {
+    let scene = scene(Algorithm::HS256);
+    let output = scene.run(&["token", "issue", "--sub", "alice"], "");
+    assert_eq!(code(&output), 0, "{output:?}");
+    let token = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    leaks::token(&token);
+    assert_eq!(scene.reason(&token), None);
+    let other = scene.run(&["token", "issue", "--sub", "alice", "--alg", "HS512"], "");
+    assert_eq!((code(&other), one_line(&other).contains("HS256")), (2, true));
+}
+
+#[test]
 fn an_issued_token_is_accepted_and_inspected_and_revoked() {
     for algorithm in [Algorithm::HS512, Algorithm::RS256] {
         let scene = scene(algorithm);

@@ -1,4 +1,4 @@
-//! `portcullis token issue`: signs with a key it is given; the gateway itself knows public keys only.
+//! `portcullis token issue`: signs with a key it is given, or with the shared secret of a configuration that has one.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,11 @@ use crate::cli::ConfigArgs;
 use crate::cli::output::Failure;
 use crate::config::Config;
 use crate::time::Timestamp;
-use crate::verify::Algorithm;
 use crate::verify::issue::{self, SigningKey};
+use crate::verify::{Algorithm, IssuerSettings, KeySource};
 
 #[derive(Args)]
-#[command(group = clap::ArgGroup::new("key").required(true).args(["secret_file", "key_file"]))]
+#[command(group = clap::ArgGroup::new("key").args(["secret_file", "key_file"]))]
 pub(in crate::cli) struct IssueArgs {
     /// The subject
     #[arg(long, value_name = "ID")]
@@ -25,7 +25,8 @@ pub(in crate::cli) struct IssueArgs {
     /// The issuer (`iss`). With --config it is the configuration's only one, or the one named here, and `aud` comes along
     #[arg(long, value_name = "ISS")]
     issuer: Option<String>,
-    /// Sign with the shared secret in this file; HS256 unless --alg says otherwise
+    /// Sign with the shared secret in this file; HS256 unless --alg says otherwise. Without any key it is the shared
+    /// secret of the configuration's issuer
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
     /// Sign with the private key in this PEM file
@@ -58,14 +59,44 @@ fn claim(text: &str) -> Result<(String, Value), String> {
 }
 
 pub(super) fn issue(args: &IssueArgs, now: Timestamp) -> Result<String, Failure> {
-    let (algorithm, key) = key(args)?;
-    let claims = claims(args, now)?;
-    let jwt = issue::issue(&claims, algorithm, args.kid.as_deref(), &key).map_err(Failure::trouble)?;
+    let issuer = issuer(args)?;
+    let (kid, algorithm, key) = key(args, issuer.as_ref())?;
+    let claims = claims(args, issuer.as_ref(), now);
+    let jwt = issue::issue(&claims, algorithm, kid, &key).map_err(Failure::trouble)?;
     Ok(if args.json { json!({ "token": jwt, "claims": claims }).to_string() } else { jwt })
 }
 
+/// The configuration's issuer, where a configuration is named, or needed for its key.
+fn issuer(args: &IssueArgs) -> Result<Option<IssuerSettings>, Failure> {
+    let has_key = args.secret_file.is_some() || args.key_file.is_some();
+    if has_key && args.config.config.is_none() {
+        return Ok(None);
+    }
+    let (config, _) = Config::load(args.config.path()).map_err(Failure::trouble)?;
+    let named = |name: &str| args.issuer.as_deref().is_none_or(|wanted| wanted == name);
+    let mut issuers = config.issuers.into_iter().filter(|issuer| named(&issuer.issuer));
+    match (issuers.next(), issuers.next()) {
+        (Some(issuer), None) => Ok(Some(issuer)),
+        _ => Err(Failure::Trouble("name one of the configuration's issuers with --issuer".to_owned())),
+    }
+}
+
+type Signer<'a> = (Option<&'a str>, Algorithm, SigningKey);
+
 /// A secret signs with HMAC only, a private key never does: the confusion of the two is an old attack.
-fn key(args: &IssueArgs) -> Result<(Algorithm, SigningKey), Failure> {
+fn key<'a>(args: &'a IssueArgs, issuer: Option<&'a IssuerSettings>) -> Result<Signer<'a>, Failure> {
+    if let (None, None, Some(issuer)) = (&args.secret_file, &args.key_file, issuer) {
+        let shared = match &issuer.keys {
+            KeySource::Fixed(keys) => keys.shared_secret(),
+            KeySource::Url { .. } | KeySource::Discovery { .. } => None,
+        };
+        let none = "the configuration has no shared secret to sign with: give --secret-file or --key-file";
+        let (kid, algorithm, key) = shared.ok_or_else(|| Failure::Trouble(none.to_owned()))?;
+        if args.alg.is_some_and(|wanted| wanted != algorithm) {
+            return Err(Failure::Trouble(format!("the configuration's secret serves {}", algorithm.name())));
+        }
+        return Ok((args.kid.as_deref().or(kid), algorithm, key));
+    }
     let (algorithm, key) = match (&args.secret_file, &args.key_file, args.alg) {
         (Some(file), None, algorithm) => {
             (algorithm.unwrap_or(Algorithm::HS256), SigningKey::Secret(secret(&read(file)?).to_vec()))
@@ -77,7 +108,7 @@ fn key(args: &IssueArgs) -> Result<(Algorithm, SigningKey), Failure> {
         let text = "HS algorithms go with --secret-file, the others with --key-file";
         return Err(Failure::Trouble(text.to_owned()));
     }
-    Ok((algorithm, key))
+    Ok((args.kid.as_deref(), algorithm, key))
 }
 
 /// Editors end files with a line feed that is not part of the secret.
@@ -90,7 +121,7 @@ fn read(file: &Path) -> Result<Vec<u8>, Failure> {
     fs::read(file).map_err(|error| Failure::Trouble(format!("{} cannot be read: {error}", file.display())))
 }
 
-fn claims(args: &IssueArgs, now: Timestamp) -> Result<Map<String, Value>, Failure> {
+fn claims(args: &IssueArgs, issuer: Option<&IssuerSettings>, now: Timestamp) -> Map<String, Value> {
     let mut claims = Map::new();
     let mut put = |name: &str, value: Value| claims.insert(name.to_owned(), value);
     put("sub", args.sub.as_str().into());
@@ -100,13 +131,7 @@ fn claims(args: &IssueArgs, now: Timestamp) -> Result<Map<String, Value>, Failur
     if let Some(issuer) = &args.issuer {
         put("iss", issuer.as_str().into());
     }
-    if let Some(file) = &args.config.config {
-        let (config, _) = Config::load(file).map_err(Failure::trouble)?;
-        let named = |name: &str| args.issuer.as_deref().is_none_or(|wanted| wanted == name);
-        let mut issuers = config.issuers.iter().filter(|issuer| named(&issuer.issuer));
-        let (Some(issuer), None) = (issuers.next(), issuers.next()) else {
-            return Err(Failure::Trouble("name one of the configuration's issuers with --issuer".to_owned()));
-        };
+    if let Some(issuer) = issuer {
         put("iss", (&*issuer.issuer).into());
         if let Some(audience) = issuer.audience.first() {
             put("aud", (&**audience).into());
@@ -115,7 +140,7 @@ fn claims(args: &IssueArgs, now: Timestamp) -> Result<Map<String, Value>, Failur
     for (name, value) in &args.claims {
         put(name, value.clone());
     }
-    Ok(claims)
+    claims
 }
 
 #[cfg(test)]
