@@ -3,7 +3,7 @@
 mod find;
 mod twin;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use sha2::{Digest, Sha256};
 
@@ -32,6 +32,15 @@ impl<'a> Token<'a> {
     /// SHA-256 of the compact form.
     pub fn sha256(&self) -> [u8; 32] {
         Sha256::digest(self.0.as_bytes()).into()
+    }
+
+    /// [`Token::sha256`] in lower-case hex: the `{token_sha256}` of templates, and what our own tables and keys hold.
+    pub fn sha256_hex(&self) -> String {
+        self.sha256().iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a `String` cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
     }
 }
 

@@ -258,7 +258,7 @@ impl Writer {
         if is_over(expires_at, &self.context, now) {
             return Ok(Vec::new());
         }
-        let sha256: String = Token::new(compact).sha256().iter().map(|byte| format!("{byte:02x}")).collect();
+        let sha256 = Token::new(compact).sha256_hex();
         let user = facts.map(|facts| &facts.user);
         let mut rows = vec![Revoked { kind: "sha256", id: &sha256, user, expires_at }];
         // One token can be spelled in several ways (base64's spare bits, ECDSA's twin signatures): its id cannot.

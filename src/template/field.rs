@@ -1,7 +1,7 @@
 //! Placeholders: what they are called, and what a token says for them.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt;
 
 use serde_json::Value;
 
@@ -83,7 +83,7 @@ impl Field {
         let missing = || RenderError::Missing(self.clone());
         let found: Cow<'a, str> = match self {
             Self::Token => token.compact().into(),
-            Self::TokenSha256 => hex(&token.sha256()).into(),
+            Self::TokenSha256 => token.sha256_hex().into(),
             Self::TokenId => claims.token_id().ok_or_else(missing)?.into(),
             Self::Session => claims.session().ok_or_else(missing)?.into(),
             Self::Subject | Self::Realm | Self::User => return self.of_user(claims.user()),
@@ -165,12 +165,4 @@ fn unknown(name: &str) -> String {
         }
         _ => format!("unknown placeholder `{{{name}}}`: a claim of your own is `{{claims.NAME}}`"),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a `String` cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
