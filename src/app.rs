@@ -14,6 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, Life};
 use crate::cause::Chain;
@@ -102,9 +103,25 @@ pub struct Gateway {
     /// Told once: stop listening.
     closing: watch::Sender<bool>,
     listening: JoinHandle<()>,
-    /// Cancelled last: the ledger must answer until the last request is through.
+    control: Control,
+    /// Cancelled last: the ledger must answer until the last request, and the last control call, is through.
     background: CancellationToken,
     signals: Signals,
+}
+
+/// The control door's listener.
+struct Control {
+    closing: CancellationToken,
+    serving: TaskTracker,
+}
+
+impl Control {
+    /// Lets running calls end: a change that was begun is made, audited and answered.
+    async fn close(self) {
+        self.closing.cancel();
+        self.serving.close();
+        self.serving.wait().await;
+    }
 }
 
 /// What an operator can tell a running process.
@@ -154,9 +171,10 @@ impl Gateway {
         let service = current.proxy_service(connections.clone());
         let (proxy, listening) = listen::serve(service, sockets, closed)?;
         let mut admin = admin_settings.listen;
+        let control = Control { closing: CancellationToken::new(), serving: TaskTracker::new() };
         for socket in admin_socket {
             admin = socket.local_addr().map_err(StartError::process)?;
-            tokio::spawn(admin::serve(socket, Arc::clone(&state), background.clone()));
+            control.serving.spawn(admin::serve(socket, Arc::clone(&state), control.closing.clone()));
         }
         life.serving();
         for address in &proxy {
@@ -175,6 +193,7 @@ impl Gateway {
             connections,
             closing,
             listening,
+            control,
             background,
             signals,
         })
@@ -227,6 +246,7 @@ impl Gateway {
             }
             () = told_again => tracing::warn!(open = open(), "Told again; open connections are cut"),
         }
+        self.control.close().await;
         self.background.cancel();
         self.current.close();
     }
