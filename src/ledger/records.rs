@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::change::{Status, UserRecord};
-use super::preset::Preset;
 use super::schema::{number, text};
 use super::sql::{Dialect, Value};
 use super::store::StoreError;
@@ -55,8 +54,8 @@ impl Writer {
             not_before: instant(3).map(|at| at.to_string()),
             version: own.and_then(|row| number(row, 4)).unwrap_or(0),
         };
-        for preset in self.invalid_users() {
-            let Some((sql, id)) = preset.record_query(&self.context, &user.subject) else { continue };
+        for preset in self.users() {
+            let Some((sql, id)) = preset.row_query(&self.context, &user.subject) else { continue };
             let rows = self.sql.rows(&sql, &[id]).await?;
             let Some(row) = rows.first() else { continue };
             let status = text(row, 0).and_then(|word| Status::of(&word)).unwrap_or(Status::Deactivated);
@@ -101,8 +100,7 @@ impl Writer {
                 .await?,
             blacklisted_tokens: 0,
         };
-        for preset in &self.presets {
-            let Preset::TokenBlacklist(preset) = preset else { continue };
+        for preset in self.tokens() {
             let Some((table, token, expires)) = preset.expiry(&self.context) else { continue };
             let over = format!("{} < {}", expires.name, expires.slot());
             pruned.blacklisted_tokens += self.clear(table, token, &over, expires.instant(before)).await?;

@@ -40,7 +40,7 @@ pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -
 /// races with this, stands. Returns how many.
 pub async fn renew(writer: &Writer, redis: &RedisStore, now: Timestamp) -> Result<usize, StoreError> {
     let context = &writer.context;
-    let shortest = writer.invalid_users().filter_map(|preset| preset.ttl).min();
+    let shortest = writer.users().map(|preset| preset.ttl(context)).min();
     let half = shortest.unwrap_or(context.refresh_lifetime).min(context.refresh_lifetime) / 2;
     let due =
         now.millis().saturating_sub(i64::try_from(half.max(Duration::from_secs(1)).as_millis()).unwrap_or(0));

@@ -6,9 +6,8 @@ use tokio::time::timeout;
 
 use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
 use super::outbox;
-use super::preset::token_blacklist::Blacklisted;
 use super::preset::{
-    InvalidUsers, Native, Occasion, Preset, PresetContext, SqlWrite, Standing, TokenBlacklist,
+    Native, Occasion, Preset, PresetContext, RevokedToken, SqlWrite, Standing, TokenLayout, UserLayout,
 };
 use super::redis::{RedisStore, RedisWrite};
 use super::schema::{number, text};
@@ -227,7 +226,7 @@ impl Writer {
         ];
         let sql = upsert(open.dialect(), "portcullis_users", &columns, 2);
         open.execute(&sql, &values).await.map_err(unavailable)?;
-        for preset in self.invalid_users() {
+        for preset in self.users() {
             let row = preset.row_write(standing, occasion, &self.context, now);
             let row = row.map_err(|why| ChangeError::Invalid { field: "id", why })?;
             self.write_row(open, row).await?;
@@ -237,13 +236,7 @@ impl Writer {
 
     /// What Redis is told of a user's standing, in every layout.
     pub(super) fn user_writes(&self, standing: &Standing, now: Timestamp) -> Vec<RedisWrite> {
-        let longest = self.context.refresh_lifetime.max(self.context.token_lifetime);
-        let mut writes: Vec<RedisWrite> =
-            self.natives().map(|native| native.user_write(standing, longest, now)).collect();
-        for preset in self.invalid_users() {
-            writes.extend(preset.writes(standing, &self.context, now));
-        }
-        writes
+        self.users().flat_map(|preset| preset.writes(standing, &self.context, now)).collect()
     }
 
     async fn token(
@@ -261,20 +254,19 @@ impl Writer {
         let sha256 = Token::new(compact).sha256_hex();
         let user = facts.map(|facts| &facts.user);
         let mut rows = vec![Revoked { kind: "sha256", id: &sha256, user, expires_at }];
-        // One token can be spelled in several ways (base64's spare bits, ECDSA's twin signatures): its id cannot.
+        // One token can be spelled in several ways: its id cannot.
         let token_id = facts.and_then(|facts| facts.token_id.as_deref());
         rows.extend(token_id.map(|id| Revoked { kind: "jti", id, user, expires_at }));
-        let mut writes = Vec::new();
         for row in &rows {
             row.write(open, version, now).await.map_err(unavailable)?;
-            writes.extend(self.natives().map(|native| row.redis(native, &self.context, now)));
         }
         let subject = user.map(|user| &*user.subject);
-        let listed = Blacklisted { compact, sha256: &sha256, subject, expires_at, at: now };
-        for preset in self.blacklists() {
-            let row = preset.row_write(&listed, &self.context);
+        let revoked = RevokedToken { compact, sha256: &sha256, token_id, subject, expires_at, at: now };
+        let mut writes = Vec::new();
+        for preset in self.tokens() {
+            let row = preset.row_write(&revoked, &self.context);
             self.write_row(open, row.map_err(|why| ChangeError::Invalid { field: "token", why })?).await?;
-            writes.extend(preset.writes(&listed, self.context.leeway));
+            writes.extend(preset.writes(&revoked, &self.context));
         }
         Ok(writes)
     }
@@ -304,12 +296,11 @@ impl Writer {
         let guarded = match change {
             Change::Status { user, .. } | Change::Lift { user } => {
                 is_user(user)?;
-                (native || self.invalid_users().next().is_some(), "users")
+                (self.users().next().is_some(), "users")
             }
             Change::Logout { user } => {
                 is_user(user)?;
-                let carried = self.invalid_users().any(|preset| preset.carries_cut_off(&self.context));
-                (native || carried, "a user's cut-off")
+                (self.users().any(|preset| preset.carries_cut_off(&self.context)), "a user's cut-off")
             }
             Change::Token { compact, claims } => {
                 fits("token", compact, 64 * 1024)?;
@@ -317,7 +308,7 @@ impl Writer {
                     is_user(&facts.user)?;
                     facts.token_id.as_deref().map_or(Ok(()), |id| fits("token", id, LONGEST_ID))?;
                 }
-                (native || self.blacklists().next().is_some(), "tokens")
+                (self.tokens().next().is_some(), "tokens")
             }
             Change::TokenId { token_id, .. } => {
                 fits("jti", token_id, LONGEST_ID)?;
@@ -338,18 +329,14 @@ impl Writer {
         })
     }
 
-    fn blacklists(&self) -> impl Iterator<Item = &TokenBlacklist> {
-        self.presets.iter().filter_map(|preset| match preset {
-            Preset::TokenBlacklist(preset) => Some(preset),
-            Preset::Native(_) | Preset::InvalidUsers(_) => None,
-        })
+    /// The layouts of users, in the order of configuration.
+    pub(super) fn users(&self) -> impl Iterator<Item = &dyn UserLayout> {
+        self.presets.iter().filter_map(Preset::users)
     }
 
-    pub(super) fn invalid_users(&self) -> impl Iterator<Item = &InvalidUsers> {
-        self.presets.iter().filter_map(|preset| match preset {
-            Preset::InvalidUsers(preset) => Some(preset),
-            Preset::Native(_) | Preset::TokenBlacklist(_) => None,
-        })
+    /// The layouts of revoked tokens, in the order of configuration.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = &dyn TokenLayout> {
+        self.presets.iter().filter_map(Preset::tokens)
     }
 }
 

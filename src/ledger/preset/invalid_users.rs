@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::native::USER_QUERY;
 use super::{
     Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, Occasion, PresetContext, RECORD_TTL,
-    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, literal, recorded, template,
+    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, UserLayout, literal, recorded,
+    template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
@@ -108,18 +109,15 @@ impl InvalidUsers {
             id.placeholder("sub"),
         )
     }
+}
 
+impl UserLayout for InvalidUsers {
     fn ttl(&self, context: &PresetContext) -> Duration {
         self.ttl.unwrap_or(context.refresh_lifetime)
     }
 
     /// What the services read. They know no cut-off: a mere logout is not told to them, or it would block the user.
-    pub(in crate::ledger) fn writes(
-        &self,
-        standing: &Standing,
-        context: &PresetContext,
-        now: Timestamp,
-    ) -> Vec<RedisWrite> {
+    fn writes(&self, standing: &Standing, context: &PresetContext, now: Timestamp) -> Vec<RedisWrite> {
         let longest = self.ttl(context);
         let ttl = standing.until.map_or(longest, |until| now.until(until).min(longest));
         let denied = standing.status != Status::Active && !ttl.is_zero();
@@ -161,9 +159,9 @@ impl InvalidUsers {
         vec![listed, record]
     }
 
-    /// The update of `users`; `None` where there is no such table. A logout sets the instant and leaves the status. A status
+    /// A logout sets the instant and leaves the status. A status
     /// that has ended is only replaced where it still stands: the service may have written another one since.
-    pub(in crate::ledger) fn row_write(
+    fn row_write(
         &self,
         standing: &Standing,
         occasion: Occasion,
@@ -207,18 +205,13 @@ impl InvalidUsers {
         Ok(Some(SqlWrite { sql, values, must_match }))
     }
 
-    /// Whether a cut-off would be seen: the table can carry it, or ours stands in.
-    pub(in crate::ledger) fn carries_cut_off(&self, context: &PresetContext) -> bool {
+    /// The table can carry it, or ours stands in.
+    fn carries_cut_off(&self, context: &PresetContext) -> bool {
         self.users(context)
             .is_none_or(|table| table.column(self.columns.last_security_action.as_str()).is_some())
     }
 
-    /// Status and cut-off of one user in `users`, for `GET /v1/users/{id}`.
-    pub(in crate::ledger) fn record_query(
-        &self,
-        context: &PresetContext,
-        subject: &str,
-    ) -> Option<(String, Value)> {
+    fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {
         let table = self.users(context)?;
         let (id, status) =
             (table.column(self.columns.user_id.as_str())?, table.column(self.columns.status.as_str())?);

@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use super::change::Status;
 
+use super::redis::RedisWrite;
 use super::rule::{Condition, Guards, IfAbsent, RedisQuestion, Rule, SqlQuestion};
-use super::schema::Table;
+use super::schema::{Column, Table};
 use super::sql::{Dialect, SqlStore, Value};
 use super::store::StoreError;
 use crate::claims::User;
@@ -203,7 +204,89 @@ pub(super) struct SqlWrite {
     pub must_match: bool,
 }
 
+/// A layout that says which users are denied: the services' half of a user's [`Standing`].
+pub(in crate::ledger) trait UserLayout: Send + Sync {
+    /// What Redis is to hold for a user of that standing.
+    fn writes(&self, standing: &Standing, context: &PresetContext, now: Timestamp) -> Vec<RedisWrite>;
+
+    /// The update of the services' own table; `None` where there is none. The error names what cannot be stored.
+    fn row_write(
+        &self,
+        _standing: &Standing,
+        _occasion: Occasion,
+        _context: &PresetContext,
+        _now: Timestamp,
+    ) -> Result<Option<SqlWrite>, String> {
+        Ok(None)
+    }
+
+    /// Asks the services' own table for the columns `status` (a word) and `not_before` (unix milliseconds) of one user;
+    /// `None` without a table, or where it cannot hold such an id.
+    fn row_query(&self, _context: &PresetContext, _subject: &str) -> Option<(String, Value)> {
+        None
+    }
+
+    /// Whether a cut-off would be seen.
+    fn carries_cut_off(&self, context: &PresetContext) -> bool;
+
+    /// How long its keys live at most before they have to be renewed.
+    fn ttl(&self, context: &PresetContext) -> Duration {
+        context.refresh_lifetime
+    }
+}
+
+/// A layout that lists revoked tokens.
+pub(in crate::ledger) trait TokenLayout: Send + Sync {
+    /// What Redis is to hold for a revoked token.
+    fn writes(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Vec<RedisWrite>;
+
+    /// The row of the services' own table; `None` where there is none. The error names what the table wants and the
+    /// token lacks.
+    fn row_write(
+        &self,
+        _token: &RevokedToken<'_>,
+        _context: &PresetContext,
+    ) -> Result<Option<SqlWrite>, String> {
+        Ok(None)
+    }
+
+    /// Table, key column and expiry column, for clearing away.
+    fn expiry<'a>(&self, _context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
+        None
+    }
+}
+
+/// A token on its way to a layout.
+#[derive(Clone, Copy)]
+pub(in crate::ledger) struct RevokedToken<'a> {
+    pub compact: &'a str,
+    /// In lower-case hex.
+    pub sha256: &'a str,
+    pub token_id: Option<&'a str>,
+    pub subject: Option<&'a str>,
+    pub expires_at: Option<Timestamp>,
+    pub at: Timestamp,
+}
+
 impl Preset {
+    /// The preset as a layout of users, where it is one.
+    pub(in crate::ledger) fn users(&self) -> Option<&dyn UserLayout> {
+        match self {
+            Self::Native(preset) => Some(preset),
+            Self::InvalidUsers(preset) => Some(preset),
+            Self::TokenBlacklist(_) => None,
+        }
+    }
+
+    /// The preset as a layout of revoked tokens, where it is one.
+    pub(in crate::ledger) fn tokens(&self) -> Option<&dyn TokenLayout> {
+        match self {
+            Self::Native(preset) => Some(preset),
+            Self::TokenBlacklist(preset) => Some(preset),
+            Self::InvalidUsers(_) => None,
+        }
+    }
+
     /// What it asks, in the order it is asked.
     pub fn rules(&self, context: &PresetContext) -> Vec<Rule> {
         match self {

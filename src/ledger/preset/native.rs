@@ -1,6 +1,9 @@
 //! `native`: Portcullis's own keys and tables.
 
-use super::{Guards, Native, RECORD_TTL, Rule, Standing, literal, recorded, revoked, whether};
+use super::{
+    Guards, Native, PresetContext, RECORD_TTL, RevokedToken, Rule, Standing, TokenLayout, UserLayout,
+    literal, recorded, revoked, whether,
+};
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::rule::Condition;
@@ -50,32 +53,44 @@ impl Native {
         rules.into_iter().flatten().collect()
     }
 
-    /// The user's key as a change leaves it. It may run out: the database is asked then. Only what denies every token
-    /// is kept for long: of whatever lets some pass, an old copy of Redis must not be believed for longer than a minute.
-    pub(in crate::ledger) fn user_write(
-        &self,
-        standing: &Standing,
-        longest: Duration,
-        now: Timestamp,
-    ) -> RedisWrite {
-        let key = format!("{}user:{}", self.prefix, standing.user);
-        // A cut-off outlives the ban it came with: old tokens stay dead. Everything else goes with the key.
-        if standing.status == Status::Active && standing.not_before.is_none() {
-            return RedisWrite::Delete { key };
-        }
-        let ttl = match (standing.status, standing.until) {
-            (Status::Active | Status::SecurityAction, _) => RECORD_TTL,
-            (_, Some(until)) => now.until(until).clamp(RECORD_TTL, longest.max(RECORD_TTL)),
-            (_, None) => longest,
-        };
-        RedisWrite::Set { key, value: standing.json(), ttl: Some(ttl) }
-    }
-
     /// A revoked token, or session: `part` is `token:…`, `jti:…` or `session:…`.
     pub(in crate::ledger) fn revoked_write(&self, part: &str, ttl: Option<Duration>) -> RedisWrite {
         // A minute at least: within an issuer's leeway the rest of a life can be next to nothing.
         let ttl = ttl.map(|ttl| ttl.max(RECORD_TTL));
         RedisWrite::Set { key: format!("{}{part}", self.prefix), value: "revoked".to_owned(), ttl }
+    }
+}
+
+impl UserLayout for Native {
+    /// It may run out: the database is asked then. Only what denies every token is kept for long: of whatever lets some
+    /// pass, an old copy of Redis must not be believed for longer than a minute.
+    fn writes(&self, standing: &Standing, context: &PresetContext, now: Timestamp) -> Vec<RedisWrite> {
+        let key = format!("{}user:{}", self.prefix, standing.user);
+        // A cut-off outlives the ban it came with: old tokens stay dead. Everything else goes with the key.
+        if standing.status == Status::Active && standing.not_before.is_none() {
+            return vec![RedisWrite::Delete { key }];
+        }
+        let longest = context.refresh_lifetime.max(context.token_lifetime).max(RECORD_TTL);
+        let ttl = match (standing.status, standing.until) {
+            (Status::Active | Status::SecurityAction, _) => RECORD_TTL,
+            (_, Some(until)) => now.until(until).clamp(RECORD_TTL, longest),
+            (_, None) => longest,
+        };
+        vec![RedisWrite::Set { key, value: standing.json(), ttl: Some(ttl) }]
+    }
+
+    fn carries_cut_off(&self, _context: &PresetContext) -> bool {
+        true
+    }
+}
+
+impl TokenLayout for Native {
+    /// By its hash and, since one token can be spelled in several ways (base64's spare bits, ECDSA's twin signatures), by
+    /// its id.
+    fn writes(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
+        let ttl = token.expires_at.map(|end| token.at.until(end.plus(context.leeway)));
+        let parts = [Some(format!("token:{}", token.sha256)), token.token_id.map(|id| format!("jti:{id}"))];
+        parts.iter().flatten().map(|part| self.revoked_write(part, ttl)).collect()
     }
 }
 

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::{
-    Condition, Guards, IfAbsent, PresetContext, RECORD_TTL, RedisQuestion, Rule, SqlQuestion, SqlWrite,
-    TokenBlacklist, literal, recorded, remaining, revoked, template, whether,
+    Condition, Guards, IfAbsent, PresetContext, RECORD_TTL, RedisQuestion, RevokedToken, Rule, SqlQuestion,
+    SqlWrite, TokenBlacklist, TokenLayout, literal, recorded, remaining, revoked, template, whether,
 };
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::Column;
 use crate::ledger::sql::{Dialect, Value};
-use crate::time::Timestamp;
 
 impl TokenBlacklist {
     pub(super) fn rules(&self, context: &PresetContext) -> Vec<Rule> {
@@ -43,10 +42,12 @@ impl TokenBlacklist {
         let token = &table.column(self.columns.token.as_str())?.name;
         Some(format!("SELECT 1 FROM {} WHERE {token} = {{token}}", table.name()))
     }
+}
 
+impl TokenLayout for TokenBlacklist {
     /// As services write it: `{"userId":…,"expiresAt":"…","blacklistedAt":"…"}`, for the rest of the token's life.
-    pub(in crate::ledger) fn writes(&self, token: &Blacklisted<'_>, leeway: Duration) -> Vec<RedisWrite> {
-        let Blacklisted { compact, sha256, subject, expires_at, at } = *token;
+    fn writes(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
+        let RevokedToken { compact, sha256, subject, expires_at, at, .. } = *token;
         // An id that is a number in the database is a number to the services.
         let number =
             subject.and_then(|subject| subject.parse::<i64>().ok().filter(|id| id.to_string() == subject));
@@ -56,7 +57,7 @@ impl TokenBlacklist {
             "expiresAt": expires_at.map(|at| at.to_string()),
             "blacklistedAt": at.to_string(),
         });
-        let ttl = remaining(expires_at.map(|end| end.plus(leeway)), at);
+        let ttl = remaining(expires_at.map(|end| end.plus(context.leeway)), at);
         let key = format!("{}{compact}", self.prefix);
         let record = format!("pc:record:token:{sha256}");
         vec![
@@ -65,20 +66,16 @@ impl TokenBlacklist {
         ]
     }
 
-    /// Table, token column and expiry column, for clearing away.
-    pub(in crate::ledger) fn expiry<'a>(
-        &self,
-        context: &'a PresetContext,
-    ) -> Option<(&'a str, &'a str, &'a Column)> {
+    fn expiry<'a>(&self, context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
         let table = context.table(&self.table)?;
         let token = table.column(self.columns.token.as_str())?;
         Some((table.name(), &token.name, table.column(self.columns.expires_at.as_str())?))
     }
 
-    /// The row, unless it is there; `None` without a table. The error names what the table wants and the token lacks.
-    pub(in crate::ledger) fn row_write(
+    /// The row, unless it is there.
+    fn row_write(
         &self,
-        token: &Blacklisted<'_>,
+        token: &RevokedToken<'_>,
         context: &PresetContext,
     ) -> Result<Option<SqlWrite>, String> {
         let Some(table) = context.table(&self.table) else { return Ok(None) };
@@ -122,15 +119,4 @@ impl TokenBlacklist {
         values.push(token.compact.into());
         Ok(Some(SqlWrite { sql, values, must_match: false }))
     }
-}
-
-/// A token on its way to the blacklist.
-#[derive(Clone, Copy)]
-pub(in crate::ledger) struct Blacklisted<'a> {
-    pub compact: &'a str,
-    /// In lower-case hex.
-    pub sha256: &'a str,
-    pub subject: Option<&'a str>,
-    pub expires_at: Option<Timestamp>,
-    pub at: Timestamp,
 }
