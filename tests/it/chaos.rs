@@ -81,8 +81,7 @@ fn whatever_happens_to_redis_no_banned_user_passes_and_no_clean_user_is_refused(
         database.psql(&format!("INSERT INTO users (user_id) VALUES ('{}')", person.name));
     }
     let sections = [redis.config_toml(), patient(&database), presets(&["native", "invalid-users"])];
-    let setup =
-        world.setup(&sections.each_ref().map(String::as_str)).log("level = \"info\"");
+    let setup = world.setup(&sections.each_ref().map(String::as_str)).log("level = \"info\"");
     let gateways = [setup.start(), setup.start(), setup.start()];
     let (tally, over) = (Tally::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
