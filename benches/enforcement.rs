@@ -43,7 +43,7 @@ fn main() {
     let (issuer, redis, origin) = (Issuer::new(Algorithm::ES256), Redis::start(), Origin::start());
     origin.answer(|_| Answer::new(200, ""));
     let setup = Gateway::guarding(&issuer, &origin).section(&redis.config_toml()).section(RULES);
-    let setup = setup.log("level = \"warn\"");
+    let setup = setup.log("level = \"info\"");
     let gateways = [setup.start(), setup.start(), setup.start()];
     let mut delays = Vec::with_capacity(rounds * gateways.len());
     for round in 0..rounds {
