@@ -9,6 +9,7 @@ use http::Method;
 use serde_json::Value;
 
 use crate::upstream::Upstream;
+use crate::upstream::settings::Patience;
 
 pub use table::RouteTable;
 
@@ -29,6 +30,8 @@ pub struct RouteSettings {
     pub html: bool,
     /// Where browsers (clients that prefer HTML) are sent on 401: a local path or absolute http(s) URL.
     pub redirect: Option<Box<str>>,
+    /// `timeouts`: the upstream's, where the route says nothing else.
+    pub timeouts: Patience,
 }
 
 /// Who may pass. Open is a word, not an absence.

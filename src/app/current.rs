@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join_all;
 use pingora::server::configuration::ServerConf;
 use pingora::services::listening::Service;
 use prometheus::Registry;
@@ -21,7 +22,7 @@ use crate::ledger::{Ledger, LedgerMetrics};
 use crate::proxy::{self, Connections, Door, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
-use crate::upstream::{self, Upstream};
+use crate::upstream::{self, Upstream, UpstreamMetrics};
 use crate::verdict::Credential;
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
 
@@ -34,6 +35,7 @@ pub(super) struct Makers {
     writer: AccessWriter,
     verify: VerifyMetrics,
     ledger: LedgerMetrics,
+    upstream: UpstreamMetrics,
     background: CancellationToken,
 }
 
@@ -50,6 +52,7 @@ impl Makers {
             metrics,
             verify: VerifyMetrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
+            upstream: UpstreamMetrics::register(registry)?,
             background,
         })
     }
@@ -144,7 +147,13 @@ impl Current {
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
         let next = snapshot(&config, &self.makers, ledger, Some(before)).await;
+        for route in &before.routes {
+            if !next.routes.iter().any(|other| Arc::ptr_eq(&other.upstream, &route.upstream)) {
+                route.upstream.retire();
+            }
+        }
         self.snapshot.store(Arc::new(next));
+        self.makers.upstream.keep_only(config.upstreams.iter());
         self.config.store(config);
     }
 
@@ -162,7 +171,7 @@ impl Current {
         let conf = ServerConf {
             // Retries are counted by each upstream's own setting.
             max_retries: 64,
-            upstream_keepalive_pool_size: 1024,
+            upstream_keepalive_pool_size: self.config().server.limits.idle_upstreams,
             ..ServerConf::default()
         };
         proxy::service(&Arc::new(conf), Arc::clone(&self.snapshot), self.makers.metrics.clone(), connections)
@@ -221,7 +230,7 @@ async fn snapshot(
     ledger: Arc<Ledger>,
     before: Option<&Snapshot>,
 ) -> Snapshot {
-    let routes = routes(config, before).await;
+    let routes = routes(config, before, &makers.upstream).await;
     let previous = before.map(|before| &*before.gate.verifiers);
     let verifiers = Verifiers::start(&config.issuers, previous, &makers.verify, &makers.background).await;
     let names: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.settings.name)).collect();
@@ -238,20 +247,17 @@ async fn snapshot(
     Snapshot { gate, server: config.server.clone(), report, routes }
 }
 
-/// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections.
-async fn routes(config: &Config, before: Option<&Snapshot>) -> Vec<Arc<Route>> {
-    let mut upstreams: Vec<Arc<Upstream>> = Vec::with_capacity(config.upstreams.len());
-    for settings in &config.upstreams {
-        let kept = before
-            .into_iter()
-            .flat_map(|before| &before.routes)
-            .find(|route| route.upstream.settings() == settings);
-        let made = match kept {
-            Some(route) => Arc::clone(&route.upstream),
-            None => upstream::start(settings.clone()).await,
-        };
-        upstreams.push(made);
-    }
+/// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
+/// with what is known of its servers.
+async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
+    let before = || before.into_iter().flat_map(|before| &before.routes).map(|route| &route.upstream);
+    let upstreams = join_all(config.upstreams.iter().map(async |settings| {
+        match before().find(|upstream| upstream.settings() == settings) {
+            Some(kept) => Arc::clone(kept),
+            None => upstream::start(settings.clone(), metrics).await,
+        }
+    }));
+    let upstreams: Vec<Arc<Upstream>> = upstreams.await;
     let made = config.routes.iter().enumerate().filter_map(|(index, settings)| {
         // The configuration has seen to it that every route's upstream exists.
         let upstream = upstreams.iter().find(|upstream| upstream.settings().name == settings.upstream)?;

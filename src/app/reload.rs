@@ -43,6 +43,10 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("server.listen", old.server.listen != new.server.listen),
         ("server.threads", old.server.threads != new.server.threads),
         ("server.limits.connections", old.server.limits.connections != new.server.limits.connections),
+        (
+            "server.limits.idle_upstreams",
+            old.server.limits.idle_upstreams != new.server.limits.idle_upstreams,
+        ),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("log.level", old.log.level != new.log.level),
         ("log.format", old.log.format != new.log.format),

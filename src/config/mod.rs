@@ -16,6 +16,7 @@ mod reader;
 mod routes;
 mod rules;
 mod server;
+mod upstream_tls;
 mod upstreams;
 mod variables;
 

@@ -9,8 +9,9 @@ use super::kinds::{boolean, json, list, name, parsed, placed, word};
 use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
-use super::upstreams::{Upstream, is_host_name};
+use super::upstreams::{self, Upstream, is_host_name};
 use crate::route::{Access, Anonymous, OnOutage, Policy, RouteSettings};
+use crate::upstream::settings::Patience;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Auth {
@@ -40,6 +41,7 @@ pub struct Written {
     on_outage: Option<OnOutage>,
     html: Option<bool>,
     redirect: Option<Box<str>>,
+    timeouts: Option<Patience>,
 }
 
 /// What routes lean on.
@@ -70,7 +72,12 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         on_outage: table.maybe("on_outage", word(&ON_OUTAGE)),
         html: table.or("html", boolean, false),
         redirect: table.maybe("redirect", parsed(redirect)),
+        timeouts: None,
     };
+    let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
+    let inherited = inherited.and_then(|upstream| Some(&upstream.settings.as_ref()?.timeouts.patience));
+    let timeouts = table.table("timeouts", |timeouts| upstreams::patience(timeouts, inherited));
+    let written = Written { timeouts, ..written };
     rules_within(table, &written, around);
     if written.auth == Some(Auth::Public) {
         table.not_in_effect("require");
@@ -175,6 +182,7 @@ impl Written {
             on_outage: own,
             html,
             redirect,
+            timeouts,
         } = self;
         let Require { scopes, roles, claims } = require;
         let guarded = |anonymous| {
@@ -195,6 +203,7 @@ impl Written {
             access,
             html: html?,
             redirect,
+            timeouts: timeouts?,
         })
     }
 }

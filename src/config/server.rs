@@ -56,6 +56,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let header_timeout = table.or("header_timeout", duration(100 * MILLISECOND..=5 * MINUTE), "10s");
     let idle_timeout = table.or("idle_timeout", duration(SECOND..=HOUR), "60s");
     let connections = table.or("connections", integer(1..=10_000_000), 100_000);
+    let idle_upstreams = table.or("idle_upstreams", integer(1..=1_000_000), 1024);
     Some(Limits {
         header_bytes: header_bytes?,
         headers: headers?,
@@ -63,6 +64,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         header_timeout: header_timeout?,
         idle_timeout: idle_timeout?,
         connections: connections?,
+        idle_upstreams: idle_upstreams?,
     })
 }
 

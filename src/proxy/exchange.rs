@@ -8,6 +8,7 @@ use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use super::Snapshot;
+use super::attempts::Attempts;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -26,8 +27,7 @@ pub struct Exchange {
     pub(super) judgment: Duration,
     pub(super) upstream: Option<SocketAddr>,
     pub(super) forwarded: Option<Instant>,
-    /// Connections that were tried in vain.
-    pub(super) attempts: usize,
+    pub(super) attempts: Attempts,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
     /// What the client was told.
@@ -49,7 +49,7 @@ impl Exchange {
             judgment: Duration::ZERO,
             upstream: None,
             forwarded: None,
-            attempts: 0,
+            attempts: Attempts::default(),
             body_bytes: 0,
             status: 0,
             told: false,

@@ -1,8 +1,10 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
 //! [`door`] accepts, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
-//! [`exchange`] is what one request carries through the phases, [`forward`] is what the upstream receives.
+//! [`exchange`] is what one request carries through the phases, [`forward`] is what the upstream receives,
+//! [`attempts`] is which server that is, and what happens when it fails.
 
+mod attempts;
 mod door;
 mod exchange;
 mod forward;

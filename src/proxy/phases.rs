@@ -12,7 +12,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
 use super::exchange::{Exchange, RequestId};
-use super::{Proxy, door, forward, hygiene};
+use super::{Proxy, attempts, door, forward, hygiene};
 use crate::answer::{self, Answer};
 use crate::gate;
 use crate::target::{Ambiguity, Target};
@@ -83,16 +83,7 @@ impl ProxyHttp for Proxy {
     }
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-        let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
-        let peer = grant.route.upstream.next();
-        let mut peer = peer
-            .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
-        if hygiene::is_websocket(session.req_header()) {
-            // A conversation may be silent for as long as it likes; the connection itself is watched by TCP.
-            peer.options.read_timeout = None;
-            session.set_read_timeout(None);
-        }
-        exchange.upstream = peer._address.as_inet().copied();
+        let peer = attempts::choose(session, exchange)?;
         exchange.forwarded.get_or_insert_with(Instant::now);
         Ok(peer)
     }
@@ -102,13 +93,20 @@ impl ProxyHttp for Proxy {
         _: &mut Session,
         _: &HttpPeer,
         exchange: &mut Exchange,
-        mut error: Box<Error>,
+        error: Box<Error>,
     ) -> Box<Error> {
-        let retries = exchange.grant().map_or(0, |grant| grant.route.upstream.settings().retries);
-        exchange.attempts += 1;
-        // Nothing has been sent: another server may be asked, whatever the method.
-        error.set_retry(exchange.attempts <= retries);
-        error
+        attempts::not_connected(exchange, error)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        exchange: &mut Exchange,
+        reused: bool,
+    ) -> Box<Error> {
+        attempts::broken(session, exchange, error, reused)
     }
 
     async fn upstream_request_filter(
@@ -117,6 +115,8 @@ impl ProxyHttp for Proxy {
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        // Of a body that is sent once more every byte comes by again.
+        exchange.body_bytes = 0;
         forward::prepare(request, exchange)
     }
 
@@ -153,6 +153,7 @@ impl ProxyHttp for Proxy {
             return Err(error.into_up());
         }
         exchange.status = response.status.as_u16();
+        attempts::answered(exchange, exchange.status);
         Ok(())
     }
 
@@ -167,7 +168,8 @@ impl ProxyHttp for Proxy {
         let route = grant.map(|grant| &*grant.route.settings.name).unwrap_or_default().to_owned();
         let id = exchange.id;
         if *error.esource() == ErrorSource::Upstream {
-            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
+            let cause = exchange.attempts.refused.as_deref();
+            tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), cause, upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
         }
         if reason.is_none() && exchange.status == 0 {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.

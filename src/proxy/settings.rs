@@ -36,4 +36,6 @@ pub struct Limits {
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub connections: usize,
+    /// Connections to upstreams that wait for their next request, all upstreams together.
+    pub idle_upstreams: usize,
 }

@@ -106,23 +106,18 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::super::{Access, RouteSettings};
     use super::*;
-    use crate::upstream::{ServerAddress, Timeouts, Upstream, UpstreamSettings};
+    use crate::upstream::{Upstream, UpstreamMetrics, UpstreamSettings};
 
     /// Name, hosts, path and methods.
     type Written<'a> = (&'a str, &'a [&'a str], &'a str, &'a [Method]);
 
     fn table(routes: &[Written]) -> RouteTable {
-        let second = Duration::from_secs(1);
-        let upstream = Arc::new(Upstream::new(UpstreamSettings {
-            name: "app".into(),
-            servers: vec![ServerAddress { host: "127.0.0.1".into(), port: 1, weight: 1 }],
-            timeouts: Timeouts { connect: second, read: second, write: second, idle: second },
-            retries: 0,
-        }));
+        let settings = UpstreamSettings::plain(&["127.0.0.1"]);
+        let patience = settings.timeouts.patience.clone();
+        let metrics = UpstreamMetrics::register(&prometheus::Registry::new()).unwrap();
+        let upstream = Arc::new(Upstream::new(settings, &metrics));
         let route = |(index, (name, hosts, path, methods)): (usize, &Written)| {
             let settings = RouteSettings {
                 name: (*name).into(),
@@ -133,6 +128,7 @@ mod tests {
                 access: Access::Open,
                 html: false,
                 redirect: None,
+                timeouts: patience.clone(),
             };
             Arc::new(Route { settings, index, upstream: Arc::clone(&upstream) })
         };
