@@ -10,7 +10,7 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{Upstream, is_host_name};
-use crate::route::{Access, Anonymous, OnOutage, Policy, RouteSettings};
+use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, RouteSettings};
 
 #[derive(Clone, Copy, PartialEq)]
 enum Auth {
@@ -40,6 +40,7 @@ pub struct Written {
     on_outage: Option<OnOutage>,
     html: Option<bool>,
     redirect: Option<Box<str>>,
+    client_certificate: Option<ClientCertificate>,
 }
 
 /// What routes lean on.
@@ -47,9 +48,14 @@ pub struct Around<'a> {
     pub upstreams: &'a [Upstream],
     /// Whether any issuer is configured.
     pub issuers: bool,
+    /// Whether any listener asks for them.
+    pub client_certificates: bool,
     /// `[ledger] on_outage`
     pub on_outage: Option<OnOutage>,
 }
+
+const CLIENT_CERTIFICATE: [(&str, ClientCertificate); 2] =
+    [("optional", ClientCertificate::Optional), ("required", ClientCertificate::Required)];
 
 pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
     let words = [
@@ -70,6 +76,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         on_outage: table.maybe("on_outage", word(&ON_OUTAGE)),
         html: table.or("html", boolean, false),
         redirect: table.maybe("redirect", parsed(redirect)),
+        client_certificate: table.or("client_certificate", word(&CLIENT_CERTIFICATE), "optional"),
     };
     rules_within(table, &written, around);
     if written.auth == Some(Auth::Public) {
@@ -95,6 +102,10 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
     } else if written.auth.is_some() && !around.issuers {
         let message = "this route asks for tokens, and there is no `[[issuers]]` whose tokens are believed";
         reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
+    }
+    if written.client_certificate == Some(ClientCertificate::Required) && !around.client_certificates {
+        let message = "no listener asks for client certificates: this route would refuse every request";
+        reader.problem(&table.place("client_certificate"), message);
     }
     let names = || around.upstreams.iter().map(|upstream| &*upstream.name.value);
     if let Some(Placed { at, value }) = &written.upstream
@@ -175,6 +186,7 @@ impl Written {
             on_outage: own,
             html,
             redirect,
+            client_certificate,
         } = self;
         let Require { scopes, roles, claims } = require;
         let guarded = |anonymous| {
@@ -193,6 +205,7 @@ impl Written {
             methods: methods?,
             upstream: upstream?.value.into(),
             access,
+            client_certificate: client_certificate?,
             html: html?,
             redirect,
         })

@@ -108,7 +108,7 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Access, RouteSettings};
+    use super::super::{Access, ClientCertificate, RouteSettings};
     use super::*;
     use crate::upstream::{ServerAddress, Timeouts, Upstream, UpstreamSettings};
 
@@ -131,6 +131,7 @@ mod tests {
                 methods: methods.to_vec(),
                 upstream: "app".into(),
                 access: Access::Open,
+                client_certificate: ClientCertificate::Optional,
                 html: false,
                 redirect: None,
             };
