@@ -18,8 +18,7 @@ const SOON: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// One `[[server.tls]]`, with the place of its address.
 pub fn listener(table: &mut Table<'_>) -> Option<Placed<TlsSettings>> {
-    let at = table.place("listen");
-    let listen = table.need("listen", socket);
+    let listen = table.need("listen", placed(socket));
     let certificates = table.tables("certificates", None, certificate);
     if certificates.is_empty() {
         let message =
@@ -34,8 +33,9 @@ pub fn listener(table: &mut Table<'_>) -> Option<Placed<TlsSettings>> {
     let strict_sni = table.or("strict_sni", boolean, false);
     let clients = clients(table);
     let certificates = certificates?.into_iter().map(|one| one.value).collect::<Vec<_>>();
+    let Placed { at, value: listen } = listen?;
     let settings = TlsSettings {
-        listen: listen?,
+        listen,
         certificates: if certificates.is_empty() { return None } else { certificates },
         clients: clients?,
         min_version: min_version?,
@@ -48,9 +48,8 @@ pub fn listener(table: &mut Table<'_>) -> Option<Placed<TlsSettings>> {
 /// `client_ca` and `client_auth`.
 fn clients(table: &mut Table<'_>) -> Option<ClientCertificates> {
     let written = table.has("client_ca");
-    let at = table.place("client_ca");
-    let roots = table.maybe("client_ca", with_path(file)).map(|(path, content)| {
-        let roots = Roots::read(path, &content);
+    let roots = table.maybe("client_ca", placed(with_path(file))).map(|Placed { at, value }| {
+        let roots = Roots::read(value.0, &value.1);
         roots.map_err(|error| table.reader.problem(&at, error.to_string())).ok()
     });
     if !written {
@@ -72,10 +71,9 @@ fn clients(table: &mut Table<'_>) -> Option<ClientCertificates> {
 fn certificate(table: &mut Table<'_>) -> Option<Placed<Certificate>> {
     let written = table.has("hosts");
     let hosts = table.maybe("hosts", list(placed(parsed(host))));
-    let (cert_at, key_at) = (table.place("cert"), table.place("key"));
-    let cert = table.need("cert", with_path(file));
-    let key = table.need("key", with_path(secret_file));
-    let (cert, key) = (cert?, key?);
+    let cert = table.need("cert", placed(with_path(file)));
+    let key = table.need("key", placed(with_path(secret_file)));
+    let (Placed { at: cert_at, value: cert }, Placed { at: key_at, value: key }) = (cert?, key?);
     let named = if written { Some(hosts?) } else { None };
     let hosts = named.as_ref().map(|hosts| hosts.iter().map(|host| host.value.clone()).collect());
     let read = Certificate::read((cert.0, &cert.1), (key.0, &key.1), hosts);
