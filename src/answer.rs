@@ -95,6 +95,8 @@ fn detail(reason: &DenyReason) -> &str {
     match reason {
         DenyReason::NoRoute => "Nothing is served here.",
         DenyReason::RequestAmbiguous(what) => what,
+        DenyReason::MisdirectedRequest => "This connection was made for another host; please make a new one.",
+        DenyReason::ClientCertificateMissing => "This needs a client certificate.",
         DenyReason::MethodRefused => "This method is refused.",
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
         DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
@@ -150,6 +152,8 @@ fn challenge(denial: &Denial) -> Option<String> {
         DenyReason::NoRoute
         | DenyReason::OriginRefused
         | DenyReason::RequestAmbiguous(_)
+        | DenyReason::MisdirectedRequest
+        | DenyReason::ClientCertificateMissing
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge

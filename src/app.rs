@@ -19,9 +19,11 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{self, AdminState, Life};
 use crate::cause::Chain;
 use crate::config::Config;
-use crate::proxy::Connections;
+use crate::proxy::{Connections, Entrance};
 use crate::report::{self, Audit};
+use crate::tls::settings::TlsSettings;
 use current::{Current, Makers};
+use listen::Socket;
 
 /// Why a gateway does not start, or not serve a new configuration.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +92,7 @@ pub fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartError> {
 
 /// A gateway that serves.
 pub struct Gateway {
-    /// Where the proxy listens: port 0 has become a number.
+    /// Where the proxy listens, plain listeners first: port 0 has become a number.
     pub proxy: Vec<SocketAddr>,
     /// Where the control door listens.
     pub admin: SocketAddr,
@@ -148,6 +150,8 @@ impl Gateway {
         // same process finds it done.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let sockets = listen::bind(&config.server.listen, "server.listen")?;
+        let encrypted: Vec<_> = config.server.tls.iter().map(|listener| listener.listen).collect();
+        let encrypted = listen::bind(&encrypted, "server.tls.listen")?;
         let admin_socket = listen::bind(&[config.admin.listen], "admin.listen")?;
         let registry = Registry::new();
         let background = CancellationToken::new();
@@ -168,8 +172,12 @@ impl Gateway {
         // From here on a signal is an order to a gateway that serves. Before, it ends a process that does not yet.
         let signals = Signals::install().map_err(StartError::process)?;
         let (closing, closed) = watch::channel(false);
-        let service = current.proxy_service(connections.clone());
-        let (proxy, listening) = listen::serve(service, sockets, closed)?;
+        let plain = sockets.into_iter().map(|socket| Socket { socket, entrance: Entrance::Plain });
+        let encrypted = encrypted.into_iter().zip(current.tls_entrances());
+        let encrypted = encrypted.map(|(socket, entrance)| Socket { socket, entrance });
+        let count = plain.len();
+        let door = current.door(connections.clone());
+        let (proxy, listening) = listen::serve(door, plain.chain(encrypted).collect(), &closed)?;
         let mut admin = admin_settings.listen;
         let control = Control { closing: CancellationToken::new(), serving: TaskTracker::new() };
         for socket in admin_socket {
@@ -177,8 +185,9 @@ impl Gateway {
             control.serving.spawn(admin::serve(socket, Arc::clone(&state), control.closing.clone()));
         }
         life.serving();
-        for address in &proxy {
-            tracing::info!(listener = "proxy", %address, "Listening");
+        for (index, address) in proxy.iter().enumerate() {
+            let listener = if index < count { "proxy" } else { "tls" };
+            tracing::info!(listener, %address, "Listening");
         }
         tracing::info!(listener = "admin", address = %admin, "Listening");
         let path = path.to_owned();
@@ -201,23 +210,34 @@ impl Gateway {
 
     /// Serves until SIGTERM or SIGINT, and reloads the configuration on SIGHUP and when its file changes.
     pub async fn serve(mut self) -> Result<(), StartError> {
-        let mut file = reload::FileWatch::new(&self.path);
+        let mut files = reload::FileWatch::new(self.watched());
         loop {
             tokio::select! {
                 _ = self.signals.hang_up.recv() => {
                     if let Err(error) = self.audit.reopen() {
                         tracing::error!(%error, "Audit file not reopened; the old one stays in use");
                     }
-                    file.was_read();
+                    files.were_read();
                     self.reload().await;
+                    files.watch(self.watched());
                 }
-                () = file.changed() => self.reload().await,
+                () = files.changed() => {
+                    self.reload().await;
+                    files.watch(self.watched());
+                }
                 _ = self.signals.terminate.recv() => break,
                 _ = self.signals.interrupt.recv() => break,
             }
         }
         self.drain().await;
         Ok(())
+    }
+
+    /// The configuration, and what was read with it and changes by itself: certificates are renewed.
+    fn watched(&self) -> Vec<PathBuf> {
+        let config = self.current.config();
+        let files = config.server.tls.iter().flat_map(TlsSettings::files).map(Path::to_owned);
+        std::iter::once(self.path.clone()).chain(files).collect()
     }
 
     /// Stops listening, lets running requests end, and at the deadline, or when told again, ends them.

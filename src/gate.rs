@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::claims::{Claims, User};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Lookup, Unaskable};
-use crate::route::{Access, Anonymous, OnOutage, Policy, Route, RouteTable};
+use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, Route, RouteTable};
 use crate::target::Target;
 use crate::time::Timestamp;
 use crate::token::{self, Conflict, Fingerprint, Place, Token};
@@ -28,6 +28,8 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Whether this is a WebSocket handshake.
     pub websocket: bool,
+    /// Whether the client has shown a certificate that is believed.
+    pub client_certificate: bool,
 }
 
 /// Everything a judgment needs, immutable; a new configuration is a new gate.
@@ -53,6 +55,10 @@ impl Gate {
         let Some(route) = self.routes.find(host, path, request.method) else {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
+        if route.settings.client_certificate == ClientCertificate::Required && !request.client_certificate {
+            let reason = DenyReason::ClientCertificateMissing;
+            return Err(Denial { route: Some(Arc::clone(route)), credential: None, reason });
+        }
         let Access::Guarded(policy) = &route.settings.access else {
             return Ok(Grant { route: Arc::clone(route), credential: None, assurance: Assurance::Full });
         };

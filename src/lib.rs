@@ -23,6 +23,7 @@ pub mod gate;
 pub mod answer;
 pub mod report;
 // The doors.
+pub mod tls;
 pub mod proxy;
 pub mod admin;
 // The assembly.

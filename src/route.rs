@@ -26,6 +26,7 @@ pub struct RouteSettings {
     /// The upstream's name; it exists.
     pub upstream: Arc<str>,
     pub access: Access,
+    pub client_certificate: ClientCertificate,
     /// Denials as HTML for clients that prefer it.
     pub html: bool,
     /// Where browsers (clients that prefer HTML) are sent on 401: a local path or absolute http(s) URL.
@@ -40,6 +41,15 @@ pub enum Access {
     /// `auth = "public"`: tokens are not looked at.
     Open,
     Guarded(Policy),
+}
+
+/// Whether a route asks for a client certificate, besides what it asks of tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// What the listener asks for is enough.
+    Optional,
+    /// Without one: 403.
+    Required,
 }
 
 #[derive(Clone, Debug, PartialEq)]

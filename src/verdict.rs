@@ -67,6 +67,10 @@ pub enum DenyReason {
     NoRoute,
     /// Two parsers could read the request differently; the text says in what.
     RequestAmbiguous(&'static str),
+    /// The connection was made for another host.
+    MisdirectedRequest,
+    /// The route asks for a client certificate, and none was shown.
+    ClientCertificateMissing,
     /// The method is refused on every route (`CONNECT`, `TRACE`, `TRACK`).
     MethodRefused,
     /// More or longer header fields than allowed.
@@ -101,6 +105,8 @@ impl DenyReason {
         match self {
             Self::NoRoute => "no_route",
             Self::RequestAmbiguous(_) => "request_ambiguous",
+            Self::MisdirectedRequest => "misdirected_request",
+            Self::ClientCertificateMissing => "client_certificate_missing",
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
@@ -132,6 +138,8 @@ impl DenyReason {
         match self {
             Self::NoRoute => 404,
             Self::RequestAmbiguous(_) => 400,
+            Self::MisdirectedRequest => 421,
+            Self::ClientCertificateMissing => 403,
             Self::MethodRefused => 405,
             Self::HeadersTooLarge => 431,
             Self::BodyTooLarge => 413,
@@ -158,9 +166,11 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 22] = [
+pub const WORDS: [&str; 24] = [
     "no_route",
     "request_ambiguous",
+    "misdirected_request",
+    "client_certificate_missing",
     "method_refused",
     "headers_too_large",
     "body_too_large",

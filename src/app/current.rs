@@ -1,12 +1,12 @@
 //! The configuration in force and what was made of it; both are replaced together.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join_all;
 use pingora::server::configuration::ServerConf;
-use pingora::services::listening::Service;
 use prometheus::Registry;
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
@@ -19,9 +19,11 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::{Ledger, LedgerMetrics};
-use crate::proxy::{self, Connections, Door, Snapshot};
+use crate::proxy::{Connections, Door, Entrance, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
+use crate::tls::settings::TlsSettings;
+use crate::tls::{Listener, Terms, TlsMetrics};
 use crate::upstream::{self, Upstream, UpstreamMetrics};
 use crate::verdict::Credential;
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
@@ -36,6 +38,7 @@ pub(super) struct Makers {
     verify: VerifyMetrics,
     ledger: LedgerMetrics,
     upstream: UpstreamMetrics,
+    tls: TlsMetrics,
     background: CancellationToken,
 }
 
@@ -53,6 +56,7 @@ impl Makers {
             verify: VerifyMetrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
             upstream: UpstreamMetrics::register(registry)?,
+            tls: TlsMetrics::register(registry)?,
             background,
         })
     }
@@ -63,6 +67,8 @@ pub(super) struct Current {
     pub(super) makers: Makers,
     config: ArcSwap<Config>,
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Listeners with TLS, by the address they were configured with.
+    tls: Vec<(SocketAddr, Arc<Listener>)>,
     /// Ends the tasks of the ledger in force.
     ledger_tasks: ArcSwap<CancellationToken>,
     /// Held by whoever replaces: a reload, or a database that has come up.
@@ -72,6 +78,12 @@ pub(super) struct Current {
 impl Current {
     /// Makes the first snapshot.
     pub(super) async fn assemble(config: Config, makers: Makers) -> Result<Self, StartError> {
+        let listener = |settings: &TlsSettings| {
+            let terms = Terms::new(settings).map_err(StartError::process)?;
+            Ok((settings.listen, Arc::new(Listener::new(terms))))
+        };
+        let tls = config.server.tls.iter().map(listener).collect::<Result<_, StartError>>()?;
+        makers.tls.in_use(&config.server.tls);
         let tasks = makers.background.child_token();
         let ledger = open_ledger(&config, &makers, tasks.clone()).await?;
         let snapshot = snapshot(&config, &makers, ledger, None).await;
@@ -79,6 +91,7 @@ impl Current {
             makers,
             config: ArcSwap::from_pointee(config),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
+            tls,
             ledger_tasks: ArcSwap::from_pointee(tasks),
             replacing: Mutex::new(()),
         })
@@ -88,13 +101,34 @@ impl Current {
     pub(super) async fn replace(&self, config: Config) -> Result<(), StartError> {
         let _alone = self.replacing.lock().await;
         let (before, old) = (self.snapshot.load_full(), self.config.load_full());
+        // Made before anything is replaced: what cannot be made refuses the whole.
+        let terms = self.new_terms(&old, &config)?;
         let ledger = if config.ledger == old.ledger {
             Arc::clone(&before.gate.ledger)
         } else {
             self.open_anew(&config).await?
         };
+        self.makers.tls.in_use(&config.server.tls);
         self.put_in_force(Arc::new(config), ledger, &before).await;
+        for (listener, terms) in terms {
+            listener.replace(terms);
+        }
         Ok(())
+    }
+
+    /// Terms for the listeners whose settings or files have changed.
+    fn new_terms(&self, old: &Config, new: &Config) -> Result<Vec<(Arc<Listener>, Terms)>, StartError> {
+        let changed = new.server.tls.iter().filter(|settings| !old.server.tls.contains(settings));
+        let listening = changed.filter_map(|settings| {
+            // A new address is listened on from the next start.
+            let (_, listener) = self.tls.iter().find(|(address, _)| *address == settings.listen)?;
+            Some((listener, settings))
+        });
+        let made = listening.map(|(listener, settings)| {
+            let terms = Terms::new(settings).map_err(StartError::process)?;
+            Ok((Arc::clone(listener), terms))
+        });
+        made.collect()
     }
 
     /// Opens the ledger once more when its database could not be looked at before and now can, for as long as the
@@ -166,15 +200,21 @@ impl Current {
         self.makers.writer.close();
     }
 
+    /// The ways in by TLS, in the order of the configuration.
+    pub(super) fn tls_entrances(&self) -> impl Iterator<Item = Entrance> {
+        self.tls.iter().map(|(_, listener)| Entrance::Tls(Arc::clone(listener)))
+    }
+
     /// The proxy door, over whatever snapshot is in force.
-    pub(super) fn proxy_service(&self, connections: Connections) -> Service<Door> {
+    pub(super) fn door(&self, connections: Connections) -> Door {
         let conf = ServerConf {
             // Retries are counted by each upstream's own setting.
             max_retries: 64,
             upstream_keepalive_pool_size: self.config().server.limits.idle_upstreams,
             ..ServerConf::default()
         };
-        proxy::service(&Arc::new(conf), Arc::clone(&self.snapshot), self.makers.metrics.clone(), connections)
+        let Makers { metrics, tls, .. } = &self.makers;
+        Door::new(&Arc::new(conf), Arc::clone(&self.snapshot), metrics.clone(), tls.clone(), connections)
     }
 
     /// What the control door asks for.

@@ -1,24 +1,21 @@
 //! Listening sockets, bound before anything else is begun: an address that is taken is told at once.
 
 use std::net::SocketAddr;
-use std::os::fd::IntoRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
-use parking_lot::Mutex;
-use pingora::apps::ServerApp;
-use pingora::listeners::TcpSocketOptions;
-use pingora::server::Fds;
-use pingora::services::Service as _;
-use pingora::services::listening::Service;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::StartError;
-use crate::upstream::KEEPALIVE;
+use crate::proxy::{Door, Entrance};
 
 /// Connections that wait to be accepted. More than the standard library's 128: a restart of clients comes at once.
 const BACKLOG: u32 = 4096;
+
+/// How long accepting rests when there are no descriptors left: it would fail again at once, and go on failing.
+const REST: Duration = Duration::from_millis(200);
 
 /// Binds every address that `key` names.
 pub(super) fn bind(
@@ -35,27 +32,62 @@ pub(super) fn bind(
     addresses.iter().map(|address| bound(address).map_err(failed(*address))).collect()
 }
 
-/// Serves the sockets with Pingora's own accept loop. The task ends once `closed` was told and idle connections are gone.
-pub(super) fn serve<A>(
-    mut service: Service<A>,
-    sockets: Vec<std::net::TcpListener>,
-    closed: watch::Receiver<bool>,
-) -> Result<(Vec<SocketAddr>, JoinHandle<()>), StartError>
-where
-    A: ServerApp + Send + Sync + 'static,
-{
-    let mut descriptors = Fds::new();
-    let mut options = TcpSocketOptions::default();
-    options.tcp_keepalive = Some(KEEPALIVE);
+/// A bound socket, and what is spoken on it.
+pub(super) struct Socket {
+    pub(super) socket: std::net::TcpListener,
+    pub(super) entrance: Entrance,
+}
+
+/// Serves the sockets. The task ends once `closed` was told and idle connections are gone.
+pub(super) fn serve(
+    door: Door,
+    sockets: Vec<Socket>,
+    closed: &watch::Receiver<bool>,
+) -> Result<(Vec<SocketAddr>, JoinHandle<()>), StartError> {
+    let door = Arc::new(door);
+    let mut accepting = JoinSet::new();
     let mut addresses = Vec::with_capacity(sockets.len());
-    for socket in sockets {
-        let address = socket.local_addr().map_err(StartError::process)?;
-        // Pingora takes a listener over by its address, and owns the descriptor from here on.
-        descriptors.add(address.to_string(), socket.into_raw_fd());
-        service.add_tcp_with_settings(&address.to_string(), options.clone());
-        addresses.push(address);
+    for Socket { socket, entrance } in sockets {
+        addresses.push(socket.local_addr().map_err(StartError::process)?);
+        let listener = TcpListener::from_std(socket).map_err(StartError::process)?;
+        accepting.spawn(accept(Arc::clone(&door), listener, Arc::new(entrance), closed.clone()));
     }
-    let descriptors = Arc::new(Mutex::new(descriptors));
-    let listening = tokio::spawn(async move { service.start_service(Some(descriptors), closed, 1).await });
+    let listening = tokio::spawn(async move {
+        accepting.join_all().await;
+        door.close().await;
+    });
     Ok((addresses, listening))
+}
+
+/// Accepts until told to stop; the connections live on.
+async fn accept(
+    door: Arc<Door>,
+    listener: TcpListener,
+    entrance: Arc<Entrance>,
+    closed: watch::Receiver<bool>,
+) {
+    let mut told = closed.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = told.wait_for(|closed| *closed) => return,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                let (door, entrance, closed) = (Arc::clone(&door), Arc::clone(&entrance), closed.clone());
+                tokio::spawn(async move { door.serve(tcp, peer, &entrance, closed).await });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "Connections cannot be accepted");
+                tokio::time::sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Whether the next one may do better at once.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }

@@ -1,5 +1,6 @@
 //! Reloading: validated whole, swapped in whole, or refused with every problem told.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -39,8 +40,11 @@ impl Current {
 
 /// What was set up once and stays as it is.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    let addresses =
+        |config: &Config| config.server.tls.iter().map(|listener| listener.listen).collect::<Vec<_>>();
     let keys = [
         ("server.listen", old.server.listen != new.server.listen),
+        ("server.tls.listen", addresses(old) != addresses(new)),
         ("server.threads", old.server.threads != new.server.threads),
         ("server.limits.connections", old.server.limits.connections != new.server.limits.connections),
         (
@@ -55,32 +59,49 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     keys.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
 }
 
-/// Notices that a file is another one than before.
+/// Notices that one of some files is another one than before.
 pub(super) struct FileWatch {
-    path: PathBuf,
-    last: Option<(SystemTime, u64)>,
+    files: Vec<(PathBuf, Stamp)>,
 }
 
+/// What changes with a file's content: when it was written, how long it is, which file it is (`mv` may keep the rest).
+type Stamp = Option<(SystemTime, u64, u64)>;
+
 impl FileWatch {
-    pub(super) fn new(path: &Path) -> Self {
-        Self { last: stamp(path), path: path.to_owned() }
+    pub(super) fn new(files: Vec<PathBuf>) -> Self {
+        Self { files: files.into_iter().map(|path| (path.clone(), stamp(&path))).collect() }
     }
 
-    /// The file as it is now has been read.
-    pub(super) fn was_read(&mut self) {
-        self.last = stamp(&self.path);
+    /// These from now on. What is watched already keeps its stamp: it may have changed since it was read.
+    pub(super) fn watch(&mut self, files: Vec<PathBuf>) {
+        let known = |path: &Path| self.files.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
+        let with_stamp = |path: PathBuf| {
+            let stamp = known(&path).unwrap_or_else(|| stamp(&path));
+            (path, stamp)
+        };
+        self.files = files.into_iter().map(with_stamp).collect();
     }
 
-    /// Waits until the file has changed and has then stayed the same for one look: who writes it may still be writing.
+    /// The files as they are now have been read.
+    pub(super) fn were_read(&mut self) {
+        for (path, last) in &mut self.files {
+            *last = stamp(path);
+        }
+    }
+
+    /// Waits until a file has changed and all have then stayed the same for one look: who writes one may still be
+    /// writing, and a key follows its certificate.
     pub(super) async fn changed(&mut self) {
         let mut interval = tokio::time::interval(LOOK_EVERY);
-        let mut candidate = self.last;
+        let mut candidate: Vec<Stamp> = self.files.iter().map(|(_, last)| *last).collect();
         interval.tick().await;
         loop {
             interval.tick().await;
-            let now = stamp(&self.path);
-            if now != self.last && now == candidate && now.is_some() {
-                self.last = now;
+            let now: Vec<Stamp> = self.files.iter().map(|(path, _)| stamp(path)).collect();
+            let mut changed = self.files.iter().zip(&now).filter(|((_, last), now)| *now != last);
+            // A file that is not there is about to be.
+            if now == candidate && changed.clone().all(|(_, now)| now.is_some()) && changed.next().is_some() {
+                self.files.iter_mut().zip(now).for_each(|((_, last), now)| *last = now);
                 return;
             }
             candidate = now;
@@ -88,7 +109,7 @@ impl FileWatch {
     }
 }
 
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
+fn stamp(path: &Path) -> Stamp {
     let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }

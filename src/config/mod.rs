@@ -17,6 +17,7 @@ mod routes;
 mod rules;
 mod server;
 mod upstream_tls;
+mod tls;
 mod upstreams;
 mod variables;
 
@@ -127,7 +128,7 @@ impl Config {
 /// The whole file. Everything is read before anything is given up.
 fn read(table: &mut Table<'_>) -> Option<Config> {
     let server = table.table("server", server::server);
-    let taken = server.as_ref().map(|server| server.listen.clone()).unwrap_or_default();
+    let taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
     let admin = table.table("admin", |table| server::admin(table, &taken));
     let log = table.table("log", server::log);
     let token = table.table("token", server::token);
@@ -145,7 +146,12 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
 
     let upstreams = table.tables("upstreams", None, upstreams::upstream);
     let upstreams: Vec<_> = upstreams.into_iter().filter_map(|upstream| upstream.value).collect();
-    let around = routes::Around { upstreams: &upstreams, issuers: has_issuers, on_outage: ledger.on_outage };
+    let around = routes::Around {
+        upstreams: &upstreams,
+        issuers: has_issuers,
+        on_outage: ledger.on_outage,
+        client_certificates: server.as_ref().is_none_or(ServerSettings::asks_for_certificates),
+    };
     let routes = table.tables("routes", None, |table| routes::route(table, &around));
     present(table, &upstreams, routes.iter().filter_map(|route| route.value.as_ref()));
     let routes: Vec<_> = routes.into_iter().filter_map(|route| route.value).collect();

@@ -10,7 +10,7 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use crate::route::{Access, Anonymous, OnOutage, Policy, RouteSettings};
+use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, RouteSettings};
 use crate::upstream::settings::Patience;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -42,6 +42,7 @@ pub struct Written {
     html: Option<bool>,
     redirect: Option<Box<str>>,
     timeouts: Option<Patience>,
+    client_certificate: Option<ClientCertificate>,
 }
 
 /// What routes lean on.
@@ -49,9 +50,14 @@ pub struct Around<'a> {
     pub upstreams: &'a [Upstream],
     /// Whether any issuer is configured.
     pub issuers: bool,
+    /// Whether any listener asks for them.
+    pub client_certificates: bool,
     /// `[ledger] on_outage`
     pub on_outage: Option<OnOutage>,
 }
+
+const CLIENT_CERTIFICATE: [(&str, ClientCertificate); 2] =
+    [("optional", ClientCertificate::Optional), ("required", ClientCertificate::Required)];
 
 pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
     let words = [
@@ -73,6 +79,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         html: table.or("html", boolean, false),
         redirect: table.maybe("redirect", parsed(redirect)),
         timeouts: None,
+        client_certificate: table.or("client_certificate", word(&CLIENT_CERTIFICATE), "optional"),
     };
     let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
     let inherited = inherited.and_then(|upstream| Some(&upstream.settings.as_ref()?.timeouts.patience));
@@ -102,6 +109,10 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
     } else if written.auth.is_some() && !around.issuers {
         let message = "this route asks for tokens, and there is no `[[issuers]]` whose tokens are believed";
         reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
+    }
+    if written.client_certificate == Some(ClientCertificate::Required) && !around.client_certificates {
+        let message = "no listener asks for client certificates: this route would refuse every request";
+        reader.problem(&table.place("client_certificate"), message);
     }
     let names = || around.upstreams.iter().map(|upstream| &*upstream.name.value);
     if let Some(Placed { at, value }) = &written.upstream
@@ -183,6 +194,7 @@ impl Written {
             html,
             redirect,
             timeouts,
+            client_certificate,
         } = self;
         let Require { scopes, roles, claims } = require;
         let guarded = |anonymous| {
@@ -201,6 +213,7 @@ impl Written {
             methods: methods?,
             upstream: upstream?.value.into(),
             access,
+            client_certificate: client_certificate?,
             html: html?,
             redirect,
             timeouts: timeouts?,

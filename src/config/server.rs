@@ -10,6 +10,7 @@ use super::kinds::{
     DAY, HOUR, MILLISECOND, MINUTE, SECOND, boolean, duration, header_template, integer, list, parsed, path,
     placed, share, size, socket, some, word,
 };
+use super::node::Node;
 use super::reader::{Placed, Table};
 use crate::admin::settings::{AdminSettings, UNGUESSABLE};
 use crate::identity::IdentitySettings;
@@ -23,7 +24,13 @@ use crate::token::Place;
 const MOST_HEADERS: i64 = 256;
 
 pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
-    let listen = table.or("listen", some(placed(socket)), ["0.0.0.0:8080"]);
+    let tls = table.tables("tls", None, super::tls::listener);
+    let encrypted = !tls.is_empty();
+    let tls: Option<Vec<_>> = tls.into_iter().map(|listener| listener.value).collect();
+    // Who asks for TLS alone gets TLS alone: a plain listener beside it is a decision.
+    let default = if encrypted { Node::from([]) } else { Node::from(["0.0.0.0:8080"]) };
+    let listen = table.or("listen", list(placed(socket)), default);
+    let h2c = table.or("h2c", boolean, false);
     let threads = table.or("threads", integer::<usize>(0..=1024), 0);
     let trusted = table.or("trusted_proxies", list(placed(parsed(network))), []);
     let drain = table.or("drain", duration(Duration::ZERO..=HOUR), "30s");
@@ -32,12 +39,21 @@ pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
         let words = [("reject", Ambiguous::Reject), ("normalize", Ambiguous::Normalize)];
         paths.or("ambiguous", word(&words), "reject")
     });
-    let listen = listen.map(|listen| distinct(table, listen));
+    if !encrypted && listen.as_ref().is_some_and(Vec::is_empty) {
+        table.reader.problem(&table.place("listen"), "without `[[server.tls]]` this list must not be empty");
+    }
+    let also =
+        tls.iter().flatten().map(|listener| Placed { at: listener.at.clone(), value: listener.value.listen });
+    let plain = listen.as_ref().map(Vec::len);
+    let listen = listen.map(|listen| distinct(table, listen.into_iter().chain(also).collect()));
+    let listen = listen.map(|listen| listen.into_iter().take(plain.unwrap_or_default()).collect());
     for Placed { at, .. } in trusted.iter().flatten().filter(|network| network.value.prefix_len() == 0) {
         table.reader.warn(at, "every address is a trusted proxy now: any client can claim any origin");
     }
     Some(ServerSettings {
         listen: listen?,
+        tls: tls?.into_iter().map(|listener| listener.value).collect(),
+        h2c: h2c?,
         threads: match threads? {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
@@ -57,6 +73,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let idle_timeout = table.or("idle_timeout", duration(SECOND..=HOUR), "60s");
     let connections = table.or("connections", integer(1..=10_000_000), 100_000);
     let idle_upstreams = table.or("idle_upstreams", integer(1..=1_000_000), 1024);
+    let streams = table.or("streams", integer(1..=10_000), 100);
     Some(Limits {
         header_bytes: header_bytes?,
         headers: headers?,
@@ -65,6 +82,7 @@ fn limits(table: &mut Table<'_>) -> Option<Limits> {
         idle_timeout: idle_timeout?,
         connections: connections?,
         idle_upstreams: idle_upstreams?,
+        streams: streams?,
     })
 }
 
@@ -100,7 +118,7 @@ pub fn admin(table: &mut Table<'_>, taken: &[SocketAddr]) -> Option<AdminSetting
             other.port() == listen.port() && listen.port() != 0 && (everywhere || other.ip() == listen.ip())
         };
         if taken.iter().any(clash) {
-            table.reader.problem(&table.place("listen"), "`server.listen` has this address already");
+            table.reader.problem(&table.place("listen"), "the server listens on this address already");
         }
     }
     let token = match token {

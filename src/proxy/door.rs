@@ -1,24 +1,28 @@
-//! The door itself: connections are counted, and a head that does not come in time is not waited for.
+//! The door itself: connections are counted from their first byte, and neither a handshake nor a head that does not come
+//! in time is waited for.
 
-use std::cell::Cell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use pingora::apps::{HttpServerApp, ReusedHttpStream, ServerApp};
-use pingora::protocols::Stream;
+use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp as _};
 use pingora::protocols::http::ServerSession;
+use pingora::protocols::http::v2::server::H2Options;
 use pingora::proxy::{HttpProxy, http_proxy};
 use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
-use pingora::services::listening::Service;
 use pingora::time::fast_timeout::fast_sleep;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use super::entrance::{Entrance, Failed, Opened, Scheme};
+use super::settings::Limits;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
+use crate::tls::{HandshakeError, TlsMetrics};
 
 /// How many connections there may be, and are. Cheap to clone.
 #[derive(Clone)]
@@ -46,21 +50,12 @@ impl Connections {
     }
 }
 
-/// A Pingora service whose connections pass through [`Door`].
-pub fn service(
-    conf: &Arc<ServerConf>,
+/// Where every connection comes in, whatever it speaks.
+pub struct Door {
+    proxy: Arc<HttpProxy<Proxy>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     metrics: Metrics,
-    connections: Connections,
-) -> Service<Door> {
-    let proxy = http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) });
-    let timed = Timed { proxy: Arc::new(proxy), snapshot, metrics };
-    Service::new("proxy".to_owned(), Door { timed: Arc::new(timed), connections })
-}
-
-/// Counts connections. One too many is closed before a byte of it is read.
-pub struct Door {
-    timed: Arc<Timed>,
+    tls: TlsMetrics,
     connections: Connections,
 }
 
@@ -68,42 +63,136 @@ pub struct Door {
 /// under them. A request that crosses the closing on its way is lost to a client that may not repeat it.
 const LAME_DUCK: Duration = Duration::from_secs(1);
 
-#[async_trait]
-impl ServerApp for Door {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
-        let _open = self.connections.free.try_acquire().ok()?;
-        FIRST.scope(Cell::new(true), self.timed.process_new(stream, shutdown)).await
+impl Door {
+    pub fn new(
+        conf: &Arc<ServerConf>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        metrics: Metrics,
+        tls: TlsMetrics,
+        connections: Connections,
+    ) -> Self {
+        let proxy = Arc::new(http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) }));
+        Self { proxy, snapshot, metrics, tls, connections }
+    }
+
+    /// Serves a connection from its first byte to its last. One too many is closed before a byte of it is read.
+    pub async fn serve(
+        self: Arc<Self>,
+        tcp: TcpStream,
+        peer: SocketAddr,
+        entrance: &Entrance,
+        shutdown: ShutdownWatch,
+    ) {
+        let Ok(_open) = self.connections.free.try_acquire() else { return };
+        let snapshot = self.snapshot.load_full();
+        let (limits, h2c) = (snapshot.server.limits.clone(), snapshot.server.h2c);
+        drop(snapshot);
+        let opening = entrance.open(tcp, peer, h2c, self.metrics.floods());
+        let opened = tokio::time::timeout(limits.header_timeout, opening).await;
+        let Some(Opened { stream, http2, scheme }) = self.tell(opened.ok(), entrance, peer) else { return };
+        let connection = Arc::new(Connection {
+            door: Arc::clone(&self),
+            scheme,
+            options: options(&limits),
+            limits,
+            fresh: AtomicBool::new(true),
+        });
+        let patience = connection.limits.header_timeout;
+        let work = connection.process_new(stream, &shutdown);
+        if !http2 {
+            work.await;
+            return;
+        }
+        // Pingora comes back only with the first request; of the preface and the settings before, nobody keeps time.
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            _ = &mut work => return,
+            () = fast_sleep(patience) => {}
+        }
+        if connection.fresh.load(Ordering::Relaxed) {
+            self.metrics.slow_head();
+        } else {
+            work.await;
+        }
+    }
+
+    /// Counts how opening a connection went.
+    fn tell(
+        &self,
+        opened: Option<Result<Opened, Failed>>,
+        entrance: &Entrance,
+        peer: SocketAddr,
+    ) -> Option<Opened> {
+        let by_tls = matches!(entrance, Entrance::Tls(_));
+        let error = match opened {
+            Some(Ok(opened)) => {
+                if by_tls {
+                    self.tls.completed();
+                }
+                return Some(opened);
+            }
+            Some(Err(Failed::Handshake(error))) => error,
+            None if by_tls => HandshakeError::Timeout,
+            None => {
+                self.metrics.slow_head();
+                return None;
+            }
+            Some(Err(Failed::Gone)) => return None,
+        };
+        self.tls.failed(&error);
+        // Scanners make this a matter of every minute; the counter is what to watch.
+        tracing::debug!(%peer, error = error.word(), "TLS handshake failed");
+        None
     }
 
     /// Runs when nothing is accepted any more.
-    async fn cleanup(&self) {
+    pub async fn close(&self) {
         let _ = tokio::time::timeout(LAME_DUCK, self.connections.all_closed()).await;
-        self.timed.http_cleanup().await;
+        self.proxy.http_cleanup().await;
     }
 }
 
-/// Bounds the time from the first wait for a request to the end of its head. Pingora's own time-outs are for each read:
-/// a client that sends a byte now and then would be waited for without end.
-struct Timed {
-    proxy: Arc<HttpProxy<Proxy>>,
-    snapshot: Arc<ArcSwap<Snapshot>>,
-    metrics: Metrics,
+/// One connection. Bounds the time from the first wait for a request to the end of its head: Pingora's own time-outs are
+/// for each read, and a client that sends a byte now and then would be waited for without end.
+struct Connection {
+    door: Arc<Door>,
+    scheme: Scheme,
+    options: HttpServerOptions,
+    /// Those in force when it came.
+    limits: Limits,
+    /// Whether the next request is the first.
+    fresh: AtomicBool,
+}
+
+fn options(limits: &Limits) -> HttpServerOptions {
+    let mut options = HttpServerOptions::default();
+    options.h2_idle_timeout = Some(limits.idle_timeout);
+    options
+}
+
+/// What a request can be told of how it came.
+struct Arrival {
+    head_was_read: AtomicBool,
+    scheme: Scheme,
 }
 
 tokio::task_local! {
-    /// Whether the next request is the first on its connection.
-    static FIRST: Cell<bool>;
-    static HEAD_WAS_READ: Arc<AtomicBool>;
+    static ARRIVAL: Arc<Arrival>;
 }
 
-/// Called by the first hook that runs with a parsed head.
-pub(super) fn head_was_read() {
+/// Called by the first hook that runs with a parsed head; says by which scheme it came.
+pub(super) fn head_was_read() -> Scheme {
+    let told = ARRIVAL.try_with(|arrival| {
+        arrival.head_was_read.store(true, Ordering::Relaxed);
+        arrival.scheme.clone()
+    });
     // Without the scope, in a test say, nobody waits.
-    let _ = HEAD_WAS_READ.try_with(|read| read.store(true, Ordering::Relaxed));
+    told.unwrap_or(Scheme::Http)
 }
 
 #[async_trait]
-impl HttpServerApp for Timed {
+impl HttpServerApp for Connection {
     async fn process_new_http(
         self: &Arc<Self>,
         mut session: ServerSession,
@@ -113,41 +202,49 @@ impl HttpServerApp for Timed {
             // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
             session.set_keepalive(Some(0));
         }
-        let (patience, first) = self.patience();
-        let read = Arc::new(AtomicBool::new(false));
-        let work = HEAD_WAS_READ.scope(Arc::clone(&read), self.proxy.process_new_http(session, shutdown));
+        // A kept connection may be idle; a new one is expected to say something.
+        let first = self.fresh.swap(false, Ordering::Relaxed);
+        let patience = {
+            let limits = &self.door.snapshot.load().server.limits;
+            if first { limits.header_timeout } else { limits.idle_timeout }
+        };
+        let arrival =
+            Arc::new(Arrival { head_was_read: AtomicBool::new(false), scheme: self.scheme.clone() });
+        let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         tokio::select! {
             biased;
             reused = &mut work => return reused,
             () = fast_sleep(patience) => {}
         }
-        if read.load(Ordering::Relaxed) {
+        if arrival.head_was_read.load(Ordering::Relaxed) {
             return work.await;
         }
         if first {
-            self.metrics.slow_head();
+            self.door.metrics.slow_head();
         }
         None
     }
 
-    fn server_options(&self) -> Option<&pingora::apps::HttpServerOptions> {
-        self.proxy.server_options()
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.options)
     }
 
-    async fn http_cleanup(&self) {
-        self.proxy.http_cleanup().await;
-    }
-}
-
-impl Timed {
-    /// How long the next head may take, and whether it is the first on its connection. A kept connection may be idle; a
-    /// new one is expected to say something.
-    fn patience(&self) -> (Duration, bool) {
-        let limits = &self.snapshot.load().server.limits;
-        match FIRST.try_with(|first| first.replace(false)) {
-            Ok(true) => (limits.header_timeout, true),
-            Ok(false) | Err(_) => (limits.idle_timeout, false),
-        }
+    /// What one HTTP/2 connection may cost: streams, bytes held for each, header lists, resets nobody asked for.
+    fn h2_options(&self) -> Option<H2Options> {
+        let Limits { header_bytes, headers, streams, .. } = self.limits;
+        let mut options = H2Options::default();
+        // Each field counts 32 bytes more than it has (RFC 9113 section 6.5.2); what fits is measured again later.
+        let list = header_bytes.saturating_add(headers.saturating_mul(32));
+        options
+            .max_concurrent_streams(streams)
+            .max_header_list_size(u32::try_from(list).unwrap_or(u32::MAX))
+            .initial_window_size(256 << 10)
+            .initial_connection_window_size(1 << 20)
+            .max_send_buffer_size(64 << 10)
+            .max_concurrent_reset_streams(50)
+            .max_pending_accept_reset_streams(20)
+            .max_local_error_reset_streams(Some(64));
+        Some(options)
     }
 }

@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 
 use super::Snapshot;
 use super::attempts::Attempts;
+use super::entrance::Scheme;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -17,6 +18,8 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) verdict: Option<Verdict>,
     pub(super) id: RequestId,
+    /// How it came.
+    pub(super) scheme: Scheme,
     /// Who is at the other end of the connection.
     pub(super) peer: IpAddr,
     /// Whose request it is: the peer, or whom trusted proxies name.
@@ -37,11 +40,12 @@ pub struct Exchange {
 
 impl Exchange {
     /// A request that is about to be read.
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, scheme: Scheme) -> Self {
         Self {
             snapshot,
             verdict: None,
             id: RequestId::random(),
+            scheme,
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             trusted: false,

@@ -55,7 +55,7 @@ fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     };
     request.insert_header(X_FORWARDED_FOR, path)?;
     if !said(request, X_FORWARDED_PROTO) {
-        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static("http"))?;
+        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(exchange.scheme.word()))?;
     }
     if !said(request, X_FORWARDED_HOST)
         && let Some(host) = request.headers.get(header::HOST).cloned()

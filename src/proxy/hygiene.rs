@@ -1,6 +1,6 @@
 //! What is refused before anybody is asked who is calling: requests that two servers could read differently.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Version};
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
@@ -12,7 +12,12 @@ use crate::verdict::DenyReason;
 pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<(), DenyReason> {
     let raw = session.as_http1().map(|http1| http1.get_headers_raw_bytes()).unwrap_or_default();
     let request = session.req_header();
-    size(request, raw.len(), limits)?;
+    let bytes = if request.version == Version::HTTP_2 { unpacked(request) } else { raw.len() };
+    size(request, bytes, limits)?;
+    if request.version == Version::HTTP_2 {
+        as_http1_says(session.req_header_mut())?;
+    }
+    let request = session.req_header();
     method(&request.method)?;
     // Pingora drops a fragment silently; a server behind us might not have (CVE-2021-32779).
     // Empty lines may stand before the request (RFC 9112 section 2.2).
@@ -31,6 +36,32 @@ pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<(), DenyRe
         request.remove_header("http2-settings");
     }
     Ok(())
+}
+
+/// Says a request of HTTP/2 as HTTP/1.1 would, so that everything behind this line knows one form of it: the host in the
+/// Host field (RFC 9113 section 8.3.1), all cookies in one (section 8.2.3; upstreams may read the first alone).
+fn as_http1_says(request: &mut RequestHeader) -> Result<(), DenyReason> {
+    const HOST: DenyReason = DenyReason::RequestAmbiguous("the host is not valid");
+    if let Some(authority) = request.uri.authority() {
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| HOST)?;
+        // Pingora has refused a Host field that says anything else.
+        request.insert_header(header::HOST, host).map_err(|_| HOST)?;
+    }
+    let crumbs: Vec<&[u8]> =
+        request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if crumbs.len() > 1 {
+        const COOKIE: DenyReason = DenyReason::RequestAmbiguous("the Cookie field is not valid");
+        let whole = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])).map_err(|_| COOKIE)?;
+        request.remove_header(&header::COOKIE);
+        request.insert_header(header::COOKIE, whole).map_err(|_| COOKIE)?;
+    }
+    Ok(())
+}
+
+/// How long the head would be in HTTP/1.1: HTTP/2 sends it compressed, and the limit is about what has to be held.
+fn unpacked(request: &RequestHeader) -> usize {
+    let fields = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    fields.sum::<usize>() + request.raw_path().len() + request.method.as_str().len() + 12
 }
 
 /// The declared length of the body.

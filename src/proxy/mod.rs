@@ -1,16 +1,19 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`door`] accepts, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
-//! [`exchange`] is what one request carries through the phases, [`forward`] is what the upstream receives,
-//! [`attempts`] is which server that is, and what happens when it fails.
+//! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
+//! what two servers could read differently, [`exchange`] is what one request carries through the phases, [`forward`] is
+//! what the upstream receives, [`attempts`] is which server that is, and what happens when it fails.
 
 mod attempts;
 mod door;
+mod entrance;
 mod exchange;
 mod forward;
+mod frames;
 mod hygiene;
 mod phases;
 pub mod settings;
+mod wire;
 
 use std::sync::Arc;
 
@@ -21,7 +24,8 @@ use crate::report::Report;
 use crate::route::Route;
 use settings::ServerSettings;
 
-pub use door::{Connections, Door, service};
+pub use door::{Connections, Door};
+pub use entrance::Entrance;
 
 /// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
 pub struct Snapshot {

@@ -35,8 +35,7 @@ impl ProxyHttp for Proxy {
     type CTX = Exchange;
 
     fn new_ctx(&self) -> Exchange {
-        door::head_was_read();
-        Exchange::new(self.snapshot.load_full())
+        Exchange::new(self.snapshot.load_full(), door::head_was_read())
     }
 
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
@@ -214,11 +213,15 @@ async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
     if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
         return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
     }
+    if exchange.scheme.misdirects(&target.host) {
+        return Err(deny(DenyReason::MisdirectedRequest));
+    }
     let request = gate::Request {
         method: &header.method,
         target: &target,
         headers: &header.headers,
         websocket: hygiene::is_websocket(header),
+        client_certificate: exchange.scheme.client_certificate(),
     };
     let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
     if !target.as_received {

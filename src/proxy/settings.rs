@@ -6,11 +6,16 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::target::Ambiguous;
+use crate::tls::settings::{ClientCertificates, TlsSettings};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSettings {
-    /// Never empty. Port 0 is allowed; the log names the port.
+    /// Plain HTTP. Empty only where there is `tls`. Port 0 is allowed; the log names the port.
     pub listen: Vec<SocketAddr>,
+    /// HTTPS.
+    pub tls: Vec<TlsSettings>,
+    /// Whether HTTP/2 is understood on plain listeners, from clients that know (RFC 9113 section 3.3).
+    pub h2c: bool,
     /// Worker threads; 0 in the file has become the number of cores.
     pub threads: usize,
     /// Peers whose `X-Forwarded-*` is believed.
@@ -22,6 +27,16 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
+    /// Every address that is listened on.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.listen.iter().copied().chain(self.tls.iter().map(|listener| listener.listen))
+    }
+
+    /// Whether any listener asks clients for certificates.
+    pub fn asks_for_certificates(&self) -> bool {
+        self.tls.iter().any(|listener| listener.clients != ClientCertificates::NotAsked)
+    }
+
     /// Whether this is a trusted proxy.
     pub fn trusts(&self, address: &IpAddr) -> bool {
         self.trusted_proxies.iter().any(|network| network.contains(address))
@@ -38,4 +53,6 @@ pub struct Limits {
     pub connections: usize,
     /// Connections to upstreams that wait for their next request, all upstreams together.
     pub idle_upstreams: usize,
+    /// HTTP/2 requests at a time on one connection.
+    pub streams: u32,
 }

@@ -21,7 +21,7 @@ const CAPS: [(&str, LevelFilter); 13] = [
     ("pingora_core::protocols", LevelFilter::OFF),
     ("pingora_http", LevelFilter::OFF),
     ("pingora", LevelFilter::WARN),
-    ("h2", LevelFilter::WARN),
+    ("h2", LevelFilter::ERROR),
     ("hyper", LevelFilter::WARN),
     ("reqwest", LevelFilter::WARN),
     ("rustls", LevelFilter::WARN),

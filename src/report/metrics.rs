@@ -52,6 +52,7 @@ pub struct Metrics {
     reloads_applied: IntCounter,
     reloads_refused: IntCounter,
     slow_heads: IntCounter,
+    floods: IntCounter,
     panics: IntCounter,
     access_lines_lost: IntCounter,
     audit_lines_lost: IntCounter,
@@ -94,6 +95,7 @@ impl Metrics {
             reloads_applied: reloads.with_label_values(&["applied"]),
             reloads_refused: reloads.with_label_values(&["refused"]),
             slow_heads: counter("portcullis_slow_heads_total", SLOW_HEADS_HELP)?,
+            floods: counter("portcullis_http2_floods_total", FLOODS_HELP)?,
             panics: counter("portcullis_panics_total", PANICS_HELP)?,
             access_lines_lost: counter("portcullis_access_lines_lost_total", ACCESS_LOST_HELP)?,
             audit_lines_lost: counter("portcullis_audit_lines_lost_total", AUDIT_LOST_HELP)?,
@@ -113,6 +115,11 @@ impl Metrics {
     /// The head of a request did not come in time; the connection was closed.
     pub fn slow_head(&self) {
         self.slow_heads.inc();
+    }
+
+    /// HTTP/2 connections that were cut for resetting streams without end.
+    pub fn floods(&self) -> &IntCounter {
+        &self.floods
     }
 
     pub(super) fn panics(&self) -> &IntCounter {
@@ -142,6 +149,8 @@ const RELOADS_HELP: &str =
 const BUILD_HELP: &str = "Always 1; the version is in the label.";
 const SLOW_HEADS_HELP: &str = "Connections closed because the head of a request did not come in time. Slow networks cause \
     some; very many are an attack that tries to hold connections.";
+const FLOODS_HELP: &str = "HTTP/2 connections cut because most of their requests were taken back at once (rapid reset). No \
+    browser does this.";
 const PANICS_HELP: &str = "Panics. Each cost one connection or task, and each is a bug to be reported.";
 const ACCESS_LOST_HELP: &str =
     "Access lines that were not written because the log could not keep up or failed.";

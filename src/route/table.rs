@@ -106,7 +106,7 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Access, RouteSettings};
+    use super::super::{Access, ClientCertificate, RouteSettings};
     use super::*;
     use crate::upstream::{Upstream, UpstreamMetrics, UpstreamSettings};
 
@@ -126,6 +126,7 @@ mod tests {
                 methods: methods.to_vec(),
                 upstream: "app".into(),
                 access: Access::Open,
+                client_certificate: ClientCertificate::Optional,
                 html: false,
                 redirect: None,
                 timeouts: patience.clone(),

@@ -10,19 +10,23 @@ use serde_json::Value;
 use crate::support::gateway::Setup;
 use crate::support::issuer::{Issuer, JwksServer};
 use crate::support::origin::Origin;
+use crate::support::pki::{Authority, Shelf};
 use crate::support::redis::Redis;
 
 /// The names of families, each with the labels its series have.
 type Families = BTreeMap<String, BTreeSet<String>>;
 
-/// Everything a gateway shows before its first request, with every store and a remote key set.
+/// Everything a gateway shows before its first request, with every store, a remote key set and a certificate.
 fn shown() -> Families {
     let (origin, redis, issuer) = (Origin::start(), Redis::start(), Issuer::new(Algorithm::ES256));
     let keys = JwksServer::serving(&issuer.jwks());
+    let shelf = Shelf::new();
+    shelf.put("a", &Authority::new().server(&["a.test"]));
     let gateway = Setup::new()
         .section(&issuer.config_with(&format!("jwks_url = \"{}\"", keys.url())))
         .section(&redis.config_toml())
         .upstream("app", &origin)
+        .section(&shelf.listener(&[shelf.entry("a", &["a.test"])], ""))
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
         .start();
     let text = gateway.metrics();

@@ -1,6 +1,7 @@
 //! What the configuration accepts and what it says to the rest.
 
 mod shipped;
+mod tls;
 
 use std::time::Duration;
 
@@ -158,7 +159,7 @@ fn what_is_in_effect_is_a_configuration_again() {
 fn the_control_listener_is_not_opened_to_others_without_a_token() {
     refused("[admin]\nlisten = \"0.0.0.0:9900\"", "needs `token`");
     refused("[admin]\ntoken_file = \"/dev/null\"", "not a regular file");
-    refused("[admin]\nlisten = \"127.0.0.1:8080\"", "has this address already");
+    refused("[admin]\nlisten = \"127.0.0.1:8080\"", "the server listens on this address already");
     assert_eq!(good("[admin]\nlisten = \"127.0.0.1:0\"").admin.listen.port(), 0);
 }
 

@@ -21,6 +21,10 @@ fn everything_enabled() -> String {
 fn shipped(text: &str) -> Checked {
     let directory = tempfile::tempdir().expect("directory");
     std::fs::write(directory.path().join("admin.token"), "0123456789abcdef").expect("file");
+    let (certificate, key) = super::tls::pair(&["api.example.com"]);
+    for (name, content) in [("api.crt", &certificate), ("api.key", &key), ("clients.pem", &certificate)] {
+        std::fs::write(directory.path().join(name), content).expect("file");
+    }
     Config::parse(text, "gateway.toml", directory.path(), &environment)
         .unwrap_or_else(|problems| panic!("{problems}"))
 }
@@ -39,7 +43,10 @@ fn the_shipped_file_is_a_working_default_and_so_are_its_examples() {
         (1, 3, 2)
     );
     // The values of the examples are the defaults, as the comments say.
-    assert_eq!(everything.server, default.config.server);
+    let mut server = everything.server;
+    assert_eq!(server.tls.len(), 1);
+    server.tls.clear();
+    assert_eq!(server, default.config.server);
     assert!(
         everything.log.level == default.config.log.level
             && everything.log.sample == default.config.log.sample

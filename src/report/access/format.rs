@@ -77,6 +77,8 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         DenyReason::Revoked(revocation) => Some(Cow::Owned(format!("rule `{}`", revocation.rule))),
         DenyReason::LedgerUnavailable(outage) => Some(Cow::Owned(outage.to_string())),
         DenyReason::NoRoute
+        | DenyReason::MisdirectedRequest
+        | DenyReason::ClientCertificateMissing
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge

@@ -149,7 +149,8 @@ impl Gateway {
         (gateway.proxy, gateway.admin) = eventually("both listeners are named in the log", || {
             gateway.alive()?;
             let log = gateway.log();
-            listening(&log, "proxy").zip(listening(&log, "admin")).ok_or(log)
+            let proxy = listening(&log, "proxy").or_else(|| listening(&log, "tls"));
+            proxy.zip(listening(&log, "admin")).ok_or(log)
         });
         gateway
     }
@@ -173,6 +174,16 @@ impl Gateway {
 
     pub fn addr(&self) -> SocketAddr {
         self.proxy
+    }
+
+    /// The first listener with TLS.
+    pub fn tls_addr(&self) -> SocketAddr {
+        listening(&self.log(), "tls").expect("a listener with TLS")
+    }
+
+    /// Whether there is a plain listener.
+    pub fn listens_plain(&self) -> bool {
+        listening(&self.log(), "proxy").is_some()
     }
 
     pub fn admin_addr(&self) -> SocketAddr {

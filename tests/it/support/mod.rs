@@ -2,14 +2,17 @@
 #![expect(dead_code, reason = "a helper may be waiting for the test that needs it")]
 
 pub mod gateway;
+pub mod http2;
 pub mod issuer;
 pub mod leaks;
 pub mod mysql;
 pub mod origin;
+pub mod pki;
 pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod server;
+pub mod tls;
 
 use std::fmt::Debug;
 use std::net::TcpListener;

@@ -6,9 +6,20 @@ use std::time::{Duration, Instant};
 
 use super::DEADLINE;
 
+/// What bytes go over: TCP, or TLS on top of it.
+pub trait Duplex: Read + Write + Send {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Duplex for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
 /// One connection.
 pub struct Raw {
-    stream: TcpStream,
+    stream: Box<dyn Duplex>,
     /// Read, but belonging to the next answer.
     pending: Vec<u8>,
 }
@@ -20,6 +31,12 @@ pub struct Response {
     /// Names as sent.
     pub headers: Vec<(String, String)>,
     pub body: Vec<u8>,
+}
+
+/// One frame of HTTP/2.
+pub struct Frame {
+    pub kind: u8,
+    pub payload: Vec<u8>,
 }
 
 impl Response {
@@ -47,6 +64,10 @@ impl Raw {
     pub fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
         stream.set_nodelay(true).unwrap();
+        Self::over(Box::new(stream))
+    }
+
+    pub fn over(stream: Box<dyn Duplex>) -> Self {
         Self { stream, pending: Vec::new() }
     }
 
@@ -113,9 +134,17 @@ impl Raw {
         Ok(std::mem::take(&mut self.pending))
     }
 
+    /// The next frame of HTTP/2.
+    pub fn frame(&mut self) -> io::Result<Frame> {
+        let deadline = Instant::now() + DEADLINE;
+        let head = self.exactly(9, deadline)?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        Ok(Frame { kind: head[3], payload: self.exactly(length, deadline)? })
+    }
+
     /// Nothing more will be sent.
     pub fn finish(&mut self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap_or_default();
+        self.stream.tcp().shutdown(std::net::Shutdown::Write).unwrap_or_default();
     }
 
     fn read(&mut self, to_head: bool) -> io::Result<Response> {
@@ -185,7 +214,7 @@ impl Raw {
     /// Reads something; `false` is the end. A reset is an end too.
     fn fill(&mut self, deadline: Instant) -> io::Result<bool> {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        self.stream.set_read_timeout(Some(left))?;
+        self.stream.tcp().set_read_timeout(Some(left))?;
         let mut buffer = [0; 16 * 1024];
         match self.stream.read(&mut buffer) {
             Ok(0) => Ok(false),
@@ -193,7 +222,10 @@ impl Raw {
                 self.pending.extend_from_slice(&buffer[..count]);
                 Ok(true)
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(false),
+            // TLS says when it ends on purpose; here the end is enough.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                Ok(false)
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => Ok(true),
             Err(error) => Err(error),
         }

@@ -1,0 +1,174 @@
+//! A client's connection as Pingora takes it: TCP, or TLS over it, with an eye on the frames where HTTP/2 is spoken.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use pingora::protocols::l4::stream::Stream as Tcp;
+use pingora::protocols::raw_connect::ProxyDigest;
+use pingora::protocols::tls::SslDigest;
+use pingora::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID, UniqueIDType,
+};
+use pingora::tls::ServerTlsStream;
+use prometheus::IntCounter;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::frames::Frames;
+
+/// What lies over a TCP connection, or is one.
+pub(super) trait OverTcp: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug {
+    fn tcp(&self) -> &Tcp;
+    fn tcp_mut(&mut self) -> &mut Tcp;
+    /// For Pingora: what has been agreed on, where anything has.
+    fn digest(&self) -> Option<SslDigest>;
+}
+
+impl OverTcp for Tcp {
+    fn tcp(&self) -> &Tcp {
+        self
+    }
+    fn tcp_mut(&mut self) -> &mut Tcp {
+        self
+    }
+    fn digest(&self) -> Option<SslDigest> {
+        None
+    }
+}
+
+impl OverTcp for ServerTlsStream<Tcp> {
+    fn tcp(&self) -> &Tcp {
+        self.get_ref().0
+    }
+    fn tcp_mut(&mut self) -> &mut Tcp {
+        self.get_mut().0
+    }
+    fn digest(&self) -> Option<SslDigest> {
+        let session = self.get_ref().1;
+        let cipher = session.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str());
+        let version = session.protocol_version().and_then(|version| version.as_str());
+        Some(SslDigest::new(cipher.unwrap_or_default(), version.unwrap_or_default(), None, None, Vec::new()))
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(super) struct Wire<S> {
+    inner: S,
+    digest: Option<Arc<SslDigest>>,
+    /// HTTP/2: what the client sends is watched.
+    frames: Option<Frames>,
+}
+
+impl<S: OverTcp> Wire<S> {
+    /// HTTP/1.1 is spoken on it.
+    pub(super) fn http1(inner: S) -> Self {
+        let digest = inner.digest().map(Arc::new);
+        Self { inner, digest, frames: None }
+    }
+
+    /// HTTP/2 is spoken on it; a client that floods it is cut off, and `floods` counts that.
+    pub(super) fn http2(inner: S, floods: IntCounter) -> Self {
+        Self { frames: Some(Frames::new(floods)), ..Self::http1(inner) }
+    }
+}
+
+impl<S: OverTcp> AsyncRead for Wire<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if let (Poll::Ready(Ok(())), Some(frames)) = (&read, &mut this.frames)
+            && let Err(flood) = frames.follow(buf.filled().get(before..).unwrap_or_default())
+        {
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
+        read
+    }
+}
+
+impl<S: OverTcp> AsyncWrite for Wire<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+#[async_trait]
+impl<S: OverTcp> Shutdown for Wire<S> {
+    async fn shutdown(&mut self) {
+        // A client that is gone need not be told.
+        let _ = AsyncWriteExt::shutdown(&mut self.inner).await;
+    }
+}
+
+impl<S: OverTcp> UniqueID for Wire<S> {
+    fn id(&self) -> UniqueIDType {
+        self.inner.tcp().id()
+    }
+}
+
+impl<S: OverTcp> Ssl for Wire<S> {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        self.digest.clone()
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        Some(if self.frames.is_some() { ALPN::H2 } else { ALPN::H1 })
+    }
+}
+
+impl<S: OverTcp> GetTimingDigest for Wire<S> {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        self.inner.tcp().get_timing_digest()
+    }
+
+    fn get_read_pending_time(&self) -> Duration {
+        self.inner.tcp().get_read_pending_time()
+    }
+
+    fn get_write_pending_time(&self) -> Duration {
+        self.inner.tcp().get_write_pending_time()
+    }
+}
+
+impl<S: OverTcp> GetProxyDigest for Wire<S> {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        self.inner.tcp().get_proxy_digest()
+    }
+}
+
+impl<S: OverTcp> GetSocketDigest for Wire<S> {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        self.inner.tcp().get_socket_digest()
+    }
+
+    fn set_socket_digest(&mut self, digest: SocketDigest) {
+        self.inner.tcp_mut().set_socket_digest(digest);
+    }
+}
+
+impl<S: OverTcp> Peek for Wire<S> {}

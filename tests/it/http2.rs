@@ -1,0 +1,439 @@
+//! HTTP/2: judged as HTTP/1.1 is, forwarded as HTTP/1.1 would be, and no cheaper to attack.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+use http::Request;
+use jsonwebtoken::Algorithm;
+
+use crate::support::eventually;
+use crate::support::gateway::{Gateway, Setup};
+use crate::support::http2::{self, Http2};
+use crate::support::issuer::Issuer;
+use crate::support::origin::{Answer, Origin};
+use crate::support::pki::{Authority, Shelf};
+use crate::support::tls::Client;
+
+struct Scene {
+    authority: Authority,
+    shelf: Shelf,
+    origin: Origin,
+    issuer: Issuer,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let (authority, shelf) = (Authority::new(), Shelf::new());
+        shelf.put("a", &authority.server(&["a.test", "b.test"]));
+        Self { authority, shelf, origin: Origin::start(), issuer: Issuer::new(Algorithm::ES256) }
+    }
+
+    fn setup(&self) -> Setup {
+        let listener = self.shelf.listener(&[self.shelf.entry("a", &["a.test", "b.test"])], "");
+        Gateway::guarding(&self.issuer, &self.origin).section(&listener)
+    }
+
+    fn connect(&self, gateway: &Gateway) -> Http2 {
+        Http2::tls(&Client::of(&self.authority), gateway.tls_addr(), "a.test")
+    }
+
+    /// Whether a head of these very bytes is answered with a refusal, or not at all.
+    fn refuses(&self, gateway: &Gateway, fields: &[(&str, &str)]) -> bool {
+        let client = Client::of(&self.authority).alpn(&[b"h2"]);
+        let mut raw = client.connect(gateway.tls_addr(), "a.test").unwrap().raw();
+        raw.send(http2::raw_request(fields));
+        loop {
+            let Ok(frame) = raw.frame() else { return true };
+            match frame.kind {
+                http2::HEADERS => return !matches!(frame.payload.first(), Some(&http2::STATUS_200)),
+                http2::RST_STREAM | http2::GOAWAY => return true,
+                _ => {}
+            }
+        }
+    }
+
+    fn bearer(&self, user: &str) -> String {
+        format!("Bearer {}", self.issuer.good(user))
+    }
+}
+
+#[test]
+fn a_request_is_judged_and_forwarded_as_one_of_http1() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+
+    let refused = client.get("a.test", "/x", &[]).unwrap();
+    assert_eq!((refused.status, refused.reason()), (401, "token_missing".to_owned()));
+    let challenge = refused.header("www-authenticate");
+    assert_eq!(challenge, Some("Bearer"));
+    gateway.ban("mallory");
+    let banned = client.get("a.test", "/x", &[("authorization", &scene.bearer("mallory"))]).unwrap();
+    assert_eq!((banned.status, banned.reason()), (403, "user_banned".to_owned()));
+    scene.origin.saw_nothing();
+
+    let alice = scene.bearer("alice");
+    let fields = [
+        ("authorization", &*alice),
+        ("x-user-id", "admin"),
+        ("x_user_id", "admin"),
+        ("x-forwarded-proto", "http"),
+    ];
+    let passed = client.get("a.test", "/x?y=1", &fields).unwrap();
+    assert_eq!((passed.status, passed.text()), (200, "ok".to_owned()));
+    let seen = scene.origin.only();
+    assert_eq!(seen.line(), "GET /x?y=1 HTTP/1.1");
+    assert_eq!(seen.values("host"), ["a.test"]);
+    assert_eq!(seen.values("x-user-id"), ["alice"]);
+    assert_eq!(seen.folded_names().iter().filter(|name| *name == "x-user-id").count(), 1);
+    assert_eq!(seen.values("x-forwarded-proto"), ["https"]);
+    assert_eq!(seen.values("x-forwarded-host"), ["a.test"]);
+}
+
+#[test]
+fn bodies_go_through_byte_for_byte_and_no_further_than_is_allowed() {
+    let scene = Scene::new();
+    scene.origin.answer(|seen| Answer::new(200, &seen.body));
+    let gateway = scene.setup().server("limits = { body_bytes = \"1MiB\" }").start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let body: Vec<u8> = (0..900_000_u32).map(|it| (it % 251) as u8).collect();
+    let request = |length: usize| {
+        let request = Request::post("https://a.test/x").header("authorization", &bearer);
+        request.header("content-length", length).body(()).unwrap()
+    };
+    let echoed = client.request(request(body.len()), &body).unwrap();
+    assert_eq!(echoed.status, 200);
+    assert!(echoed.body == body, "{} bytes came back of {}", echoed.body.len(), body.len());
+    scene.origin.forget();
+    let refused = client.request(request(2 << 20), &vec![0; 2 << 20]).unwrap();
+    assert_eq!((refused.status, refused.reason()), (413, "body_too_large".to_owned()));
+    scene.origin.saw_nothing();
+    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
+}
+
+#[test]
+fn crumbs_of_a_cookie_are_one_cookie_to_judge_and_to_service() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let token = scene.issuer.good("alice");
+    let crumbs = [("cookie", "theme=dark"), ("cookie", &format!("access_token={token}")), ("cookie", "b=2")];
+    assert_eq!(client.get("a.test", "/x", &crumbs).unwrap().status, 200);
+    let whole = format!("theme=dark; access_token={token}; b=2");
+    assert_eq!(scene.origin.only().values("cookie"), [whole]);
+    scene.origin.forget();
+    let other = scene.issuer.good("bob");
+    let two = [("cookie", &*format!("access_token={token}")), ("cookie", &*format!("access_token={other}"))];
+    assert_eq!(client.get("a.test", "/x", &two).unwrap().reason(), "request_ambiguous");
+    scene.origin.saw_nothing();
+}
+
+#[test]
+fn what_two_servers_could_read_differently_is_refused() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let bearer = scene.bearer("alice");
+    let authorized = ("authorization", &*bearer);
+    let twice = [authorized, authorized];
+    let expect = |headers: &[(&str, &str)], path: &str, status: u16| {
+        // Each on a connection of its own: a refusal may cost it.
+        let mut client = scene.connect(&gateway);
+        match client.get("a.test", path, headers) {
+            Ok(response) => assert_eq!(response.status, status, "{path} {headers:?}"),
+            Err(error) => assert!(error.is_reset() || error.is_go_away(), "{path} {headers:?}: {error}"),
+        }
+    };
+    expect(&twice, "/x", 400);
+    for path in ["/a/../b", "/a//b", "/a/%2e%2e/b", "/a%2fb", "/a/b;c=d", "/%00", "/a%5cb"] {
+        expect(&[authorized], path, 400);
+    }
+    expect(&[authorized, ("host", "b.test")], "/x", 400);
+    scene.origin.saw_nothing();
+    for method in ["TRACE", "TRACK", "CONNECT"] {
+        let request =
+            Request::builder().method(method).uri("https://a.test/x").header("authorization", &bearer);
+        let refused = scene.connect(&gateway).request(request.body(()).unwrap(), b"");
+        assert!(refused.is_err() || refused.is_ok_and(|it| it.status == 405), "{method}");
+    }
+    scene.origin.saw_nothing();
+}
+
+#[test]
+fn heads_are_bounded_however_well_they_compress() {
+    let scene = Scene::new();
+    let gateway = scene.setup().server("limits = { header_bytes = \"8KiB\", headers = 20 }").start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let long = "x".repeat(9000);
+    let too_long = client.get("a.test", "/x", &[("authorization", &bearer), ("x-long", &long)]).unwrap();
+    assert_eq!(too_long.status, 431);
+    // One entry of the table, named again and again: a byte each on the wire.
+    let many: Vec<_> = std::iter::repeat_n(("x-same", "y"), 40).collect();
+    assert_eq!(client.get("a.test", "/x", &many).unwrap().reason(), "headers_too_large");
+    let again = "y".repeat(1000);
+    let bomb: Vec<_> = std::iter::repeat_n(("x-same", &*again), 15).collect();
+    assert_eq!(client.get("a.test", "/x", &bomb).unwrap().status, 431);
+    scene.origin.saw_nothing();
+    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
+}
+
+#[test]
+fn one_connection_has_no_more_requests_at_a_time_than_is_allowed() {
+    let scene = Scene::new();
+    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(300)));
+    let gateway = scene.setup().server("limits = { streams = 4 }").start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
+    assert_eq!(client.streams(), 4);
+    let begun: Vec<_> = (0..4)
+        .map(|_| {
+            client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true).unwrap().response
+        })
+        .collect();
+    for pending in begun {
+        assert_eq!(client.answer(pending).unwrap().status, 200);
+    }
+}
+
+/// The parser of HTTP/2 takes a fragment off before anybody can see it: what is judged, and what the service gets, is
+/// what stands before it.
+#[test]
+fn a_fragment_is_neither_judged_nor_forwarded() {
+    let scene = Scene::new();
+    let gateway = scene.setup().route("path = \"/open\"\nupstream = \"app\"\nauth = \"public\"").start();
+    for path in ["/open#/../x", "/open?a=b#/x"] {
+        let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", path)];
+        assert!(!scene.refuses(&gateway, &fields), "{path}");
+    }
+    let seen: Vec<_> = scene.origin.requests().iter().map(|it| it.target()).collect();
+    assert_eq!(seen, ["/open", "/open?a=b"]);
+    let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x#/open")];
+    assert!(scene.refuses(&gateway, &fields), "the path before it needs a token");
+}
+
+/// RFC 9113 section 8.2.2: what belongs to one connection has no place in HTTP/2, and names are in lower case.
+#[test]
+fn fields_of_http1_and_malformed_ones_are_refused() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let bearer = scene.bearer("alice");
+    let wrong = [
+        ("transfer-encoding", "chunked"),
+        ("connection", "x-user-id"),
+        ("upgrade", "websocket"),
+        ("keep-alive", "1"),
+        ("proxy-connection", "keep-alive"),
+        ("te", "gzip"),
+        ("X-Upper", "case"),
+        ("x-line", "a\r\nx-user-id: admin"),
+        ("x-nul", "a\0b"),
+        ("x space", "a"),
+        ("content-length", "5"),
+        (":path", "/again"),
+        (":authority", "b.test"),
+        (":unknown", "x"),
+    ];
+    for (name, value) in wrong {
+        let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
+        let mut fields = head.to_vec();
+        fields.extend([("authorization", &*bearer), (name, value)]);
+        assert!(scene.refuses(&gateway, &fields), "{name}: {value:?}");
+    }
+    for missing in [":method", ":path", ":scheme"] {
+        let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
+        let mut fields: Vec<_> = head.into_iter().filter(|(name, _)| *name != missing).collect();
+        fields.push(("authorization", &*bearer));
+        assert!(scene.refuses(&gateway, &fields), "without {missing}");
+    }
+    for path in ["x", "?q", "https://b.test/x", "*", "/a b", "/a\u{7f}"] {
+        let fields = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "a.test"),
+            (":path", path),
+            ("authorization", &*bearer),
+        ];
+        assert!(scene.refuses(&gateway, &fields), ":path {path}");
+    }
+    for authority in ["a.test@b.test", "a.test:x", "a.test/x", "b..test", ""] {
+        let fields = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", authority),
+            (":path", "/x"),
+            ("authorization", &*bearer),
+        ];
+        assert!(scene.refuses(&gateway, &fields), ":authority {authority}");
+    }
+    scene.origin.saw_nothing();
+}
+
+#[test]
+fn who_takes_requests_back_at_once_is_cut_off() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let cut = (0..5000).find(|_| {
+        let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), false);
+        let Ok(mut begun) = begun else { return true };
+        begun.body.send_reset(Reason::CANCEL);
+        !client.is_open()
+    });
+    assert!(cut.is_some(), "5000 requests were taken back without a consequence");
+}
+
+/// Slow enough that each request is begun, and asked of the service; so it is not about what waits to be accepted.
+#[test]
+fn who_has_everything_begun_and_takes_it_back_is_cut_off_and_counted() {
+    let scene = Scene::new();
+    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(300)));
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let cut = (0..2000).find(|_| {
+        let before = scene.origin.requests().len();
+        let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true);
+        let Ok(mut begun) = begun else { return true };
+        eventually("the service is asked", || {
+            if scene.origin.requests().len() > before || !client.is_open() { Ok(()) } else { Err(before) }
+        });
+        begun.body.send_reset(Reason::CANCEL);
+        !client.is_open()
+    });
+    assert!(cut.is_some_and(|cut| cut >= 100), "{cut:?}");
+    eventually("it is counted", || match gateway.metric("portcullis_http2_floods_total") {
+        Some(1.0) => Ok(()),
+        seen => Err(seen),
+    });
+    // Nobody else is touched.
+    assert_eq!(
+        scene.connect(&gateway).get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status,
+        200
+    );
+}
+
+#[test]
+fn a_connection_that_asks_nothing_is_not_kept() {
+    let scene = Scene::new();
+    let gateway =
+        scene.setup().server("limits = { header_timeout = \"300ms\", idle_timeout = \"1s\" }").start();
+    // Neither preface nor settings.
+    let silent = Client::of(&scene.authority).alpn(&[b"h2"]).connect(gateway.tls_addr(), "a.test").unwrap();
+    silent.raw().rest_until_closed();
+    // The preface, and no request.
+    let _ = scene.connect(&gateway).ended();
+    assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(2.0));
+    // One request, and then nothing.
+    let mut idle = scene.connect(&gateway);
+    assert_eq!(idle.get("a.test", "/x", &[]).unwrap().status, 401);
+    let _ = idle.ended();
+    assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(2.0), "idle is not slow");
+}
+
+#[test]
+fn other_requests_go_on_when_one_is_refused_or_taken_back() {
+    let scene = Scene::new();
+    scene.origin.answer(|seen| {
+        let slow = seen.target() == "/slow";
+        Answer::ok().delayed(if slow { Duration::from_millis(500) } else { Duration::ZERO })
+    });
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let authorized = [("authorization", &*bearer)];
+    let slow = client.begin(http2::get("a.test", "/slow", &authorized), true).unwrap().response;
+    assert_eq!(client.get("a.test", "/x", &[]).unwrap().status, 401);
+    assert_eq!(client.get("a.test", "/a//b", &authorized).unwrap().status, 400);
+    let mut back = client.begin(http2::get("a.test", "/slow", &authorized), false).unwrap();
+    back.body.send_reset(Reason::CANCEL);
+    assert_eq!(
+        client.get("b.test", "/x", &authorized).unwrap().status,
+        200,
+        "another host of the same certificate"
+    );
+    assert_eq!(client.answer(slow).unwrap().status, 200);
+}
+
+#[test]
+fn requests_on_their_way_are_answered_and_clients_told_to_go_before_the_gateway_ends() {
+    let scene = Scene::new();
+    scene.origin.answer(|_| Answer::new(200, "late").delayed(Duration::from_millis(500)));
+    let mut gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true).unwrap();
+    eventually("it has reached the service", || match scene.origin.requests().len() {
+        1 => Ok(()),
+        seen => Err(seen),
+    });
+    gateway.signal("TERM");
+    let answer = client.answer(begun.response).unwrap();
+    assert_eq!((answer.status, answer.text()), (200, "late".to_owned()));
+    assert!(client.ended().is_ok(), "GOAWAY without an error");
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn prior_knowledge_is_understood_where_it_is_allowed_and_http1_beside_it() {
+    let scene = Scene::new();
+    let preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let gateway = scene.setup().start();
+    let mut raw = gateway.raw();
+    raw.send(preface);
+    assert!(raw.try_response().is_ok_and(|it| it.status == 400), "off by default");
+
+    let gateway = scene.setup().server("h2c = true").start();
+    let bearer = scene.bearer("alice");
+    let mut client = Http2::plain(gateway.addr());
+    let request = |path: &str| {
+        Request::get(format!("http://a.test{path}")).header("authorization", &bearer).body(()).unwrap()
+    };
+    assert_eq!(client.request(request("/x"), b"").unwrap().status, 200);
+    assert_eq!(client.get("a.test", "/y", &[]).unwrap().status, 401);
+    let seen = scene.origin.only();
+    assert_eq!(
+        (seen.values("host"), seen.values("x-forwarded-proto")),
+        (vec!["a.test".into()], vec!["http".into()])
+    );
+
+    assert_eq!(gateway.get("/x", Some(&scene.issuer.good("alice"))).status, 200, "HTTP/1.1 on the same port");
+    let mut short = gateway.raw();
+    assert_eq!(short.send("GET / HTTP/1.0\r\n\r\n").response().status, 401, "shorter than the preface");
+    let mut nearly = gateway.raw();
+    nearly.send("PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n");
+    assert!(nearly.try_response().is_ok_and(|it| it.status == 400));
+}
+
+#[test]
+fn part_of_a_preface_is_not_waited_for_without_end() {
+    let scene = Scene::new();
+    let gateway = scene.setup().server("h2c = true\nlimits = { header_timeout = \"300ms\" }").start();
+    let mut stream = TcpStream::connect(gateway.addr()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.write_all(b"PRI * HT").unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0);
+    assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(1.0));
+}
+
+#[test]
+fn an_upload_that_is_given_up_half_way_costs_its_stream_alone() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let request = Request::post("https://a.test/up").header("authorization", &bearer).body(()).unwrap();
+    let mut begun = client.begin(request, false).unwrap();
+    client.wait(async { begun.body.send_data(Bytes::from_static(b"half"), false) }).unwrap();
+    eventually("it has reached the service", || match scene.origin.open() {
+        0 => Err("no connection"),
+        _ => Ok(()),
+    });
+    begun.body.send_reset(Reason::CANCEL);
+    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
+}
