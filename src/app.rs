@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::proxy::{Connections, Entrance};
 use crate::report::{self, Audit};
 use crate::tls::settings::TlsSettings;
+use crate::upstream::UpstreamSettings;
 use current::{Current, Makers};
 use listen::Socket;
 
@@ -236,8 +237,9 @@ impl Gateway {
     /// The configuration, and what was read with it and changes by itself: certificates are renewed.
     fn watched(&self) -> Vec<PathBuf> {
         let config = self.current.config();
-        let files = config.server.tls.iter().flat_map(TlsSettings::files).map(Path::to_owned);
-        std::iter::once(self.path.clone()).chain(files).collect()
+        let upstreams = config.upstreams.iter().flat_map(UpstreamSettings::files);
+        let files = config.server.tls.iter().flat_map(TlsSettings::files).chain(upstreams);
+        std::iter::once(self.path.clone()).chain(files.map(Path::to_owned)).collect()
     }
 
     /// Stops listening, lets running requests end, and at the deadline, or when told again, ends them.

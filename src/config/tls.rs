@@ -137,7 +137,7 @@ fn host(text: &str) -> Result<Box<str>, String> {
 }
 
 /// The content of a file, and where it lies: it is looked at again when it changes.
-fn with_path(
+pub fn with_path(
     read: impl Fn(&Reader<'_>, &Node) -> Option<Vec<u8>>,
 ) -> impl Fn(&Reader<'_>, &Node) -> Option<(PathBuf, Vec<u8>)> {
     move |reader, node| Some((path(reader, node)?, read(reader, node)?))

@@ -29,7 +29,11 @@ impl Table {
     }
 
     pub(super) fn in_turn(&self, turn: &AtomicUsize, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
-        let turn = turn.fetch_add(1, Ordering::Relaxed);
+        // A second attempt is not a turn: else two servers, of which one is dead, would always begin with the dead one.
+        let turn = match tried {
+            [] => turn.fetch_add(1, Ordering::Relaxed),
+            _ => turn.load(Ordering::Relaxed),
+        };
         self.from(turn.checked_rem(self.schedule.len())?, |endpoint| !tried.contains(&endpoint.address))
     }
 

@@ -40,3 +40,6 @@ mod seeing;
 mod support_selftest;
 mod tls;
 mod tokens;
+mod upstream_health;
+mod upstream_protocols;
+mod upstreams;

@@ -12,6 +12,7 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod server;
+pub mod service;
 pub mod tls;
 
 use std::fmt::Debug;

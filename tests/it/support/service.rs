@@ -1,0 +1,239 @@
+//! A service that speaks TLS, HTTP/2, or both, and answers every request with its own body. What only speaks plain
+//! HTTP/1.1 is an [`super::origin::Origin`].
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use pingora::tls::TlsAcceptor;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+use super::pki::{Authority, Identity};
+use super::raw::find;
+
+/// One request as the service understood it.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// `HTTP/1.1` or `HTTP/2.0`
+    pub version: &'static str,
+    pub path: String,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+    /// The name that was asked for in the handshake.
+    pub server_name: Option<String>,
+    /// Whether the gateway has shown a certificate.
+    pub certified: bool,
+}
+
+/// A running service; it stops when dropped.
+pub struct Service {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    /// Dropped, it takes every connection with it.
+    _runtime: Runtime,
+}
+
+#[derive(Default)]
+struct Shared {
+    told: Mutex<Vec<Told>>,
+    /// Lets `/pause` go on.
+    go_on: Notify,
+}
+
+/// How it is spoken to.
+pub struct Speaks {
+    tls: Option<Arc<ServerConfig>>,
+    http2: bool,
+}
+
+impl Speaks {
+    /// HTTP/2 with prior knowledge.
+    pub fn h2c() -> Self {
+        Self { tls: None, http2: true }
+    }
+
+    /// TLS with HTTP/1.1, and with HTTP/2 where `http2` says so. Clients have to show a certificate of `clients`.
+    pub fn tls(identity: &Identity, http2: bool, clients: Option<&Authority>) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone());
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match clients {
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                roots.add(authority.der.clone()).unwrap();
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+                builder.with_client_cert_verifier(verifier.build().unwrap())
+            }
+            None => builder.with_no_client_auth(),
+        };
+        let mut config =
+            builder.with_single_cert(vec![identity.der.clone()], identity.private_key()).unwrap();
+        let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
+        config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
+        Self { tls: Some(Arc::new(config)), http2 }
+    }
+}
+
+impl Service {
+    pub fn start(speaks: Speaks) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::<Shared>::default();
+        runtime.spawn(accept(listener, Arc::new(speaks), shared.clone()));
+        Self { address, shared, _runtime: runtime }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn requests(&self) -> Vec<Told> {
+        self.shared.told.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The only request there was.
+    pub fn only(&self) -> Told {
+        let told = self.requests();
+        assert_eq!(told.len(), 1, "one request expected: {told:?}");
+        told.into_iter().next().unwrap()
+    }
+
+    /// Lets one `/pause` go on.
+    pub fn go_on(&self) {
+        self.shared.go_on.notify_one();
+    }
+
+    /// `[[upstreams]]` for it, with these lines.
+    pub fn config_toml(&self, name: &str, lines: &str) -> String {
+        format!("[[upstreams]]\nname = \"{name}\"\nservers = [\"{}\"]\n{lines}\n", self.address)
+    }
+}
+
+async fn accept(listener: TcpListener, speaks: Arc<Speaks>, shared: Arc<Shared>) {
+    loop {
+        let Ok((tcp, _)) = listener.accept().await else { continue };
+        let (speaks, shared) = (speaks.clone(), shared.clone());
+        tokio::spawn(async move {
+            let Some(config) = &speaks.tls else {
+                return if speaks.http2 {
+                    http2(tcp, shared, None, false).await
+                };
+            };
+            // A gateway that does not believe the certificate ends the handshake.
+            let Ok(stream) = TlsAcceptor::from(config.clone()).accept(tcp).await else { return };
+            let session = stream.get_ref().1;
+            let name = session.server_name().map(str::to_owned);
+            let certified = session.peer_certificates().is_some();
+            if session.alpn_protocol() == Some(b"h2") {
+                http2(stream, shared, name, certified).await;
+            } else {
+                http1(stream, shared, name, certified).await;
+            }
+        });
+    }
+}
+
+async fn http2<S>(stream: S, shared: Arc<Shared>, server_name: Option<String>, certified: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+    while let Some(Ok((request, respond))) = connection.accept().await {
+        let (shared, server_name) = (shared.clone(), server_name.clone());
+        tokio::spawn(async move {
+            // A gateway that resets the stream hears no more of it.
+            let _ = answer(request, respond, &shared, server_name, certified).await;
+        });
+    }
+}
+
+/// Echoes the body, with trailers as gRPC has them. `/pause` waits in the middle until it is told to go on.
+async fn answer(
+    request: http::Request<h2::RecvStream>,
+    mut respond: h2::server::SendResponse<Bytes>,
+    shared: &Shared,
+    server_name: Option<String>,
+    certified: bool,
+) -> Result<(), h2::Error> {
+    let (head, mut stream) = request.into_parts();
+    let mut body = Vec::new();
+    while let Some(piece) = stream.data().await {
+        let piece = piece?;
+        stream.flow_control().release_capacity(piece.len())?;
+        body.extend_from_slice(&piece);
+    }
+    let path = head.uri.path().to_owned();
+    shared.told.lock().unwrap_or_else(PoisonError::into_inner).push(Told {
+        version: "HTTP/2.0",
+        path: path.clone(),
+        headers: head.headers,
+        body: body.clone(),
+        server_name,
+        certified,
+    });
+    let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let mut sending = respond.send_response(response, false)?;
+    sending.send_data(Bytes::from(body), false)?;
+    if path == "/pause" {
+        shared.go_on.notified().await;
+        sending.send_data(Bytes::from_static(b" and on"), false)?;
+    }
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", "0".parse().unwrap());
+    sending.send_trailers(trailers)
+}
+
+async fn http1<S>(mut stream: S, shared: Arc<Shared>, server_name: Option<String>, certified: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut pending = Vec::new();
+    loop {
+        let end = loop {
+            if let Some(at) = find(&pending, b"\r\n\r\n") {
+                break at + 4;
+            }
+            match stream.read_buf(&mut pending).await {
+                Ok(count) if count > 0 => {}
+                _ => return,
+            }
+        };
+        let head = String::from_utf8_lossy(&pending.drain(..end).collect::<Vec<_>>()).into_owned();
+        let mut headers = HeaderMap::new();
+        for (name, value) in head.lines().skip(1).filter_map(|line| line.split_once(':')) {
+            let name = http::HeaderName::from_bytes(name.as_bytes()).unwrap();
+            headers.append(name, value.trim().parse().unwrap());
+        }
+        let length: usize =
+            headers.get("content-length").map_or(0, |it| it.to_str().unwrap().parse().unwrap());
+        while pending.len() < length {
+            match stream.read_buf(&mut pending).await {
+                Ok(count) if count > 0 => {}
+                _ => return,
+            }
+        }
+        let body: Vec<u8> = pending.drain(..length).collect();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        shared.told.lock().unwrap_or_else(PoisonError::into_inner).push(Told {
+            version: "HTTP/1.1",
+            path: head.split(' ').nth(1).unwrap_or_default().to_owned(),
+            headers,
+            body: body.clone(),
+            server_name: server_name.clone(),
+            certified,
+        });
+        if stream.write_all(&[answer.as_bytes(), &body].concat()).await.is_err()
+            || stream.flush().await.is_err()
+        {
+            return;
+        }
+    }
+}
