@@ -291,12 +291,18 @@ async fn snapshot(
 /// with what is known of its servers.
 async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
     let before = || before.into_iter().flat_map(|before| &before.routes).map(|route| &route.upstream);
-    let upstreams = join_all(config.upstreams.iter().map(async |settings| {
-        match before().find(|upstream| upstream.settings() == settings) {
-            Some(kept) => Arc::clone(kept),
-            None => upstream::start(settings.clone(), metrics).await,
-        }
-    }));
+    // One that no route leads to needs neither addresses nor probes.
+    let used = config
+        .upstreams
+        .iter()
+        .filter(|upstream| config.routes.iter().any(|route| route.upstream == upstream.name));
+    let upstreams =
+        join_all(used.map(
+            async |settings| match before().find(|upstream| upstream.settings() == settings) {
+                Some(kept) => Arc::clone(kept),
+                None => upstream::start(settings.clone(), metrics).await,
+            },
+        ));
     let upstreams: Vec<Arc<Upstream>> = upstreams.await;
     let made = config.routes.iter().enumerate().filter_map(|(index, settings)| {
         // The configuration has seen to it that every route's upstream exists.

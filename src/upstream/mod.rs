@@ -141,6 +141,10 @@ impl Upstream {
 
     fn publish(&self, members: &Members) {
         self.table.store(Arc::new(members.table()));
+        if self.retired.is_cancelled() {
+            // The series may be a successor's by now.
+            return;
+        }
         for (place, series) in self.series.servers.iter().enumerate() {
             series.healthy.set(members.share(place));
         }

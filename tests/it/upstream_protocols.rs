@@ -158,9 +158,10 @@ fn http2_is_spoken_where_the_service_agrees() {
 }
 
 #[test]
-fn a_websocket_goes_over_http1_even_where_the_service_is_spoken_to_in_http2() {
+fn a_websocket_may_be_silent_and_goes_over_http1_even_where_the_service_is_spoken_to_in_http2() {
     let origin = Origin::answering(|_| Answer::switch_to_websocket());
-    let upstream = format!("{}http2 = true\n", origin.config_toml("app"));
+    let lines = "http2 = true\ntimeouts = { read = \"100ms\" }\n";
+    let upstream = format!("{}{lines}", origin.config_toml("app"));
     let gateway = Setup::new().section(&upstream).route(ROUTE).start();
     let mut raw = gateway.raw();
     raw.send(
@@ -168,6 +169,8 @@ fn a_websocket_goes_over_http1_even_where_the_service_is_spoken_to_in_http2() {
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
     );
     assert_eq!(raw.response().status, 101);
+    // Each look takes as long as `read` allows.
+    assert!(!(0..5).any(|_| raw.is_closed()), "a conversation may be silent");
     raw.send("ping");
     assert_eq!(raw.bytes(4), b"ping");
 }

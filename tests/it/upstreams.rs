@@ -87,7 +87,10 @@ fn a_user_stays_with_a_server_whatever_the_token_and_nobody_goes_by_address() {
     let (a, b, issuer) = (named("a"), named("b"), Issuer::new(Algorithm::ES256));
     let route = "path = \"/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"";
     let servers = upstream(&[plain(&a), plain(&b)], "balance = \"hash:{sub}\"");
-    let gateway = Setup::new().issuer(&issuer).section(&servers).route(route).start();
+    // A database that is late would answer for the servers.
+    let database = "[database]\nurl = \"sqlite://ledger.db\"\ntimeout = \"10s\"\n";
+    let setup = Setup::new().issuer(&issuer).section(database).section(&servers).route(route);
+    let gateway = setup.start();
     let home = |user: &str| gateway.get("/", Some(&issuer.good(user))).text();
     let homes: Vec<_> = (0..20).map(|number| home(&format!("user-{number}"))).collect();
     assert_eq!(homes.iter().collect::<BTreeSet<_>>().len(), 2, "{homes:?}");

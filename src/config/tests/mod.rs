@@ -1,6 +1,7 @@
 //! What the configuration accepts and what it says to the rest.
 
 mod shipped;
+mod upstreams;
 mod tls;
 
 use std::time::Duration;
