@@ -45,6 +45,9 @@ impl Ledger {
             ticks.tick().await;
             let now = Timestamp::now();
             self.deliver_outbox().await;
+            if let Some(coherent) = &self.coherent {
+                self.metrics.memory_answers.set(coherent.kept());
+            }
             // While the database is left alone there is nothing to tend.
             if self.database.breaker.is_open() {
                 continue;

@@ -14,6 +14,7 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
+    pub(super) memory_answers: IntGauge,
     pub(super) link: LinkMetrics,
     modes: [(Mode, IntGauge, IntCounter); 4],
 }
@@ -99,6 +100,11 @@ impl LedgerMetrics {
             "portcullis_outbox_pending",
             "Changes that the database holds and Redis has yet to be told. While it is not 0 the database is asked.",
         )?;
+        let memory_answers = IntGauge::new(
+            "portcullis_memory_answers",
+            "Answers of Redis kept in memory, those that are void by now included.",
+        )?;
+        registry.register(Box::new(memory_answers.clone()))?;
         registry.register(Box::new(outbox_pending.clone()))?;
         registry.register(Box::new(lookups.clone()))?;
         registry.register(Box::new(up.clone()))?;
@@ -120,6 +126,7 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
+            memory_answers,
             link: LinkMetrics::register(registry)?,
             modes: [of(Mode::Coherent), of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],
         })

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
@@ -267,6 +267,12 @@ impl Ledger {
         Box::pin(self.ask(questions, claims, now)).await
     }
 
+    /// The names of keys that changed in Redis under the rules' prefixes, from now on; they are hints, since a flush
+    /// names none and too many at once are dropped. `None` without Redis, or where somebody has taken them already.
+    pub fn pushes(&self) -> Option<mpsc::Receiver<Vec<u8>>> {
+        self.coherent.as_ref()?.link.pushes()
+    }
+
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
         if self.is_coherent() {
@@ -394,14 +400,14 @@ struct LastMode(std::sync::atomic::AtomicU8);
 impl LastMode {
     fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
         let code = match now {
-            Mode::Coherent => 0,
-            Mode::Direct => 1,
+            Mode::Direct => 0,
+            Mode::Coherent => 1,
             Mode::Database => 2,
             Mode::Blind => 3,
         };
         match self.0.swap(code, ordering) {
-            0 => Mode::Coherent,
-            1 => Mode::Direct,
+            0 => Mode::Direct,
+            1 => Mode::Coherent,
             2 => Mode::Database,
             _ => Mode::Blind,
         }

@@ -69,6 +69,11 @@ impl Coherent {
         Self { link, coherence, answers: Answers::new(settings.answers) }
     }
 
+    /// How many answers are kept.
+    pub fn kept(&self) -> i64 {
+        i64::try_from(self.answers.len()).unwrap_or(i64::MAX)
+    }
+
     /// When an answer ends: with its key's life, which Redis tells a while after the fact. `None`: it is over already.
     fn until(sent: Tick, held: &Held, life: Option<&Value>) -> Option<Tick> {
         let life = match life {
