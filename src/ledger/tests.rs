@@ -69,10 +69,14 @@ fn as_services_do() -> Vec<Rule> {
 }
 
 async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, CancellationToken) {
-    let settings = LedgerSettings {
+    open(settings(server.map(Server::settings), rules)).await
+}
+
+fn settings(redis: Option<RedisSettings>, rules: Vec<Rule>) -> LedgerSettings {
+    LedgerSettings {
         presets: Vec::new(),
         rules,
-        redis: server.map(Server::settings),
+        redis,
         database: DatabaseSettings {
             url: "sqlite::memory:".into(),
             max_connections: 1,
@@ -85,7 +89,10 @@ async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, Canc
         answers: 1000,
         max_staleness: Duration::from_millis(500),
         heartbeat: Duration::from_millis(100),
-    };
+    }
+}
+
+async fn open(settings: LedgerSettings) -> (Arc<Ledger>, CancellationToken) {
     let shutdown = CancellationToken::new();
     let metrics = LedgerMetrics::register(&prometheus::Registry::new()).expect("metrics");
     (Ledger::open(&settings, metrics, shutdown.clone()).await.expect("a ledger"), shutdown)
