@@ -17,6 +17,9 @@ const FAILURES_HELP: &str = "Requests that a server did not answer: no connectio
     that broke, no answer in time, or a status of eject.statuses. The client may have been answered by another one.";
 const RETRIES_HELP: &str = "Times another server, or another connection, was tried for a request.";
 
+/// Upstream and server.
+type Labels = (Arc<str>, String);
+
 /// The families. Clones share them.
 #[derive(Clone)]
 pub struct UpstreamMetrics {
@@ -24,8 +27,8 @@ pub struct UpstreamMetrics {
     ejections: IntCounterVec,
     failures: IntCounterVec,
     retries: IntCounterVec,
-    /// Upstream and server of the series that exist.
-    shown: Arc<Mutex<BTreeSet<(Arc<str>, String)>>>,
+    /// Of the series that exist.
+    shown: Arc<Mutex<BTreeSet<Labels>>>,
 }
 
 impl UpstreamMetrics {
