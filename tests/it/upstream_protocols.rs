@@ -175,6 +175,25 @@ fn a_websocket_may_be_silent_and_goes_over_http1_even_where_the_service_is_spoke
     assert_eq!(raw.bytes(4), b"ping");
 }
 
+#[test]
+fn a_websocket_goes_over_tls() {
+    let scene = Scene::new();
+    let service = Service::start(Speaks::tls(&scene.authority.server(&["app.internal"]), false, None));
+    let gateway = gateway(&service, &format!("tls = {{ sni = \"app.internal\", {} }}", scene.ca()));
+    let mut raw = gateway.raw();
+    raw.send(
+        "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(raw.response().status, 101);
+    for size in [1, 10, 100_000] {
+        // Nothing may stay behind in a buffer on the way.
+        let message = vec![b'm'; size];
+        raw.send(&message);
+        assert!(raw.bytes(size) == message, "{size}");
+    }
+}
+
 fn call(path: &str) -> Request<()> {
     let request = Request::post(format!("http://a.test{path}"));
     request.header("content-type", "application/grpc").header("te", "trailers").body(()).unwrap()
@@ -230,15 +249,36 @@ fn a_grpc_call_may_be_silent_for_longer_than_an_answer_may() {
 }
 
 #[test]
-fn calls_share_a_connection_and_one_that_the_service_has_closed_is_no_failure() {
+fn calls_share_a_connection_and_one_that_the_service_has_ended_is_no_failure() {
     let service = Service::start(Speaks::h2c());
-    let gateway = gateway(&service, "http2 = true");
+    let gateway = gateway(&service, "http2 = true\nretries = 0");
     let mut client = Http2::plain(gateway.addr());
-    let calls: Vec<_> = (0..20).map(|_| client.begin(call("/many"), true).unwrap()).collect();
-    for pending in calls {
-        assert_eq!(client.wait(outcome(pending)).1, "0");
+    let mut say = |path: &str| {
+        let mut pending = client.begin(call(path), false).unwrap();
+        pending.body.send_data(Bytes::from_static(b"hello"), true).unwrap();
+        client.wait(outcome(pending)).0
+    };
+    for _ in 0..10 {
+        assert_eq!(say("/many"), "hello");
     }
-    assert_eq!(service.requests().len(), 20);
+    assert!(service.requests().iter().all(|told| told.connection == 0), "{:?}", service.requests());
+    assert_eq!(say("/bye"), "hello");
+    for _ in 0..3 {
+        assert_eq!(say("/again"), "hello");
+    }
+    assert_eq!(service.requests().pop().unwrap().connection, 1);
+}
+
+#[test]
+fn a_call_that_was_not_looked_at_is_made_again() {
+    let service = Service::start(Speaks::h2c());
+    let gateway = gateway(&service, "http2 = true\nretries = 0");
+    let mut client = Http2::plain(gateway.addr());
+    let mut pending = client.begin(call("/refused"), false).unwrap();
+    pending.body.send_data(Bytes::from_static(b"hello"), true).unwrap();
+    assert_eq!(client.wait(outcome(pending)).0, "hello");
+    assert_eq!(service.only().body, b"hello");
+    assert_eq!(gateway.metric("portcullis_upstream_retries_total{upstream=\"app\"}"), Some(1.0));
 }
 
 #[test]

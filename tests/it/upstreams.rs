@@ -357,3 +357,23 @@ fn a_reload_keeps_what_is_known_of_an_upstream_and_forgets_the_series_of_those_t
     });
     assert_eq!(gateway.metric(&of_dead), Some(0.0), "and still is");
 }
+
+#[test]
+fn no_more_unused_connections_are_kept_than_allowed() {
+    let origin = Origin::answering(|_| Answer::ok().delayed(Duration::from_millis(300)));
+    let setup =
+        Setup::new().server("limits = { idle_upstreams = 2 }").section(&upstream(&[plain(&origin)], ""));
+    let gateway = setup.route(ROUTE).start();
+    let mut clients: Vec<_> = (0..5).map(|_| gateway.raw()).collect();
+    for client in &mut clients {
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    }
+    for client in &mut clients {
+        assert_eq!(client.response().status, 200);
+    }
+    assert_eq!(origin.connections(), 5);
+    eventually("two are kept", || match origin.open() {
+        2 => Ok(()),
+        open => Err(open),
+    });
+}

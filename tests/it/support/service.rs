@@ -2,6 +2,7 @@
 //! HTTP/1.1 is an [`super::origin::Origin`].
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -29,6 +30,16 @@ pub struct Told {
     pub server_name: Option<String>,
     /// Whether the gateway has shown a certificate.
     pub certified: bool,
+    /// Which connection it came on, from 0.
+    pub connection: usize,
+}
+
+/// What all requests of a connection have in common.
+#[derive(Clone)]
+struct Link {
+    server_name: Option<String>,
+    certified: bool,
+    number: usize,
 }
 
 /// A running service; it stops when dropped.
@@ -44,18 +55,26 @@ struct Shared {
     told: Mutex<Vec<Told>>,
     /// Lets `/pause` go on.
     go_on: Notify,
+    connections: AtomicUsize,
+    /// Whether `/refused` has been refused.
+    refused: AtomicBool,
+}
+
+impl Shared {
+    fn tell(&self, told: Told) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+    }
 }
 
 /// How it is spoken to.
 pub struct Speaks {
     tls: Option<Arc<ServerConfig>>,
-    http2: bool,
 }
 
 impl Speaks {
     /// HTTP/2 with prior knowledge.
     pub fn h2c() -> Self {
-        Self { tls: None, http2: true }
+        Self { tls: None }
     }
 
     /// TLS with HTTP/1.1, and with HTTP/2 where `http2` says so. Clients have to show a certificate of `clients`.
@@ -76,7 +95,7 @@ impl Speaks {
             builder.with_single_cert(vec![identity.der.clone()], identity.private_key()).unwrap();
         let offered: &[&[u8]] = if http2 { &[b"h2", b"http/1.1"] } else { &[b"http/1.1"] };
         config.alpn_protocols = offered.iter().map(|name| name.to_vec()).collect();
-        Self { tls: Some(Arc::new(config)), http2 }
+        Self { tls: Some(Arc::new(config)) }
     }
 }
 
@@ -121,36 +140,47 @@ async fn accept(listener: TcpListener, speaks: Arc<Speaks>, shared: Arc<Shared>)
     loop {
         let Ok((tcp, _)) = listener.accept().await else { continue };
         let (speaks, shared) = (speaks.clone(), shared.clone());
+        let number = shared.connections.fetch_add(1, Ordering::SeqCst);
         tokio::spawn(async move {
             let Some(config) = &speaks.tls else {
-                return if speaks.http2 {
-                    http2(tcp, shared, None, false).await
-                };
+                return http2(tcp, shared, Link { server_name: None, certified: false, number }).await;
             };
             // A gateway that does not believe the certificate ends the handshake.
             let Ok(stream) = TlsAcceptor::from(config.clone()).accept(tcp).await else { return };
             let session = stream.get_ref().1;
-            let name = session.server_name().map(str::to_owned);
-            let certified = session.peer_certificates().is_some();
+            let link = Link {
+                server_name: session.server_name().map(str::to_owned),
+                certified: session.peer_certificates().is_some(),
+                number,
+            };
             if session.alpn_protocol() == Some(b"h2") {
-                http2(stream, shared, name, certified).await;
+                http2(stream, shared, link).await;
             } else {
-                http1(stream, shared, name, certified).await;
+                http1(stream, shared, link).await;
             }
         });
     }
 }
 
-async fn http2<S>(stream: S, shared: Arc<Shared>, server_name: Option<String>, certified: bool)
+/// `/bye` is the last request of a connection (GOAWAY); the first `/refused` is not looked at (REFUSED_STREAM).
+async fn http2<S>(stream: S, shared: Arc<Shared>, link: Link)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let Ok(mut connection) = h2::server::handshake(stream).await else { return };
-    while let Some(Ok((request, respond))) = connection.accept().await {
-        let (shared, server_name) = (shared.clone(), server_name.clone());
+    while let Some(Ok((request, mut respond))) = connection.accept().await {
+        let (shared, link) = (shared.clone(), link.clone());
+        match request.uri().path() {
+            "/bye" => connection.graceful_shutdown(),
+            "/refused" if !shared.refused.swap(true, Ordering::SeqCst) => {
+                respond.send_reset(h2::Reason::REFUSED_STREAM);
+                continue;
+            }
+            _ => {}
+        }
         tokio::spawn(async move {
             // A gateway that resets the stream hears no more of it.
-            let _ = answer(request, respond, &shared, server_name, certified).await;
+            let _ = answer(request, respond, &shared, link).await;
         });
     }
 }
@@ -160,8 +190,7 @@ async fn answer(
     request: http::Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
     shared: &Shared,
-    server_name: Option<String>,
-    certified: bool,
+    link: Link,
 ) -> Result<(), h2::Error> {
     let (head, mut stream) = request.into_parts();
     let mut body = Vec::new();
@@ -171,13 +200,14 @@ async fn answer(
         body.extend_from_slice(&piece);
     }
     let path = head.uri.path().to_owned();
-    shared.told.lock().unwrap_or_else(PoisonError::into_inner).push(Told {
+    shared.tell(Told {
         version: "HTTP/2.0",
         path: path.clone(),
         headers: head.headers,
         body: body.clone(),
-        server_name,
-        certified,
+        server_name: link.server_name,
+        certified: link.certified,
+        connection: link.number,
     });
     let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
     let mut sending = respond.send_response(response, false)?;
@@ -191,7 +221,8 @@ async fn answer(
     sending.send_trailers(trailers)
 }
 
-async fn http1<S>(mut stream: S, shared: Arc<Shared>, server_name: Option<String>, certified: bool)
+/// After an upgrade, an echo.
+async fn http1<S>(mut stream: S, shared: Arc<Shared>, link: Link)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -221,19 +252,35 @@ where
             }
         }
         let body: Vec<u8> = pending.drain(..length).collect();
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
-        shared.told.lock().unwrap_or_else(PoisonError::into_inner).push(Told {
+        let upgrade = headers.contains_key("upgrade");
+        let answer = match upgrade {
+            true => "HTTP/1.1 101 Go on\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n".to_owned(),
+            false => format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n"),
+        };
+        shared.tell(Told {
             version: "HTTP/1.1",
             path: head.split(' ').nth(1).unwrap_or_default().to_owned(),
             headers,
             body: body.clone(),
-            server_name: server_name.clone(),
-            certified,
+            server_name: link.server_name.clone(),
+            certified: link.certified,
+            connection: link.number,
         });
-        if stream.write_all(&[answer.as_bytes(), &body].concat()).await.is_err()
-            || stream.flush().await.is_err()
-        {
+        if send(&mut stream, &[answer.as_bytes(), &body].concat()).await.is_err() {
             return;
         }
+        while upgrade {
+            if send(&mut stream, &std::mem::take(&mut pending)).await.is_err() {
+                return;
+            }
+            if !matches!(stream.read_buf(&mut pending).await, Ok(count) if count > 0) {
+                return;
+            }
+        }
     }
+}
+
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
 }
