@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -95,6 +95,7 @@ impl Door {
             scheme,
             options: options(&limits),
             limits,
+            http2,
             fresh: AtomicBool::new(true),
         });
         let patience = connection.limits.header_timeout;
@@ -161,6 +162,7 @@ struct Connection {
     options: HttpServerOptions,
     /// Those in force when it came.
     limits: Limits,
+    http2: bool,
     /// Whether the next request is the first.
     fresh: AtomicBool,
 }
@@ -171,10 +173,21 @@ fn options(limits: &Limits) -> HttpServerOptions {
     options
 }
 
-/// What a request can be told of how it came.
+/// What a request is told of how it came, and tells of how it goes on.
 struct Arrival {
-    head_was_read: AtomicBool,
     scheme: Scheme,
+    head_was_read: AtomicBool,
+    /// Grows with every piece of the body.
+    pieces: AtomicU32,
+    /// Whether the client has said all it had to say before it hears something.
+    said: AtomicBool,
+}
+
+impl Arrival {
+    fn new(scheme: Scheme) -> Self {
+        let [head_was_read, said] = [false, false].map(AtomicBool::new);
+        Self { scheme, head_was_read, pieces: AtomicU32::new(0), said }
+    }
 }
 
 tokio::task_local! {
@@ -189,6 +202,14 @@ pub(super) fn head_was_read() -> Scheme {
     });
     // Without the scope, in a test say, nobody waits.
     told.unwrap_or(Scheme::Http)
+}
+
+/// Called with every piece of a body. `over`: it was the last, or the answer has begun: what follows may be a conversation.
+pub(super) fn body_moved(over: bool) {
+    let _ = ARRIVAL.try_with(|arrival| {
+        arrival.pieces.fetch_add(1, Ordering::Relaxed);
+        arrival.said.fetch_or(over, Ordering::Relaxed);
+    });
 }
 
 #[async_trait]
@@ -208,8 +229,7 @@ impl HttpServerApp for Connection {
             let limits = &self.door.snapshot.load().server.limits;
             if first { limits.header_timeout } else { limits.idle_timeout }
         };
-        let arrival =
-            Arc::new(Arrival { head_was_read: AtomicBool::new(false), scheme: self.scheme.clone() });
+        let arrival = Arc::new(Arrival::new(self.scheme.clone()));
         let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -217,13 +237,27 @@ impl HttpServerApp for Connection {
             reused = &mut work => return reused,
             () = fast_sleep(patience) => {}
         }
-        if arrival.head_was_read.load(Ordering::Relaxed) {
-            return work.await;
+        if !arrival.head_was_read.load(Ordering::Relaxed) {
+            if first {
+                self.door.metrics.slow_head();
+            }
+            return None;
         }
-        if first {
-            self.door.metrics.slow_head();
+        // Pingora keeps time on the bodies of HTTP/1.1, and on those of HTTP/2 it does not.
+        while self.http2 && !arrival.said.load(Ordering::Relaxed) {
+            let before = arrival.pieces.load(Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                reused = &mut work => return reused,
+                () = fast_sleep(self.limits.idle_timeout) => {}
+            }
+            let stalled = arrival.pieces.load(Ordering::Relaxed) == before;
+            if stalled && !arrival.said.load(Ordering::Relaxed) {
+                // Dropping the request resets its stream, and no other.
+                return None;
+            }
         }
-        None
+        work.await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

@@ -11,6 +11,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
+use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::{Proxy, door, forward, hygiene};
 use crate::answer::{self, Answer};
@@ -22,9 +23,6 @@ use crate::verdict::{Denial, DenyReason, Verdict};
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
 const ANSWERED: bool = true;
 const GO_ON: bool = false;
-
-/// Never sent: the client closed before there was an answer.
-const CLIENT_WENT_AWAY: u16 = 499;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -123,9 +121,10 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        door::body_moved(end);
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
@@ -152,6 +151,7 @@ impl ProxyHttp for Proxy {
             return Err(error.into_up());
         }
         exchange.status = response.status.as_u16();
+        door::body_moved(!response.status.is_informational());
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::Reason;
@@ -436,4 +436,182 @@ fn an_upload_that_is_given_up_half_way_costs_its_stream_alone() {
     });
     begun.body.send_reset(Reason::CANCEL);
     assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
+}
+
+#[test]
+fn trailers_of_a_request_carry_no_identity_and_reach_nobody_as_fields() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let request =
+        Request::post("https://a.test/up").header("authorization", &bearer).header("te", "trailers");
+    let mut begun = client.begin(request.body(()).unwrap(), false).unwrap();
+    client.wait(async {
+        begun.body.send_data(Bytes::from_static(b"body"), false).unwrap();
+        let mut trailers = http::HeaderMap::new();
+        for name in ["x-user-id", "x_user_id", "authorization", "x-forwarded-for"] {
+            trailers.insert(name, http::HeaderValue::from_static("admin"));
+        }
+        begun.body.send_trailers(trailers).unwrap();
+    });
+    assert_eq!(client.answer(begun.response).unwrap().status, 200);
+    let seen = scene.origin.only();
+    assert!(!String::from_utf8_lossy(&seen.body).contains("admin"), "{seen:?}");
+    assert!(!seen.text().contains("admin"), "{}", seen.text());
+}
+
+#[test]
+fn answers_of_every_shape_are_whole_and_hold_nothing_of_http1() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let authorized = [("authorization", &*bearer)];
+    let long = vec![b'x'; 300_000];
+    let hop = |answer: Answer| {
+        answer.header("Connection", "x-hop").header("X-Hop", "1").header("Keep-Alive", "timeout=5")
+    };
+    let body = long.clone();
+    scene.origin.answer(move |_| hop(Answer::new(200, &body).chunked()).header("X-Kept", "1"));
+    let answer = client.get("a.test", "/x", &authorized).unwrap();
+    assert_eq!((answer.status, answer.body.len()), (200, long.len()));
+    assert_eq!(answer.header("x-kept"), Some("1"));
+    for gone in ["connection", "keep-alive", "transfer-encoding", "upgrade", "proxy-connection"] {
+        assert_eq!(answer.header(gone), None, "{gone}");
+    }
+    scene.origin.answer(|_| Answer::new(204, "").header("X-Kept", "1"));
+    assert_eq!(client.get("a.test", "/x", &authorized).unwrap().status, 204);
+    scene.origin.answer(|_| Answer {
+        raw: Some(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n".into()),
+        ..Answer::ok()
+    });
+    let head = Request::head("https://a.test/x").header("authorization", &bearer).body(()).unwrap();
+    let answer = client.request(head, b"").unwrap();
+    assert_eq!((answer.status, answer.header("content-length"), answer.body.len()), (200, Some("7"), 0));
+    // Cut short by the service: the stream is reset, so that nobody takes the part for the whole.
+    scene.origin.answer(|_| {
+        Answer { raw: Some(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf".into()), ..Answer::ok() }
+            .closing()
+    });
+    assert!(client.get("a.test", "/x", &authorized).is_err_and(|error| error.is_reset()));
+    scene.origin.answer(|_| Answer::ok());
+    assert_eq!(client.get("a.test", "/x", &authorized).unwrap().status, 200);
+}
+
+#[test]
+fn a_body_without_a_length_is_cut_where_it_grows_too_long() {
+    let scene = Scene::new();
+    let gateway = scene.setup().server("limits = { body_bytes = \"64KiB\" }").start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let request = || Request::post("https://a.test/x").header("authorization", &bearer).body(()).unwrap();
+    let refused = client.request(request(), &vec![b'x'; 200_000]);
+    assert!(refused.is_err() || refused.is_ok_and(|it| it.status == 413));
+    assert!(scene.origin.requests().iter().all(|seen| seen.body.len() < 80_000));
+    assert_eq!(client.request(request(), &vec![b'x'; 60_000]).unwrap().status, 200);
+}
+
+#[test]
+fn what_a_service_says_bit_by_bit_arrives_bit_by_bit() {
+    let scene = Scene::new();
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = [0; 4096];
+        assert!(stream.read(&mut head).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: one\n\n").unwrap();
+        wait.recv().unwrap();
+        stream.write_all(b"data: two\n\n").unwrap();
+    });
+    let upstream = format!("[[upstreams]]\nname = \"events\"\nservers = [\"{address}\"]");
+    let route = "path = \"/events\"\nupstream = \"events\"";
+    let gateway = scene.setup().section(&upstream).route(route).start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let begun = client.begin(http2::get("a.test", "/events", &[("authorization", &bearer)]), true).unwrap();
+    let rest = client.wait(async {
+        let mut body = begun.response.await.unwrap().into_body();
+        let first = body.data().await.unwrap().unwrap();
+        assert_eq!(&first[..], b"data: one\n\n", "before the service has said the rest");
+        go.send(()).unwrap();
+        body.data().await.unwrap().unwrap()
+    });
+    assert_eq!(&rest[..], b"data: two\n\n");
+    service.join().unwrap();
+}
+
+#[test]
+fn a_body_that_stalls_costs_its_stream_and_an_answer_nobody_reads_too() {
+    let scene = Scene::new();
+    let long = vec![b'x'; 2_000_000];
+    scene
+        .origin
+        .answer(move |seen| if seen.target() == "/long" { Answer::new(200, &long) } else { Answer::ok() });
+    let gateway =
+        scene.setup().server("limits = { idle_timeout = \"1s\", header_timeout = \"500ms\" }").start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let began = Instant::now();
+    let request = Request::post("https://a.test/up").header("authorization", &bearer).body(()).unwrap();
+    let mut stalled = client.begin(request, false).unwrap();
+    stalled.body.send_data(Bytes::from_static(b"half"), false).unwrap();
+    let unread = client.begin(http2::get("a.test", "/long", &[("authorization", &bearer)]), true).unwrap();
+    let unread = client.wait(unread.response).unwrap().into_body();
+    assert!(client.answer(stalled.response).is_err_and(|error| error.is_reset()));
+    // As long as anything at all is read, it goes on; here nothing is.
+    eventually("the service is left alone", || match scene.origin.open() {
+        0 => Ok(()),
+        open => Err(open),
+    });
+    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
+    drop(unread);
+    assert_eq!(
+        client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status,
+        200,
+        "the rest goes on"
+    );
+}
+
+/// gRPC and the like: once the service has begun to answer, either side may be silent.
+#[test]
+fn a_conversation_may_pause_after_the_answer_has_begun() {
+    let scene = Scene::new();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut seen = [0; 4096];
+        assert!(stream.read(&mut seen).unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\none").unwrap();
+        let mut rest = Vec::new();
+        // The gateway forwards the second half, and the end of it.
+        while !rest.ends_with(b"0\r\n\r\n") {
+            let count = stream.read(&mut seen).unwrap();
+            assert!(count > 0, "{rest:?}");
+            rest.extend(&seen[..count]);
+        }
+        stream.write_all(b"two").unwrap();
+    });
+    let upstream = format!("[[upstreams]]\nname = \"talk\"\nservers = [\"{address}\"]");
+    let limits = "limits = { idle_timeout = \"1s\", header_timeout = \"500ms\" }";
+    let setup =
+        scene.setup().server(limits).section(&upstream).route("path = \"/talk\"\nupstream = \"talk\"");
+    let gateway = setup.start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let request = Request::post("https://a.test/talk").header("authorization", &bearer).body(()).unwrap();
+    let mut begun = client.begin(request, false).unwrap();
+    begun.body.send_data(Bytes::from_static(b"first"), false).unwrap();
+    let mut answer = client.wait(begun.response).unwrap().into_body();
+    client.wait(async {
+        assert_eq!(&answer.data().await.unwrap().unwrap()[..], b"one");
+        let silence = tokio::time::timeout(Duration::from_millis(2500), answer.data()).await;
+        assert!(silence.is_err(), "{silence:?}");
+        begun.body.send_data(Bytes::from_static(b"second"), true).unwrap();
+        assert_eq!(&answer.data().await.unwrap().unwrap()[..], b"two");
+    });
+    service.join().unwrap();
 }

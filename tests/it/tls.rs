@@ -424,3 +424,22 @@ fn an_expired_certificate_is_served_and_warned_of() {
     assert!(Client::blind().connect(gateway.tls_addr(), "a.test").is_ok());
     assert!(scene.client().connect(gateway.tls_addr(), "a.test").is_err());
 }
+
+#[test]
+fn websockets_go_through_tls_and_may_be_silent() {
+    let scene = Scene::new();
+    scene.origin.answer(|_| Answer::switch_to_websocket());
+    let gateway = scene.with("").server("limits = { header_timeout = \"300ms\" }").start();
+    let mut socket = scene.client().alpn(&[b"http/1.1"]).connect(gateway.tls_addr(), "a.test").unwrap().raw();
+    socket.send(
+        "GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    );
+    assert_eq!(socket.response().status, 101);
+    assert_eq!(socket.send("hello").bytes(5), b"hello");
+    let silent_since = Instant::now();
+    while silent_since.elapsed() < Duration::from_millis(600) {
+        assert!(!socket.is_closed());
+    }
+    assert_eq!(socket.send("again").bytes(5), b"again", "longer silent than a head may take");
+}
