@@ -1,8 +1,7 @@
 //! HTTP/2: judged as HTTP/1.1 is, forwarded as HTTP/1.1 would be, and no cheaper to attack.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::Reason;
@@ -17,26 +16,26 @@ use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
 use crate::support::tls::Client;
 
-struct Scene {
-    authority: Authority,
+pub struct Scene {
+    pub authority: Authority,
     shelf: Shelf,
-    origin: Origin,
+    pub origin: Origin,
     issuer: Issuer,
 }
 
 impl Scene {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (authority, shelf) = (Authority::new(), Shelf::new());
         shelf.put("a", &authority.server(&["a.test", "b.test"]));
         Self { authority, shelf, origin: Origin::start(), issuer: Issuer::new(Algorithm::ES256) }
     }
 
-    fn setup(&self) -> Setup {
+    pub fn setup(&self) -> Setup {
         let listener = self.shelf.listener(&[self.shelf.entry("a", &["a.test", "b.test"])], "");
         Gateway::guarding(&self.issuer, &self.origin).section(&listener)
     }
 
-    fn connect(&self, gateway: &Gateway) -> Http2 {
+    pub fn connect(&self, gateway: &Gateway) -> Http2 {
         Http2::tls(&Client::of(&self.authority), gateway.tls_addr(), "a.test")
     }
 
@@ -55,7 +54,7 @@ impl Scene {
         }
     }
 
-    fn bearer(&self, user: &str) -> String {
+    pub fn bearer(&self, user: &str) -> String {
         format!("Bearer {}", self.issuer.good(user))
     }
 }
@@ -162,44 +161,6 @@ fn what_two_servers_could_read_differently_is_refused() {
     scene.origin.saw_nothing();
 }
 
-#[test]
-fn heads_are_bounded_however_well_they_compress() {
-    let scene = Scene::new();
-    let gateway = scene.setup().server("limits = { header_bytes = \"8KiB\", headers = 20 }").start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let long = "x".repeat(9000);
-    let too_long = client.get("a.test", "/x", &[("authorization", &bearer), ("x-long", &long)]).unwrap();
-    assert_eq!(too_long.status, 431);
-    // One entry of the table, named again and again: a byte each on the wire.
-    let many: Vec<_> = std::iter::repeat_n(("x-same", "y"), 40).collect();
-    assert_eq!(client.get("a.test", "/x", &many).unwrap().reason(), "headers_too_large");
-    let again = "y".repeat(1000);
-    let bomb: Vec<_> = std::iter::repeat_n(("x-same", &*again), 15).collect();
-    assert_eq!(client.get("a.test", "/x", &bomb).unwrap().status, 431);
-    scene.origin.saw_nothing();
-    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
-}
-
-#[test]
-fn one_connection_has_no_more_requests_at_a_time_than_is_allowed() {
-    let scene = Scene::new();
-    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(300)));
-    let gateway = scene.setup().server("limits = { streams = 4 }").start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
-    assert_eq!(client.streams(), 4);
-    let begun: Vec<_> = (0..4)
-        .map(|_| {
-            client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true).unwrap().response
-        })
-        .collect();
-    for pending in begun {
-        assert_eq!(client.answer(pending).unwrap().status, 200);
-    }
-}
-
 /// The parser of HTTP/2 takes a fragment off before anybody can see it: what is judged, and what the service gets, is
 /// what stands before it.
 #[test]
@@ -271,69 +232,6 @@ fn fields_of_http1_and_malformed_ones_are_refused() {
         assert!(scene.refuses(&gateway, &fields), ":authority {authority}");
     }
     scene.origin.saw_nothing();
-}
-
-#[test]
-fn who_takes_requests_back_at_once_is_cut_off() {
-    let scene = Scene::new();
-    let gateway = scene.setup().start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let cut = (0..5000).find(|_| {
-        let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), false);
-        let Ok(mut begun) = begun else { return true };
-        begun.body.send_reset(Reason::CANCEL);
-        !client.is_open()
-    });
-    assert!(cut.is_some(), "5000 requests were taken back without a consequence");
-}
-
-/// Slow enough that each request is begun, and asked of the service; so it is not about what waits to be accepted.
-#[test]
-fn who_has_everything_begun_and_takes_it_back_is_cut_off_and_counted() {
-    let scene = Scene::new();
-    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(300)));
-    let gateway = scene.setup().start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let cut = (0..2000).find(|_| {
-        let before = scene.origin.requests().len();
-        let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true);
-        let Ok(mut begun) = begun else { return true };
-        eventually("the service is asked", || {
-            if scene.origin.requests().len() > before || !client.is_open() { Ok(()) } else { Err(before) }
-        });
-        begun.body.send_reset(Reason::CANCEL);
-        !client.is_open()
-    });
-    assert!(cut.is_some_and(|cut| cut >= 100), "{cut:?}");
-    eventually("it is counted", || match gateway.metric("portcullis_http2_floods_total") {
-        Some(1.0) => Ok(()),
-        seen => Err(seen),
-    });
-    // Nobody else is touched.
-    assert_eq!(
-        scene.connect(&gateway).get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status,
-        200
-    );
-}
-
-#[test]
-fn a_connection_that_asks_nothing_is_not_kept() {
-    let scene = Scene::new();
-    let gateway =
-        scene.setup().server("limits = { header_timeout = \"300ms\", idle_timeout = \"1s\" }").start();
-    // Neither preface nor settings.
-    let silent = Client::of(&scene.authority).alpn(&[b"h2"]).connect(gateway.tls_addr(), "a.test").unwrap();
-    silent.raw().rest_until_closed();
-    // The preface, and no request.
-    let _ = scene.connect(&gateway).ended();
-    assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(2.0));
-    // One request, and then nothing.
-    let mut idle = scene.connect(&gateway);
-    assert_eq!(idle.get("a.test", "/x", &[]).unwrap().status, 401);
-    let _ = idle.ended();
-    assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(2.0), "idle is not slow");
 }
 
 #[test]
@@ -411,34 +309,6 @@ fn prior_knowledge_is_understood_where_it_is_allowed_and_http1_beside_it() {
 }
 
 #[test]
-fn part_of_a_preface_is_not_waited_for_without_end() {
-    let scene = Scene::new();
-    let gateway = scene.setup().server("h2c = true\nlimits = { header_timeout = \"300ms\" }").start();
-    let mut stream = TcpStream::connect(gateway.addr()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    stream.write_all(b"PRI * HT").unwrap();
-    assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0);
-    assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(1.0));
-}
-
-#[test]
-fn an_upload_that_is_given_up_half_way_costs_its_stream_alone() {
-    let scene = Scene::new();
-    let gateway = scene.setup().start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let request = Request::post("https://a.test/up").header("authorization", &bearer).body(()).unwrap();
-    let mut begun = client.begin(request, false).unwrap();
-    client.wait(async { begun.body.send_data(Bytes::from_static(b"half"), false) }).unwrap();
-    eventually("it has reached the service", || match scene.origin.open() {
-        0 => Err("no connection"),
-        _ => Ok(()),
-    });
-    begun.body.send_reset(Reason::CANCEL);
-    assert_eq!(client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status, 200);
-}
-
-#[test]
 fn trailers_of_a_request_carry_no_identity_and_reach_nobody_as_fields() {
     let scene = Scene::new();
     let gateway = scene.setup().start();
@@ -500,19 +370,6 @@ fn answers_of_every_shape_are_whole_and_hold_nothing_of_http1() {
 }
 
 #[test]
-fn a_body_without_a_length_is_cut_where_it_grows_too_long() {
-    let scene = Scene::new();
-    let gateway = scene.setup().server("limits = { body_bytes = \"64KiB\" }").start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let request = || Request::post("https://a.test/x").header("authorization", &bearer).body(()).unwrap();
-    let refused = client.request(request(), &vec![b'x'; 200_000]);
-    assert!(refused.is_err() || refused.is_ok_and(|it| it.status == 413));
-    assert!(scene.origin.requests().iter().all(|seen| seen.body.len() < 80_000));
-    assert_eq!(client.request(request(), &vec![b'x'; 60_000]).unwrap().status, 200);
-}
-
-#[test]
 fn what_a_service_says_bit_by_bit_arrives_bit_by_bit() {
     let scene = Scene::new();
     let (go, wait) = std::sync::mpsc::channel::<()>();
@@ -540,78 +397,5 @@ fn what_a_service_says_bit_by_bit_arrives_bit_by_bit() {
         body.data().await.unwrap().unwrap()
     });
     assert_eq!(&rest[..], b"data: two\n\n");
-    service.join().unwrap();
-}
-
-#[test]
-fn a_body_that_stalls_costs_its_stream_and_an_answer_nobody_reads_too() {
-    let scene = Scene::new();
-    let long = vec![b'x'; 2_000_000];
-    scene
-        .origin
-        .answer(move |seen| if seen.target() == "/long" { Answer::new(200, &long) } else { Answer::ok() });
-    let gateway =
-        scene.setup().server("limits = { idle_timeout = \"1s\", header_timeout = \"500ms\" }").start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let began = Instant::now();
-    let request = Request::post("https://a.test/up").header("authorization", &bearer).body(()).unwrap();
-    let mut stalled = client.begin(request, false).unwrap();
-    stalled.body.send_data(Bytes::from_static(b"half"), false).unwrap();
-    let unread = client.begin(http2::get("a.test", "/long", &[("authorization", &bearer)]), true).unwrap();
-    let unread = client.wait(unread.response).unwrap().into_body();
-    assert!(client.answer(stalled.response).is_err_and(|error| error.is_reset()));
-    // As long as anything at all is read, it goes on; here nothing is.
-    eventually("the service is left alone", || match scene.origin.open() {
-        0 => Ok(()),
-        open => Err(open),
-    });
-    assert!(began.elapsed() >= Duration::from_millis(900), "{:?}", began.elapsed());
-    drop(unread);
-    assert_eq!(
-        client.get("a.test", "/x", &[("authorization", &bearer)]).unwrap().status,
-        200,
-        "the rest goes on"
-    );
-}
-
-/// gRPC and the like: once the service has begun to answer, either side may be silent.
-#[test]
-fn a_conversation_may_pause_after_the_answer_has_begun() {
-    let scene = Scene::new();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    let service = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut seen = [0; 4096];
-        assert!(stream.read(&mut seen).unwrap() > 0);
-        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\none").unwrap();
-        let mut rest = Vec::new();
-        // The gateway forwards the second half, and the end of it.
-        while !rest.ends_with(b"0\r\n\r\n") {
-            let count = stream.read(&mut seen).unwrap();
-            assert!(count > 0, "{rest:?}");
-            rest.extend(&seen[..count]);
-        }
-        stream.write_all(b"two").unwrap();
-    });
-    let upstream = format!("[[upstreams]]\nname = \"talk\"\nservers = [\"{address}\"]");
-    let limits = "limits = { idle_timeout = \"1s\", header_timeout = \"500ms\" }";
-    let setup =
-        scene.setup().server(limits).section(&upstream).route("path = \"/talk\"\nupstream = \"talk\"");
-    let gateway = setup.start();
-    let mut client = scene.connect(&gateway);
-    let bearer = scene.bearer("alice");
-    let request = Request::post("https://a.test/talk").header("authorization", &bearer).body(()).unwrap();
-    let mut begun = client.begin(request, false).unwrap();
-    begun.body.send_data(Bytes::from_static(b"first"), false).unwrap();
-    let mut answer = client.wait(begun.response).unwrap().into_body();
-    client.wait(async {
-        assert_eq!(&answer.data().await.unwrap().unwrap()[..], b"one");
-        let silence = tokio::time::timeout(Duration::from_millis(2500), answer.data()).await;
-        assert!(silence.is_err(), "{silence:?}");
-        begun.body.send_data(Bytes::from_static(b"second"), true).unwrap();
-        assert_eq!(&answer.data().await.unwrap().unwrap()[..], b"two");
-    });
     service.join().unwrap();
 }
