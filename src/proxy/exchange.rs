@@ -102,7 +102,7 @@ impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.told && self.verdict.is_some() {
             if self.status == 0 {
-                self.status = CLIENT_WENT_AWAY;
+                self.status = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
             }
             self.tell(&Method::default(), "", 0);
         }

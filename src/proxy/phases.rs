@@ -150,6 +150,13 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
             return Err(error.into_up());
         }
+        if session.req_header().version < http::Version::HTTP_11
+            && response.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // RFC 9112 section 6.1: a client of HTTP/1.0 knows no chunks. The end of the connection ends the body.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
         exchange.status = response.status.as_u16();
         door::body_moved(!response.status.is_informational());
         Ok(())

@@ -9,7 +9,7 @@ use http::Request;
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::http2::{self, Http2};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
@@ -32,7 +32,7 @@ impl Scene {
 
     pub fn setup(&self) -> Setup {
         let listener = self.shelf.listener(&[self.shelf.entry("a", &["a.test", "b.test"])], "");
-        Gateway::guarding(&self.issuer, &self.origin).section(&listener)
+        Gateway::guarding(&self.issuer, &self.origin).section(PATIENT_DATABASE).section(&listener)
     }
 
     pub fn connect(&self, gateway: &Gateway) -> Http2 {

@@ -228,3 +228,38 @@ fn a_conversation_may_pause_after_the_answer_has_begun() {
     });
     service.join().unwrap();
 }
+
+/// A head that never ends, each piece of it small (CVE-2024-27316).
+#[test]
+fn a_head_in_endless_pieces_is_not_collected() {
+    let scene = Scene::new();
+    let gateway = scene.setup().start();
+    let mut raw =
+        Client::of(&scene.authority).alpn(&[b"h2"]).connect(gateway.tls_addr(), "a.test").unwrap().raw();
+    let mut request = http2::raw_request(&[
+        (":method", "GET"),
+        (":scheme", "https"),
+        (":authority", "a.test"),
+        (":path", "/x"),
+    ]);
+    // The flags of HEADERS, behind preface, settings, and four bytes of its own head: END_STREAM without END_HEADERS.
+    request[24 + 9 + 4] = 1;
+    raw.send(&request);
+    // `x-a: bbbb…` once more, in each CONTINUATION.
+    let mut piece = vec![0x10, 3];
+    piece.extend(b"x-a");
+    piece.push(100);
+    piece.extend([b'b'; 100]);
+    let mut frame = vec![0, 0, u8::try_from(piece.len()).unwrap(), 9, 0, 0, 0, 0, 1];
+    frame.extend(&piece);
+    let block = frame.repeat(1000);
+    // 50 MB in all, were it not refused.
+    for _ in 0..500 {
+        raw.send(&block);
+        if raw.is_closed_now() {
+            break;
+        }
+    }
+    assert!(raw.is_closed());
+    scene.origin.saw_nothing();
+}

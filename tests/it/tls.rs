@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::eventually;
-use crate::support::gateway::{BINARY, Gateway, Setup};
+use crate::support::gateway::{BINARY, Gateway, PATIENT_DATABASE, Setup};
 use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
 use crate::support::raw::Raw;
@@ -32,7 +32,7 @@ impl Scene {
 
     pub fn setup(&self) -> Setup {
         let route = "name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"";
-        Setup::new().upstream("app", &self.origin).route(route)
+        Setup::new().section(PATIENT_DATABASE).upstream("app", &self.origin).route(route)
     }
 
     /// With a listener for `a.test`, and these lines of it.
@@ -353,4 +353,29 @@ fn websockets_go_through_tls_and_may_be_silent() {
         assert!(!socket.is_closed());
     }
     assert_eq!(socket.send("again").bytes(5), b"again", "longer silent than a head may take");
+}
+
+/// Without close_notify anybody on the way could have cut the rest off (RFC 8446 section 6.1).
+#[test]
+fn the_end_of_an_answer_without_a_length_is_said_by_tls_too() {
+    let scene = Scene::new();
+    let gateway = scene.with("").start();
+    let ask = |raw: &'static [u8]| {
+        scene.origin.answer(|_| Answer { raw: Some(raw.to_vec()), ..Answer::ok() }.closing());
+        let mut connection = scene.client().connect(gateway.tls_addr(), "a.test").unwrap();
+        connection.write_all(b"GET / HTTP/1.0\r\nHost: a.test\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        let end = connection.read_to_end(&mut answer);
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(!answer.contains("chunked"), "RFC 9112 section 6.1: {answer}");
+        (answer.split("\r\n\r\n").nth(1).unwrap_or_default().to_owned(), end.is_ok())
+    };
+    for whole in [
+        &b"HTTP/1.1 200 OK\r\n\r\nall of it"[..],
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nall of it\r\n0\r\n\r\n",
+    ] {
+        assert_eq!(ask(whole), ("all of it".to_owned(), true));
+    }
+    let part = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nall of it\r\n";
+    assert!(!ask(part).1, "the service never said that this was all");
 }

@@ -118,6 +118,11 @@ impl Raw {
         }
     }
 
+    /// Whether the other side has closed, as far as is known by now.
+    pub fn is_closed_now(&mut self) -> bool {
+        matches!(self.fill(Instant::now()), Ok(false))
+    }
+
     /// Bytes that are not HTTP (after 101), at least so many.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         self.try_bytes(count).unwrap_or_else(|seen| panic!("closed after {seen:?}"))
