@@ -75,17 +75,22 @@ fn who_has_everything_begun_and_takes_it_back_is_cut_off_and_counted() {
     let gateway = scene.setup().start();
     let mut client = scene.connect(&gateway);
     let bearer = scene.bearer("alice");
-    let cut = (0..2000).find(|_| {
+    // Many at a time: however slow this machine is, it is faster than what is allowed.
+    let cut = (0..100).find(|_| {
         let before = scene.origin.requests().len();
-        let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true);
-        let Ok(mut begun) = begun else { return true };
+        let begun: Vec<_> = (0..60)
+            .map_while(|_| client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true).ok())
+            .collect();
         eventually("the service is asked", || {
-            if scene.origin.requests().len() > before || !client.is_open() { Ok(()) } else { Err(before) }
+            let asked = scene.origin.requests().len() - before;
+            if asked >= begun.len() || !client.is_open() { Ok(()) } else { Err(asked) }
         });
-        begun.body.send_reset(Reason::CANCEL);
+        for mut begun in begun {
+            begun.body.send_reset(Reason::CANCEL);
+        }
         !client.is_open()
     });
-    assert!(cut.is_some_and(|cut| cut >= 100), "{cut:?}");
+    assert!(cut.is_some_and(|cut| cut >= 2), "{cut:?}");
     eventually("it is counted", || match gateway.metric("portcullis_http2_floods_total") {
         Some(1.0) => Ok(()),
         seen => Err(seen),
@@ -260,6 +265,7 @@ fn a_head_in_endless_pieces_is_not_collected() {
             break;
         }
     }
-    assert!(raw.is_closed());
+    // With an error or without: nothing more is read.
+    raw.wait_closed();
     scene.origin.saw_nothing();
 }
