@@ -94,6 +94,23 @@ fn the_certificate_is_chosen_by_the_name_that_is_asked_for() {
 }
 
 #[test]
+fn one_host_may_have_a_certificate_for_each_kind_of_client() {
+    let scene = Scene::new();
+    let (ecdsa, rsa) = (scene.authority.server(&["a.test"]), scene.authority.rsa_server(&["a.test"]));
+    scene.shelf.put("ecdsa", &ecdsa);
+    scene.shelf.put("rsa", &rsa);
+    let entries = ["ecdsa", "rsa"].map(|name| scene.shelf.entry(name, &["a.test"]));
+    let gateway = scene.setup().section(&scene.shelf.listener(&entries, "")).start();
+    let shown =
+        |client: Client<'_>, name: &str| client.connect(gateway.tls_addr(), name).unwrap().certificate();
+    for name in ["a.test", "elsewhere.test"] {
+        assert_eq!(shown(Client::blind(), name), ecdsa.der);
+        assert_eq!(shown(Client::blind().only_rsa(), name), rsa.der);
+        assert_eq!(shown(Client::blind().only_rsa().tls12(), name), rsa.der);
+    }
+}
+
+#[test]
 fn without_hosts_a_certificate_is_shown_for_the_names_in_it() {
     let scene = Scene::new();
     scene.shelf.put("b", &scene.authority.server(&["b.test", "*.c.test"]));
