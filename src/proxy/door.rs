@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -97,6 +97,7 @@ impl Door {
             limits,
             http2,
             fresh: AtomicBool::new(true),
+            running: AtomicUsize::new(0),
         });
         let patience = connection.limits.header_timeout;
         let work = connection.process_new(stream, &shutdown);
@@ -113,8 +114,11 @@ impl Door {
         }
         if connection.fresh.load(Ordering::Relaxed) {
             self.metrics.slow_head();
-        } else {
-            work.await;
+            return;
+        }
+        tokio::select! {
+            _ = &mut work => {}
+            () = connection.left_behind(shutdown.clone()) => {}
         }
     }
 
@@ -165,6 +169,38 @@ struct Connection {
     http2: bool,
     /// Whether the next request is the first.
     fresh: AtomicBool,
+    /// Requests that are being served.
+    running: AtomicUsize,
+}
+
+impl Connection {
+    /// Waits until clients have been told to go (HTTP/2: GOAWAY) and nothing more is being served. Who has not gone by
+    /// then is a telephone asleep: Pingora would wait for it until the drain's deadline.
+    async fn left_behind(&self, mut shutdown: ShutdownWatch) {
+        let _ = shutdown.wait_for(|told| *told).await;
+        loop {
+            tokio::time::sleep(LAME_DUCK).await;
+            if self.running.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Counts a request for as long as it runs, however it ends.
+struct Running<'a>(&'a AtomicUsize);
+
+impl<'a> Running<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn options(limits: &Limits) -> HttpServerOptions {
@@ -223,6 +259,7 @@ impl HttpServerApp for Connection {
             // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
             session.set_keepalive(Some(0));
         }
+        let _running = Running::new(&self.running);
         // A kept connection may be idle; a new one is expected to say something.
         let first = self.fresh.swap(false, Ordering::Relaxed);
         let patience = {

@@ -198,6 +198,13 @@ fn fields_of_http1_and_malformed_ones_are_refused() {
         (":path", "/again"),
         (":authority", "b.test"),
         (":unknown", "x"),
+        (":protocol", "websocket"),
+        (":status", "200"),
+        ("", "x"),
+        ("x-user-id ", "admin"),
+        ("x-user-id:", "admin"),
+        ("authorization\u{80}", "x"),
+        ("cookie", "access_token=\u{1}"),
     ];
     for (name, value) in wrong {
         let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
@@ -205,6 +212,20 @@ fn fields_of_http1_and_malformed_ones_are_refused() {
         fields.extend([("authorization", &*bearer), (name, value)]);
         assert!(scene.refuses(&gateway, &fields), "{name}: {value:?}");
     }
+    let connect = [
+        (":method", "CONNECT"),
+        (":protocol", "websocket"),
+        (":scheme", "https"),
+        (":authority", "a.test"),
+        (":path", "/x"),
+        ("authorization", &*bearer),
+        ("sec-websocket-version", "13"),
+    ];
+    assert!(scene.refuses(&gateway, &connect), "RFC 8441 is not offered");
+    assert!(scene.refuses(&gateway, &[connect[0], connect[3], connect[5]]), "CONNECT");
+    let lengths = [("content-length", "0"), ("content-length", "5")];
+    let twice = [(":method", "POST"), connect[2], connect[3], connect[4], connect[5], lengths[0], lengths[1]];
+    assert!(scene.refuses(&gateway, &twice), "two lengths");
     for missing in [":method", ":path", ":scheme"] {
         let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
         let mut fields: Vec<_> = head.into_iter().filter(|(name, _)| *name != missing).collect();
@@ -305,6 +326,21 @@ fn clients_are_told_to_go_before_the_last_answer_is_given() {
     assert!(kinds.contains(&http2::GOAWAY), "{kinds:?}");
     drop(raw);
     assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn a_client_that_does_not_hear_is_not_waited_for() {
+    let scene = Scene::new();
+    let mut gateway = scene.setup().start();
+    let tls = Client::of(&scene.authority).alpn(&[b"h2"]);
+    let mut asleep = tls.connect(gateway.tls_addr(), "a.test").unwrap().raw();
+    let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
+    asleep.send(http2::raw_request(&head));
+    while asleep.frame().unwrap().kind != http2::HEADERS {}
+    gateway.signal("TERM");
+    // Running requests would be waited for, half a minute long.
+    assert!(gateway.wait_exit().success());
+    assert!(!gateway.log().contains("open connections are cut"), "{}", gateway.log());
 }
 
 #[test]
