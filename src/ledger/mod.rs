@@ -211,8 +211,7 @@ impl Ledger {
             context,
             redis: settings.redis.is_some(),
         };
-        let outbox = 
-            Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
+        let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,

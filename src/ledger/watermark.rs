@@ -273,7 +273,9 @@ impl Authority {
                     cause = why.word(),
                     "Redis does not hold what it should; the database is asked"
                 ),
-                Verdict::Believed | Verdict::Anew => tracing::info!("Redis holds every change; it is believed"),
+                Verdict::Believed | Verdict::Anew => {
+                    tracing::info!("Redis holds every change; it is believed")
+                }
             }
         }
         if let Verdict::Not(why) = verdict
@@ -292,7 +294,8 @@ impl Authority {
             (Ground::Field(_), Value::BulkString(bytes)) => Some(bytes),
             (Ground::Only { ending }, Value::Array(pairs)) => only(pairs.chunks_exact(2), ending)?,
             (Ground::Only { ending }, Value::Map(pairs)) => {
-                let pairs: Vec<_> = pairs.iter().map(|(field, value)| [field.clone(), value.clone()]).collect();
+                let pairs: Vec<_> =
+                    pairs.iter().map(|(field, value)| [field.clone(), value.clone()]).collect();
                 return match only(pairs.iter().map(<[Value; 2]>::as_slice), ending)? {
                     Some(bytes) => Mark::parse(bytes).map(Some).ok_or(()),
                     None => Ok(None),

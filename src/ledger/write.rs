@@ -17,7 +17,6 @@ use rows::{Drawn, ended, upsert};
 
 pub(in crate::ledger) use rows::{Revoked, next_version};
 
-
 use crate::claims::User;
 use crate::time::Timestamp;
 use crate::token::Token;
@@ -92,7 +91,8 @@ impl Writer {
                 break;
             }
             tokio::time::sleep(pause).await;
-            marked = redis.write_step(&[], step, *restrictive).await.map_or(Marked::Gap, |(_, marked)| marked);
+            marked =
+                redis.write_step(&[], step, *restrictive).await.map_or(Marked::Gap, |(_, marked)| marked);
         }
         if writes.is_empty() || marked == Marked::Gap {
             return Ok(());

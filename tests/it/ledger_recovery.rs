@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
 use crate::ledger_common::{
-    Pair, World, becomes, metric, patient, patient_redis, presets, readiness_becomes, set_status, text,
-    verdict,
+    Pair, World, becomes, metric, metric_becomes, patient, patient_redis, presets, readiness_becomes,
+    set_status, text, verdict,
 };
 use crate::support::gateway::Gateway;
 use crate::support::postgres::Postgres;
@@ -262,11 +262,12 @@ fn a_set_of_the_wrong_type_keeps_nothing_else_waiting() {
     assert_eq!(verdict(&gateway, &world.issuer.good("7")), "403 user_banned");
     assert_eq!(verdict(&gateway, &world.issuer.good("8")), "200", "the database answers for that key");
     readiness_becomes(&gateway, 200, "ready", "direct");
-    eventually("the operator is told", || match metric(&gateway, "portcullis_outbox_refused") {
-        it if it == 1.0 => Ok(()),
-        it => Err(it),
-    });
-    assert_eq!(text(&redis, "invalid_users").as_deref(), Some("this is no set"), "nothing of others is touched");
+    metric_becomes(&gateway, "portcullis_outbox_refused", 1.0);
+    assert_eq!(
+        text(&redis, "invalid_users").as_deref(),
+        Some("this is no set"),
+        "nothing of others is touched"
+    );
     redis.cmd(&["DEL", "invalid_users"]);
     eventually("the list is written after all", || match redis.cmd(&["SISMEMBER", "invalid_users", "7"]) {
         Reply::Integer(1) => Ok(()),

@@ -7,6 +7,7 @@
 //! For filling, each layout says which rows of the services' own tables deny ([`UserLayout::denied_rows`],
 //! [`TokenLayout::revoked_rows`]).
 
+mod filling;
 mod invalid_users;
 mod native;
 pub(super) mod token_blacklist;
@@ -15,16 +16,16 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::change::Status;
-
 use super::redis::RedisWrite;
 use super::rule::{Condition, Guards, IfAbsent, RedisQuestion, Rule, SqlQuestion};
-use super::schema::{Column, Table, number, text};
+use super::schema::{Column, Table};
 use super::sql::{Dialect, Row, SqlStore, Value};
 use super::store::StoreError;
 use crate::claims::User;
 use crate::template::Template;
 use crate::time::Timestamp;
-use crate::token::Token;
+
+pub(in crate::ledger) use filling::{OwnedToken, TableRows};
 
 /// How long Redis remembers that a user has a row. Where nothing tells of rows that are deleted, one is noticed after
 /// that; and while the database is away, users who were seen since then pass.
@@ -248,15 +249,7 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// word; none that is known means deactivated) and `not_before` (unix milliseconds). The version is the filler's
     /// affair: such rows have none.
     fn denied_row(&self, subject: &str, row: &Row) -> Option<Standing> {
-        let word = text(row, 1).and_then(|word| Status::of(&word)).unwrap_or(Status::Deactivated);
-        let not_before = number(row, 2).map(Timestamp::from_millis);
-        // Without an instant there is nothing to compare with.
-        let status = match (word, not_before) {
-            (Status::SecurityAction, None) => Status::Banned,
-            (word, _) => word,
-        };
-        let user = User { realm: "".into(), subject: subject.into() };
-        Some(Standing { user, status, reason: None, until: None, not_before, version: 0 })
+        Some(filling::denied_row(subject, row))
     }
 
     /// Whether the services' own table alone says who is denied in this layout: every ban that was ever given has its
@@ -296,13 +289,7 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
     /// What a row of [`TokenLayout::revoked_rows`] says, from what follows the token: by default `user_id` (as text),
     /// the token's end and the instant of its revocation (unix milliseconds).
     fn revoked_row(&self, compact: &str, row: &Row, now: Timestamp) -> Option<OwnedToken> {
-        Some(OwnedToken {
-            compact: compact.into(),
-            sha256: Token::new(compact).sha256_hex().into(),
-            subject: text(row, 1).map(Into::into),
-            expires_at: number(row, 2).map(Timestamp::from_millis),
-            at: number(row, 3).map_or(now, Timestamp::from_millis),
-        })
+        Some(filling::revoked_row(compact, row, now))
     }
 
     /// Table, key column and expiry column, for clearing away.
@@ -321,39 +308,6 @@ pub(in crate::ledger) struct RevokedToken<'a> {
     pub subject: Option<&'a str>,
     pub expires_at: Option<Timestamp>,
     pub at: Timestamp,
-}
-
-/// A revoked token as a services' table lists it.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::ledger) struct OwnedToken {
-    pub compact: Box<str>,
-    pub sha256: Box<str>,
-    pub subject: Option<Box<str>>,
-    pub expires_at: Option<Timestamp>,
-    pub at: Timestamp,
-}
-
-impl OwnedToken {
-    pub fn as_revoked(&self) -> RevokedToken<'_> {
-        let Self { compact, sha256, subject, expires_at, at } = self;
-        let (subject, expires_at, at) = (subject.as_deref(), *expires_at, *at);
-        RevokedToken { compact, sha256, token_id: None, subject, expires_at, at }
-    }
-}
-
-/// Rows of a services' own table, to be read in pages by their key: a page is a stretch of the key column, so that no
-/// query has to walk through more rows than it was given, however few of them are wanted.
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::ledger) struct TableRows<'a> {
-    /// Quoted.
-    pub table: &'a str,
-    /// Indexed, and unique enough: rows that share a key stand or fall together.
-    pub key: &'a Column,
-    /// What is read besides the key, as SQL: a list.
-    pub columns: String,
-    /// Which rows are wanted, as SQL, with a `?` for each of `values`.
-    pub wanted: String,
-    pub values: Vec<Value>,
 }
 
 impl Preset {

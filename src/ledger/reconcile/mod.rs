@@ -226,7 +226,10 @@ impl Filler<'_> {
         };
         let note = match serde_json::from_str::<Note>(&found).ok().filter(fresh) {
             Some(note) => {
-                tracing::info!(source = note.source, "Redis is filled from the database, from where somebody stopped");
+                tracing::info!(
+                    source = note.source,
+                    "Redis is filled from the database, from where somebody stopped"
+                );
                 Note { touched: now.millis(), ..note }
             }
             None => {
@@ -272,7 +275,12 @@ impl Filler<'_> {
         }
     }
 
-    async fn write(&self, link: &Arc<Link>, parcels: &[Parcel], pace: &mut Pace<'_>) -> Result<(), FillError> {
+    async fn write(
+        &self,
+        link: &Arc<Link>,
+        parcels: &[Parcel],
+        pace: &mut Pace<'_>,
+    ) -> Result<(), FillError> {
         let mut batch: Vec<redis::Parcel<'_>> = Vec::new();
         let mut writes = 0;
         for parcel in parcels {

@@ -48,10 +48,12 @@ impl<'a> Source<'a> {
     /// All that this configuration knows of.
     pub fn all(writer: &'a Writer, now: Timestamp) -> Vec<Self> {
         let mut all = vec![Self::Users, Self::Tokens, Self::Sessions];
-        let denied = |layout: &'a dyn UserLayout| Some(Self::Denied(layout, layout.denied_rows(&writer.context)?));
+        let denied =
+            |layout: &'a dyn UserLayout| Some(Self::Denied(layout, layout.denied_rows(&writer.context)?));
         all.extend(writer.users().filter_map(denied));
-        let listed =
-            |layout: &'a dyn TokenLayout| Some(Self::Listed(layout, layout.revoked_rows(&writer.context, now)?));
+        let listed = |layout: &'a dyn TokenLayout| {
+            Some(Self::Listed(layout, layout.revoked_rows(&writer.context, now)?))
+        };
         all.extend(writer.tokens().filter_map(listed));
         all
     }
@@ -88,7 +90,8 @@ impl<'a> Source<'a> {
                 Ok(page(rows, from, 2, 6, |row| user(writer, row, now)))
             }
             Self::Tokens => {
-                let rows = own(writer, "portcullis_tokens", &["kind", "id"], &["expires_at", "version"], from);
+                let rows =
+                    own(writer, "portcullis_tokens", &["kind", "id"], &["expires_at", "version"], from);
                 Ok(page(rows.await?, from, 2, 3, |row| token(writer, row, now)))
             }
             Self::Sessions => {
@@ -184,11 +187,14 @@ async fn stretch(
         From::Version(_) => return Ok((Vec::new(), None)),
     };
     let bound = |text: &String| {
-        key.cast().value(text).ok_or_else(|| StoreError::Malformed(format!("a key of {table} cannot be read")))
+        key.cast()
+            .value(text)
+            .ok_or_else(|| StoreError::Malformed(format!("a key of {table} cannot be read")))
     };
     let after = after.map(bound).transpose()?;
     let behind = if after.is_some() { format!("{name} > {slot}") } else { "1 = 1".to_owned() };
-    let end = format!("SELECT {shown} FROM {table} WHERE {behind} ORDER BY {name} LIMIT 1 OFFSET {}", length - 1);
+    let end =
+        format!("SELECT {shown} FROM {table} WHERE {behind} ORDER BY {name} LIMIT 1 OFFSET {}", length - 1);
     let first: Vec<Value> = after.into_iter().collect();
     let end = writer.sql.rows(&end, &first).await?;
     let end = end.first().and_then(|row| key_of(row, key));

@@ -72,7 +72,9 @@ impl RedisStore {
             self.authority.hear(captured, mark, &server.run_id);
         }
         if server.run_id.is_empty() {
-            tracing::warn!("Redis does not tell its `run_id` (`INFO server`): its silence cannot be believed");
+            tracing::warn!(
+                "Redis does not tell its `run_id` (`INFO server`): its silence cannot be believed"
+            );
         }
         Ok(Link { connection, server })
     }

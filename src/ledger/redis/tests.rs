@@ -222,6 +222,8 @@ async fn a_url_with_a_password_is_not_repeated_in_the_error() {
     let up = IntGauge::new("up", "up").expect("a gauge");
     let breaker = Breaker::new("redis", Duration::from_millis(50), up, Arc::default());
     let settings = RedisSettings { url: "postgres://u:hunter2@h".into(), timeout: Duration::from_millis(50) };
-    let Err(error) = RedisStore::open(&settings, breaker, authority(None)).await else { panic!("not a Redis URL") };
+    let Err(error) = RedisStore::open(&settings, breaker, authority(None)).await else {
+        panic!("not a Redis URL")
+    };
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }

@@ -21,7 +21,9 @@ fn a_mark_is_what_was_written_and_nothing_else_is_one() {
     let mark = Mark { seq: 42, server: "run".into(), round: 255 };
     assert_eq!(mark.to_string(), "42:run:00000000000000ff");
     assert_eq!(Mark::parse(mark.to_string().as_bytes()), Some(mark));
-    for text in ["", "42", "42:run", "42::1", ":run:1", "-1:run:1", "+1:run:1", "x:run:1", "42:run:0", "42:run:1:1"] {
+    for text in
+        ["", "42", "42:run", "42::1", ":run:1", "-1:run:1", "+1:run:1", "x:run:1", "42:run:0", "42:run:1:1"]
+    {
         assert_eq!(Mark::parse(text.as_bytes()), None, "{text}");
     }
     assert_eq!(Mark::parse(b"99999999999999999999:run:1"), None, "no version is that high");
