@@ -34,6 +34,13 @@ impl Ledger {
         tokio::spawn(async move { fifth.run_until_cancelled(renewing.renew_forever()).await });
     }
 
+    /// The link's task: begun last, so that a gateway which starts has tried it once before.
+    pub(super) fn start_link(&self, shutdown: &CancellationToken) {
+        if let Some(coherent) = &self.coherent {
+            tokio::spawn(Arc::clone(&coherent.link).keep(shutdown.clone()));
+        }
+    }
+
     /// What must happen although nobody asks.
     async fn tend_forever(&self) {
         let mut ticks = tokio::time::interval(TEND);
@@ -42,6 +49,9 @@ impl Ledger {
             ticks.tick().await;
             let now = Timestamp::now();
             self.deliver_outbox().await;
+            if let Some(coherent) = &self.coherent {
+                self.metrics.memory_answers.set(coherent.kept());
+            }
             // While the database is left alone there is nothing to tend.
             if self.database.breaker.is_open() {
                 continue;
@@ -147,7 +157,7 @@ impl Ledger {
         if before != now {
             self.metrics.mode_changed(now);
             match now {
-                Mode::Direct => {
+                Mode::Coherent | Mode::Direct => {
                     tracing::info!(ledger.mode = now.word(), ledger.was = before.word(), "Ledger mode")
                 }
                 Mode::Database | Mode::Blind => {

@@ -1,19 +1,20 @@
 //! Redis: one multiplexed connection per process, kept by a background task; all questions of a request in one round
 //! trip; writes as compare-and-set by database version.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
 use redis::io::tcp::TcpSettings;
-use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value};
+use redis::{IntoConnectionInfo as _, Pipeline, ProtocolVersion, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
+use super::coherence::Coherence;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
@@ -47,6 +48,8 @@ pub struct RedisStore {
     /// Whether what it says is to be believed.
     pub(super) authority: Arc<Authority>,
     latency_micros: AtomicU64,
+    /// What has to hear of writes at once, so that whoever wrote reads what they have written.
+    pub(super) memory: OnceLock<Arc<Coherence>>,
 }
 
 /// What Redis said to one request's questions.
@@ -82,6 +85,7 @@ impl RedisStore {
             breaker,
             authority,
             latency_micros: AtomicU64::new(0),
+            memory: OnceLock::new(),
         });
         // A server that is loading lets us in and answers nothing yet: only a probe tells.
         let probed = match store.connect().await {
@@ -118,14 +122,11 @@ impl RedisStore {
 
     async fn put(&self, questions: &Pipeline) -> Result<Answered, StoreError> {
         let link = self.link()?;
-        let Some(command) = self.authority.command() else {
-            return Ok(Answered { replies: self.round_trip_on(&link, questions).await?, believed: true });
-        };
         let mut pipeline = Pipeline::with_capacity(questions.len() + 1);
         questions.cmd_iter().for_each(|question| {
             pipeline.add_command(question.clone());
         });
-        pipeline.add_command(command.clone());
+        pipeline.add_command(self.authority.command().clone());
         let captured = self.authority.capture();
         let mut replies = self.round_trip_on(&link, &pipeline).await?;
         let mark = replies.pop().unwrap_or(Value::Nil);
@@ -156,8 +157,17 @@ impl RedisStore {
             }
             pipeline
         };
-        let replies = self.scripted(link, build).await?;
-        Told::of(parcels, replies)
+        let replies = self.scripted(link, build).await;
+        parcels.iter().for_each(|parcel| self.forget(parcel.writes));
+        Told::of(parcels, replies?)
+    }
+
+    /// Memory hears of our own writes at once, also after an error: what was not heard of may have happened. Others are
+    /// told by Redis itself.
+    fn forget(&self, writes: &[RedisWrite]) {
+        if let Some(memory) = self.memory.get() {
+            writes.iter().for_each(|write| memory.changed(write.key().as_bytes()));
+        }
     }
 
     /// Runs scripts by their hashes, and by their text where the server does not know one of them. They may be run
@@ -213,6 +223,26 @@ impl RedisStore {
             Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
             _ => Ok(()),
         }
+    }
+
+    /// Changes a key for the link to hear of. `false` where the server does not let us.
+    pub(super) async fn write_canary(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(60_000);
+        let reply = self.round_trip(&pipeline).await?.pop();
+        Ok(!matches!(reply, None | Some(Value::ServerError(_))))
+    }
+
+    /// A client for the link, to the same server: only in RESP3 does a connection carry pushes among answers.
+    pub(super) fn pushing_client(&self) -> Result<redis::Client, StoreError> {
+        let info = self.client.get_connection_info().clone();
+        let speaking = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        redis::Client::open(info.set_redis_settings(speaking)).map_err(|error| of_error(&error))
+    }
+
+    /// How long one round trip may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// How long Redis takes to answer.
@@ -342,7 +372,7 @@ pub(super) fn reply(value: &Value) -> Result<Reply<'_>, StoreError> {
 }
 
 /// The error of a server that cannot answer anything, as opposed to a key of the wrong type or one it must not read.
-fn outage(reply: &Value) -> Option<StoreError> {
+pub(super) fn outage(reply: &Value) -> Option<StoreError> {
     match reply {
         // Only the code: the details may repeat a key.
         Value::ServerError(error)
@@ -355,7 +385,7 @@ fn outage(reply: &Value) -> Option<StoreError> {
 }
 
 /// The code or kind alone: an error's text may repeat addresses, user names and keys.
-fn of_error(error: &RedisError) -> StoreError {
+pub(super) fn of_error(error: &RedisError) -> StoreError {
     if error.is_timeout() {
         return StoreError::Timeout;
     }

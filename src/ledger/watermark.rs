@@ -157,7 +157,7 @@ fn ending(presets: &[Preset]) -> String {
 #[derive(Debug)]
 pub struct Authority {
     ground: Ground,
-    command: Option<Cmd>,
+    command: Cmd,
     seen: AtomicI64,
     round: AtomicU64,
     /// What the mark has to reach before it is believed for the first time; 0 once it has.
@@ -178,17 +178,22 @@ impl Authority {
             Ground::Field(field) => {
                 let mut command = redis::cmd("HGET");
                 command.arg(KEY).arg(&**field);
-                Some(command)
+                command
             }
             Ground::Only { .. } => {
                 let mut command = redis::cmd("HGETALL");
                 command.arg(KEY);
-                Some(command)
+                command
             }
-            Ground::None => None,
+            // Whoever fences wants an answer.
+            Ground::None => {
+                let mut command = redis::cmd("EXISTS");
+                command.arg(KEY);
+                command
+            }
         };
         Self {
-            believed: AtomicBool::new(command.is_none()),
+            believed: AtomicBool::new(ground == Ground::None),
             ground,
             command,
             seen: AtomicI64::new(0),
@@ -200,9 +205,14 @@ impl Authority {
         }
     }
 
-    /// What asks for the mark, to be put behind every question; `None` where there is no mark to ask for.
-    pub fn command(&self) -> Option<&Cmd> {
-        self.command.as_ref()
+    /// What asks for the mark, to be put behind every question.
+    pub fn command(&self) -> &Cmd {
+        &self.command
+    }
+
+    /// The round of the mark that was believed last. Whoever keeps answers gives them up with it.
+    pub fn round(&self) -> u64 {
+        self.round.load(Ordering::Acquire)
     }
 
     /// Our field of [`KEY`]; `None` while it is not known, and nothing must be written.
@@ -223,6 +233,10 @@ impl Authority {
     /// The reply to [`Authority::command`], from the server of that `run_id`. Says whether to believe the answers that
     /// came before it on the same connection.
     pub fn hear(&self, captured: Captured, reply: &Value, server: &str) -> bool {
+        if self.ground == Ground::None {
+            let told = matches!(reply, Value::Int(_));
+            return self.note(if told { Verdict::Believed } else { Verdict::Not(Why::Unreadable) });
+        }
         let found = match self.find(reply) {
             Ok(found) => found,
             Err(()) => return self.note(Verdict::Not(Why::Unreadable)),

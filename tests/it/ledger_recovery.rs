@@ -93,7 +93,7 @@ impl Drop for Ended<'_> {
 
 fn is_whole_again(pair: &Pair, people: &People) {
     for gateway in pair.gateways() {
-        readiness_becomes(gateway, 200, "ready", "direct");
+        readiness_becomes(gateway, 200, "ready", "coherent");
         people.are_judged_well(gateway);
     }
     assert_eq!(text(&pair.redis, "invalid_user:8").as_deref(), Some("banned"));
@@ -236,18 +236,18 @@ fn a_gateway_that_starts_without_the_database_believes_a_redis_that_was_filled()
     let setup = world.setup(&[&patient_redis(&redis), &section, &presets(&["native"])]);
     let first = setup.start();
     first.ban("8");
-    readiness_becomes(&first, 200, "ready", "direct");
+    readiness_becomes(&first, 200, "ready", "coherent");
     drop(first);
     postgres.kill();
     let gateway = Gateway::start_unready(&setup.toml());
-    readiness_becomes(&gateway, 200, "degraded", "direct");
+    readiness_becomes(&gateway, 200, "degraded", "coherent");
     assert_eq!(verdict(&gateway, &world.issuer.good("7")), "200");
     assert_eq!(verdict(&gateway, &world.issuer.good("8")), "403 user_banned");
     redis.cmd(&["FLUSHALL"]);
     assert_eq!(verdict(&gateway, &world.issuer.good("8")), "503 ledger_unavailable");
     postgres.restart();
     becomes(&gateway, &world.issuer.good("8"), "403 user_banned");
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     becomes(&gateway, &world.issuer.good("7"), "200");
 }
 
@@ -261,7 +261,7 @@ fn a_set_of_the_wrong_type_keeps_nothing_else_waiting() {
     assert_eq!(set_status(&gateway, "7", "banned").0, 200);
     assert_eq!(verdict(&gateway, &world.issuer.good("7")), "403 user_banned");
     assert_eq!(verdict(&gateway, &world.issuer.good("8")), "200", "the database answers for that key");
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     metric_becomes(&gateway, "portcullis_outbox_refused", 1.0);
     assert_eq!(
         text(&redis, "invalid_users").as_deref(),

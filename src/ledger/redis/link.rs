@@ -61,14 +61,12 @@ impl RedisStore {
         let mut connection = connection.map_err(|error| of_error(&error))?;
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.cmd("INFO").arg("server");
-        if let Some(command) = self.authority.command() {
-            pipeline.add_command(command.clone());
-        }
+        pipeline.add_command(self.authority.command().clone());
         let captured = self.authority.capture();
         let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
         let replies = replies.map_err(|error| of_error(&error))?;
         let server = replies.first().map(ServerIdentity::read).unwrap_or_default();
-        if let (Some(mark), Some(_)) = (replies.get(1), self.authority.command()) {
+        if let Some(mark) = replies.get(1) {
             self.authority.hear(captured, mark, &server.run_id);
         }
         if server.run_id.is_empty() {

@@ -86,7 +86,9 @@ impl RedisStore {
             }
             pipeline
         };
-        let mut replies = self.scripted(&link, build).await?;
+        let replies = self.scripted(&link, build).await;
+        self.forget(writes);
+        let mut replies = replies?;
         let marked = match self.authority.field().and_then(|_| replies.pop()) {
             Some(Value::Int(1)) => {
                 self.authority.raised(step.to);
@@ -107,9 +109,8 @@ impl RedisStore {
 
     /// The mark as it stands, believed or not. Judged on the way.
     pub async fn mark_on(&self, link: &Arc<Link>) -> Result<Option<Mark>, StoreError> {
-        let Some(command) = self.authority.command() else { return Ok(None) };
         let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(command.clone());
+        pipeline.add_command(self.authority.command().clone());
         let captured = self.authority.capture();
         let reply = self.round_trip_on(link, &pipeline).await?.pop().unwrap_or(Value::Nil);
         self.authority.hear(captured, &reply, &link.server.run_id);

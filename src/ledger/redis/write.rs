@@ -49,6 +49,16 @@ impl RedisWrite {
             Self::Delete { .. } | Self::RemoveMember { .. } => false,
         }
     }
+
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Set { key, .. }
+            | Self::Delete { key }
+            | Self::AddMember { key, .. }
+            | Self::RemoveMember { key, .. } => key,
+        }
+    }
 }
 
 /// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.

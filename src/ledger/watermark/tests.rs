@@ -111,5 +111,6 @@ fn without_the_database_the_only_mark_there_can_be_is_taken_and_of_two_none() {
 fn where_there_is_nothing_of_ours_redis_is_believed() {
     let authority = authority(Ground::of(None, &[]));
     assert!(authority.is_believed());
-    assert!(authority.command().is_none());
+    assert!(authority.hear(authority.capture(), &Value::Int(0), "run"));
+    assert!(!authority.hear(authority.capture(), &Value::Okay, "run"), "it does not answer");
 }
