@@ -130,19 +130,24 @@ pub enum Ground {
     Field(Box<str>),
     /// The database has not been seen: the only field that a database with these layouts could have made.
     Only { ending: Box<str> },
-    /// There are no tables of ours to fill Redis from: it is believed, as there is nothing it could be compared with.
+    /// There is nothing of ours to fill Redis with: it is believed, as there is nothing it could be compared with.
     None,
 }
 
 impl Ground {
-    /// `epoch`: `None` where the database has no tables of ours.
+    /// `epoch`: `None` where the database has no tables of ours. Without presets nothing in Redis comes from there.
     pub fn of(epoch: Option<i64>, presets: &[Preset]) -> Self {
-        epoch.map_or(Self::None, |epoch| Self::Field(format!("{epoch}{}", ending(presets)).into()))
+        let epoch = epoch.filter(|_| !presets.is_empty());
+        epoch.map_or(Self::None, |epoch| Self::field(epoch, presets))
     }
 
     /// While the database is away.
     pub fn unseen(presets: &[Preset]) -> Self {
-        Self::Only { ending: ending(presets).into() }
+        if presets.is_empty() { Self::None } else { Self::Only { ending: ending(presets).into() } }
+    }
+
+    fn field(epoch: i64, presets: &[Preset]) -> Self {
+        Self::Field(format!("{epoch}{}", ending(presets)).into())
     }
 }
 

@@ -64,7 +64,9 @@ impl Server {
 
     pub(in crate::ledger) async fn try_cli(&self, arguments: &[&str]) -> redis::RedisResult<Value> {
         let client = redis::Client::open(self.settings().url)?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        // Longer than redis-rs's half a second: what a test asks of a busy machine may take its time.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await?;
         let mut command = redis::Cmd::new();
         arguments.iter().for_each(|argument| {
             command.arg(*argument);
@@ -115,15 +117,15 @@ pub(in crate::ledger) async fn eventually(what: &str, mut is_so: impl AsyncFnMut
     }
 }
 
-/// `epoch`: none is believed without a mark.
-pub(in crate::ledger) fn authority(epoch: Option<i64>) -> Arc<Authority> {
-    Arc::new(Authority::new(Ground::of(epoch, &[]), 0, Arc::default()))
+/// Without a ground, which is believed.
+pub(in crate::ledger) fn authority(ground: Ground) -> Arc<Authority> {
+    Arc::new(Authority::new(ground, 0, Arc::default()))
 }
 
 pub(in crate::ledger) async fn store(server: &Server) -> Arc<RedisStore> {
     let up = IntGauge::new("up", "up").expect("a gauge");
     let breaker = Breaker::new("redis", Duration::from_millis(500), up, Arc::default());
-    RedisStore::open(&server.settings(), breaker, authority(None)).await.expect("a store")
+    RedisStore::open(&server.settings(), breaker, authority(Ground::None)).await.expect("a store")
 }
 
 fn set(value: &str, ttl: u64) -> RedisWrite {
@@ -232,7 +234,7 @@ async fn a_url_with_a_password_is_not_repeated_in_the_error() {
     let up = IntGauge::new("up", "up").expect("a gauge");
     let breaker = Breaker::new("redis", Duration::from_millis(50), up, Arc::default());
     let settings = RedisSettings { url: "postgres://u:hunter2@h".into(), timeout: Duration::from_millis(50) };
-    let Err(error) = RedisStore::open(&settings, breaker, authority(None)).await else {
+    let Err(error) = RedisStore::open(&settings, breaker, authority(Ground::None)).await else {
         panic!("not a Redis URL")
     };
     assert!(!format!("{error} {error:?}").contains("hunter2"));

@@ -5,7 +5,7 @@ fn authority(ground: Ground) -> Authority {
 }
 
 fn field() -> Authority {
-    authority(Ground::of(Some(7), &[]))
+    authority(Ground::field(7, &[]))
 }
 
 fn reply(text: &str) -> Value {
@@ -77,7 +77,7 @@ fn an_answer_from_before_a_reconciliation_is_not_believed_after_it() {
 
 #[test]
 fn what_the_database_held_at_start_must_have_arrived() {
-    let authority = Authority::new(Ground::of(Some(7), &[]), 6, Arc::default());
+    let authority = Authority::new(Ground::field(7, &[]), 6, Arc::default());
     assert!(!hear(&authority, "5:run:1"));
     assert!(!hear(&authority, "5:run:1"));
     assert_eq!((authority.is_believed(), authority.why()), (false, Why::Unproven));
@@ -86,8 +86,8 @@ fn what_the_database_held_at_start_must_have_arrived() {
 
 #[test]
 fn without_the_database_the_only_mark_there_can_be_is_taken_and_of_two_none() {
-    let authority = authority(Ground::unseen(&[]));
-    let field = Ground::of(Some(7), &[]);
+    let authority = authority(Ground::Only { ending: ending(&[]).into() });
+    let field = Ground::field(7, &[]);
     let Ground::Field(field) = field else { panic!("a field") };
     let pair = |field: &str, mark: &str| [reply(field), reply(mark)];
     let one = pair(&field, "5:run:1");
@@ -109,6 +109,8 @@ fn without_the_database_the_only_mark_there_can_be_is_taken_and_of_two_none() {
 
 #[test]
 fn where_there_is_nothing_of_ours_redis_is_believed() {
+    assert_eq!(Ground::of(Some(7), &[]), Ground::None, "no preset, no keys of ours");
+    assert_eq!(Ground::unseen(&[]), Ground::None);
     let authority = authority(Ground::of(None, &[]));
     assert!(authority.is_believed());
     assert!(authority.hear(authority.capture(), &Value::Int(0), "run"));
