@@ -317,6 +317,7 @@ impl Link {
 }
 
 fn delays() -> impl Iterator<Item = Duration> {
-    let delays = backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
+    let delays =
+        backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
     delays.with_max_delay(AWAY).without_max_times().build()
 }

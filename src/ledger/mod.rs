@@ -213,9 +213,8 @@ impl Ledger {
                 Some(RedisStore::open(redis, breaker, authority).await.map_err(OpenError::Redis)?)
             }
         };
-        let coherent = redis.as_ref().map(|redis| {
-            Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics)
-        });
+        let coherent =
+            redis.as_ref().map(|redis| Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics));
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let writer = Writer {

@@ -34,7 +34,10 @@ pub fn probes<'a>(rules: impl Iterator<Item = &'a Rule>) -> Box<[Probe]> {
 
 impl Link {
     /// Turns tracking on and finds out whether it works. Returns the server's `run_id`.
-    pub(super) async fn shake_hands(&self, connection: &mut MultiplexedConnection) -> Result<Box<str>, Trouble> {
+    pub(super) async fn shake_hands(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Box<str>, Trouble> {
         if let Err(error) = connection.subscribe(CHANNEL).await {
             if error.is_unrecoverable_error() {
                 return Err(of_error(&error).into());
@@ -63,7 +66,9 @@ impl Link {
         self.probe(connection).await?;
         if !Canary::prove(&self.redis, &self.ear, connection).await? {
             if !told {
-                return Err(Trouble::refused("neither CLIENT TRACKINGINFO nor a key to write proves tracking"));
+                return Err(Trouble::refused(
+                    "neither CLIENT TRACKINGINFO nor a key to write proves tracking",
+                ));
             }
             tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
         }
@@ -120,7 +125,9 @@ impl Link {
 pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
     match role {
         Value::Array(parts) if parts.first().and_then(text) == Some(b"master") => Ok(()),
-        Value::ServerError(error) if error.code() == "NOPERM" => Err(Trouble::refused("ROLE may not be asked (NOPERM)")),
+        Value::ServerError(error) if error.code() == "NOPERM" => {
+            Err(Trouble::refused("ROLE may not be asked (NOPERM)"))
+        }
         Value::ServerError(error) => Err(StoreError::unavailable(error.code()).into()),
         _ => Err(StoreError::unavailable("it is not the master").into()),
     }
