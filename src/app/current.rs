@@ -102,7 +102,7 @@ impl Current {
         let _alone = self.replacing.lock().await;
         let (before, old) = (self.snapshot.load_full(), self.config.load_full());
         // Made before anything is replaced: what cannot be made refuses the whole.
-        let terms = self.new_terms(&old, &config)?;
+        let terms = self.new_terms(&config)?;
         let ledger = if config.ledger == old.ledger {
             Arc::clone(&before.gate.ledger)
         } else {
@@ -117,18 +117,19 @@ impl Current {
     }
 
     /// Terms for the listeners whose settings or files have changed.
-    fn new_terms(&self, old: &Config, new: &Config) -> Result<Vec<(Arc<Listener>, Terms)>, StartError> {
-        let changed = new.server.tls.iter().filter(|settings| !old.server.tls.contains(settings));
-        let listening = changed.filter_map(|settings| {
-            // A new address is listened on from the next start.
-            let (_, listener) = self.tls.iter().find(|(address, _)| *address == settings.listen)?;
-            Some((listener, settings))
-        });
-        let made = listening.map(|(listener, settings)| {
-            let terms = Terms::new(settings).map_err(StartError::process)?;
-            Ok((Arc::clone(listener), terms))
-        });
-        made.collect()
+    fn new_terms(&self, config: &Config) -> Result<Vec<(Arc<Listener>, Terms)>, StartError> {
+        let mut listeners: Vec<_> = self.tls.iter().collect();
+        let mut made = Vec::new();
+        for settings in &config.server.tls {
+            let own = listeners.iter().position(|(address, _)| *address == settings.listen);
+            // A new address is listened on from the next start. Each listener once: several may have port 0.
+            let Some((_, listener)) = own.map(|at| listeners.remove(at)) else { continue };
+            if !listener.agrees_to(settings) {
+                let terms = Terms::new(settings).map_err(StartError::process)?;
+                made.push((Arc::clone(listener), terms));
+            }
+        }
+        Ok(made)
     }
 
     /// Opens the ledger once more when its database could not be looked at before and now can, for as long as the

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -95,7 +95,9 @@ impl Door {
             scheme,
             options: options(&limits),
             limits,
+            http2,
             fresh: AtomicBool::new(true),
+            running: AtomicUsize::new(0),
         });
         let patience = connection.limits.header_timeout;
         let work = connection.process_new(stream, &shutdown);
@@ -112,8 +114,11 @@ impl Door {
         }
         if connection.fresh.load(Ordering::Relaxed) {
             self.metrics.slow_head();
-        } else {
-            work.await;
+            return;
+        }
+        tokio::select! {
+            _ = &mut work => {}
+            () = connection.left_behind(shutdown.clone()) => {}
         }
     }
 
@@ -161,8 +166,41 @@ struct Connection {
     options: HttpServerOptions,
     /// Those in force when it came.
     limits: Limits,
+    http2: bool,
     /// Whether the next request is the first.
     fresh: AtomicBool,
+    /// Requests that are being served.
+    running: AtomicUsize,
+}
+
+impl Connection {
+    /// Waits until clients have been told to go (HTTP/2: GOAWAY) and nothing more is being served. Who has not gone by
+    /// then is a telephone asleep: Pingora would wait for it until the drain's deadline.
+    async fn left_behind(&self, mut shutdown: ShutdownWatch) {
+        let _ = shutdown.wait_for(|told| *told).await;
+        loop {
+            tokio::time::sleep(LAME_DUCK).await;
+            if self.running.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+        }
+    }
+}
+
+/// Counts a request for as long as it runs, however it ends.
+struct Running<'a>(&'a AtomicUsize);
+
+impl<'a> Running<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 fn options(limits: &Limits) -> HttpServerOptions {
@@ -171,10 +209,21 @@ fn options(limits: &Limits) -> HttpServerOptions {
     options
 }
 
-/// What a request can be told of how it came.
+/// What a request is told of how it came, and tells of how it goes on.
 struct Arrival {
-    head_was_read: AtomicBool,
     scheme: Scheme,
+    head_was_read: AtomicBool,
+    /// Grows with every piece of the body.
+    pieces: AtomicU32,
+    /// Whether the client has said all it had to say before it hears something.
+    said: AtomicBool,
+}
+
+impl Arrival {
+    fn new(scheme: Scheme) -> Self {
+        let [head_was_read, said] = [false, false].map(AtomicBool::new);
+        Self { scheme, head_was_read, pieces: AtomicU32::new(0), said }
+    }
 }
 
 tokio::task_local! {
@@ -191,6 +240,14 @@ pub(super) fn head_was_read() -> Scheme {
     told.unwrap_or(Scheme::Http)
 }
 
+/// Called with every piece of a body. `over`: it was the last, or the answer has begun: what follows may be a conversation.
+pub(super) fn body_moved(over: bool) {
+    let _ = ARRIVAL.try_with(|arrival| {
+        arrival.pieces.fetch_add(1, Ordering::Relaxed);
+        arrival.said.fetch_or(over, Ordering::Relaxed);
+    });
+}
+
 #[async_trait]
 impl HttpServerApp for Connection {
     async fn process_new_http(
@@ -202,14 +259,14 @@ impl HttpServerApp for Connection {
             // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
             session.set_keepalive(Some(0));
         }
+        let _running = Running::new(&self.running);
         // A kept connection may be idle; a new one is expected to say something.
         let first = self.fresh.swap(false, Ordering::Relaxed);
         let patience = {
             let limits = &self.door.snapshot.load().server.limits;
             if first { limits.header_timeout } else { limits.idle_timeout }
         };
-        let arrival =
-            Arc::new(Arrival { head_was_read: AtomicBool::new(false), scheme: self.scheme.clone() });
+        let arrival = Arc::new(Arrival::new(self.scheme.clone()));
         let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -217,13 +274,27 @@ impl HttpServerApp for Connection {
             reused = &mut work => return reused,
             () = fast_sleep(patience) => {}
         }
-        if arrival.head_was_read.load(Ordering::Relaxed) {
-            return work.await;
+        if !arrival.head_was_read.load(Ordering::Relaxed) {
+            if first {
+                self.door.metrics.slow_head();
+            }
+            return None;
         }
-        if first {
-            self.door.metrics.slow_head();
+        // Pingora keeps time on the bodies of HTTP/1.1, and on those of HTTP/2 it does not.
+        while self.http2 && !arrival.said.load(Ordering::Relaxed) {
+            let before = arrival.pieces.load(Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                reused = &mut work => return reused,
+                () = fast_sleep(self.limits.idle_timeout) => {}
+            }
+            let stalled = arrival.pieces.load(Ordering::Relaxed) == before;
+            if stalled && !arrival.said.load(Ordering::Relaxed) {
+                // Dropping the request resets its stream, and no other.
+                return None;
+            }
         }
-        None
+        work.await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

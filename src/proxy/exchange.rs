@@ -13,6 +13,9 @@ use super::entrance::Scheme;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
+/// Never sent: there was nobody to answer any more. What nginx calls it.
+pub(super) const CLIENT_WENT_AWAY: u16 = 499;
+
 /// Pingora's `CTX`. The verdict is its one `Option`: Pingora makes it before it has a request.
 pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
@@ -98,6 +101,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.told && self.verdict.is_some() {
+            if self.status == 0 {
+                self.status = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
+            }
             self.tell(&Method::default(), "", 0);
         }
     }

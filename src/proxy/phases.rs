@@ -11,6 +11,7 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
+use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::{Proxy, attempts, door, forward, hygiene};
 use crate::answer::{self, Answer};
@@ -22,9 +23,6 @@ use crate::verdict::{Denial, DenyReason, Verdict};
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
 const ANSWERED: bool = true;
 const GO_ON: bool = false;
-
-/// Never sent: the client closed before there was an answer.
-const CLIENT_WENT_AWAY: u16 = 499;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
 const DRAIN_BYTES: u64 = 64 * 1024;
@@ -123,9 +121,10 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        door::body_moved(end);
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
@@ -151,8 +150,16 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
             return Err(error.into_up());
         }
+        if session.req_header().version < http::Version::HTTP_11
+            && response.headers.contains_key(header::TRANSFER_ENCODING)
+        {
+            // RFC 9112 section 6.1: a client of HTTP/1.0 knows no chunks. The end of the connection ends the body.
+            response.remove_header(&header::TRANSFER_ENCODING);
+            session.set_keepalive(None);
+        }
         exchange.status = response.status.as_u16();
         attempts::answered(exchange, exchange.status);
+        door::body_moved(!response.status.is_informational());
         Ok(())
     }
 

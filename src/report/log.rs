@@ -14,7 +14,8 @@ use super::settings::{Format, LogSettings};
 /// What libraries may say at most, whatever `RUST_LOG` asks for: beyond this they print requests, statements and
 /// keys as they are, and with them tokens. The first match holds.
 ///
-/// Pingora describes every failed request with its query, at ERROR; our own access line says it without.
+/// Pingora describes every failed request with its query, at ERROR; our own access line says it without. What `h2` and
+/// `rustls` warn of is what clients do to them: whoever is out there could fill the log with it.
 const CAPS: [(&str, LevelFilter); 13] = [
     ("pingora_proxy", LevelFilter::OFF),
     ("pingora_core::apps", LevelFilter::OFF),
@@ -24,7 +25,7 @@ const CAPS: [(&str, LevelFilter); 13] = [
     ("h2", LevelFilter::ERROR),
     ("hyper", LevelFilter::WARN),
     ("reqwest", LevelFilter::WARN),
-    ("rustls", LevelFilter::WARN),
+    ("rustls", LevelFilter::ERROR),
     ("axum", LevelFilter::WARN),
     ("sqlx::query", LevelFilter::OFF),
     ("sqlx", LevelFilter::WARN),

@@ -27,6 +27,7 @@ pub enum TermsError {
 
 /// One set of certificates, versions and demands. Immutable: a connection keeps the ones it began with.
 pub struct Terms {
+    settings: TlsSettings,
     acceptor: TlsAcceptor,
     asks_for_certificates: bool,
 }
@@ -63,7 +64,11 @@ impl Terms {
         // Sessions are kept by clients, sealed: nothing here grows with their number. Early data, which can be replayed,
         // stays off.
         config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
-        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), asks_for_certificates })
+        Ok(Self {
+            settings: settings.clone(),
+            acceptor: TlsAcceptor::from(Arc::new(config)),
+            asks_for_certificates,
+        })
     }
 }
 
@@ -75,6 +80,11 @@ pub struct Listener {
 impl Listener {
     pub fn new(terms: Terms) -> Self {
         Self { terms: ArcSwap::from_pointee(terms) }
+    }
+
+    /// Whether its terms are these already; then sessions agreed on under them can still be resumed.
+    pub fn agrees_to(&self, settings: &TlsSettings) -> bool {
+        self.terms.load().settings == *settings
     }
 
     /// From the next handshake on.

@@ -311,3 +311,14 @@ fn a_client_that_goes_away_before_the_answer_is_a_client_error_in_log_and_metric
         other => Err(other),
     });
 }
+
+#[test]
+fn clients_of_http10_get_no_chunks() {
+    let scene = scene(|it| it);
+    scene.origin.answer(|_| Answer::new(200, "all of it").chunked());
+    let mut raw = scene.gateway.raw();
+    raw.send(scene.head("GET /x", "").replace("HTTP/1.1", "HTTP/1.0"));
+    let response = raw.response();
+    assert_eq!((response.header("transfer-encoding"), response.text()), (None, "all of it".to_owned()));
+    assert_eq!(response.header("connection"), Some("close"));
+}

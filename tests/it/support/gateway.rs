@@ -18,6 +18,9 @@ use super::{DEADLINE, eventually, leaks, unique, within};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
+/// For tests that are not about a slow database: the file of a busy machine may be one.
+pub const PATIENT_DATABASE: &str = "[database]\nurl = \"sqlite://ledger.db\"\ntimeout = \"5s\"\n";
+
 /// A running gateway.
 pub struct Gateway {
     child: Child,

@@ -11,6 +11,7 @@ pub mod pki;
 pub mod postgres;
 pub mod raw;
 pub mod redis;
+pub mod relay;
 pub mod server;
 pub mod service;
 pub mod tls;

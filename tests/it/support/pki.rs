@@ -44,6 +44,12 @@ impl Authority {
         self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, |_| {})
     }
 
+    /// The same with an RSA key; always the same one, for making them takes seconds.
+    pub fn rsa_server(&self, names: &[&str]) -> Identity {
+        let key = KeyPair::from_pem(include_str!("../../keys/test-only-rsa.pem")).unwrap();
+        self.sign_with(key, names, ExtendedKeyUsagePurpose::ServerAuth, |_| {})
+    }
+
     /// Was good until 2020.
     pub fn expired(&self, names: &[&str]) -> Identity {
         self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, |params| {
@@ -62,12 +68,21 @@ impl Authority {
         usage: ExtendedKeyUsagePurpose,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Identity {
+        self.sign_with(KeyPair::generate().unwrap(), names, usage, change)
+    }
+
+    fn sign_with(
+        &self,
+        key: KeyPair,
+        names: &[&str],
+        usage: ExtendedKeyUsagePurpose,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Identity {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         params.distinguished_name.push(DnType::CommonName, unique("name-"));
         params.extended_key_usages = vec![usage];
         change(&mut params);
-        let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Identity { der: certificate.der().clone(), cert: certificate.pem(), key: key.serialize_pem() }
     }

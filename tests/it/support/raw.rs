@@ -118,6 +118,26 @@ impl Raw {
         }
     }
 
+    /// Whether the other side has closed, as far as is known by now.
+    pub fn is_closed_now(&mut self) -> bool {
+        self.ended_by(Instant::now())
+    }
+
+    /// Waits until nothing more can be read, for whatever reason.
+    pub fn wait_closed(&mut self) {
+        let deadline = Instant::now() + DEADLINE;
+        while !self.ended_by(deadline) {
+            assert!(Instant::now() < deadline, "still open");
+        }
+    }
+
+    fn ended_by(&mut self, deadline: Instant) -> bool {
+        match self.fill(deadline) {
+            Ok(more) => !more,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        }
+    }
+
     /// Bytes that are not HTTP (after 101), at least so many.
     pub fn bytes(&mut self, count: usize) -> Vec<u8> {
         self.try_bytes(count).unwrap_or_else(|seen| panic!("closed after {seen:?}"))

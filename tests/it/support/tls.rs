@@ -27,12 +27,13 @@ pub struct Client<'a> {
     identity: Option<&'a Identity>,
     alpn: &'a [&'a [u8]],
     versions: &'static [&'static SupportedProtocolVersion],
+    only_rsa: bool,
 }
 
 impl<'a> Client<'a> {
     /// Believes any certificate.
     pub fn blind() -> Self {
-        Self { authority: None, identity: None, alpn: &[], versions: &BOTH }
+        Self { authority: None, identity: None, alpn: &[], versions: &BOTH, only_rsa: false }
     }
 
     /// Believes certificates of this authority, for the name it asks for.
@@ -52,6 +53,11 @@ impl<'a> Client<'a> {
         Self { versions: &OLD, ..self }
     }
 
+    /// As clients do that are older than ECDSA.
+    pub fn only_rsa(self) -> Self {
+        Self { only_rsa: true, ..self }
+    }
+
     pub fn config(&self) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone());
@@ -62,7 +68,9 @@ impl<'a> Client<'a> {
                 roots.add(authority.der.clone()).unwrap();
                 builder.with_root_certificates(roots)
             }
-            None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Blind(provider))),
+            None => {
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(Blind(provider, self.only_rsa)))
+            }
         };
         let mut config = match self.identity {
             Some(identity) => {
@@ -149,7 +157,7 @@ impl Duplex for Https {
 
 /// Believes whoever holds the key of the certificate it shows.
 #[derive(Debug)]
-struct Blind(Arc<CryptoProvider>);
+struct Blind(Arc<CryptoProvider>, bool);
 
 impl ServerCertVerifier for Blind {
     fn verify_server_cert(
@@ -182,6 +190,8 @@ impl ServerCertVerifier for Blind {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        let mut schemes = self.0.signature_verification_algorithms.supported_schemes();
+        schemes.retain(|scheme| !self.1 || format!("{scheme:?}").starts_with("RSA"));
+        schemes
     }
 }
