@@ -269,13 +269,16 @@ where
         if send(&mut stream, &[answer.as_bytes(), &body].concat()).await.is_err() {
             return;
         }
-        while upgrade {
-            if send(&mut stream, &std::mem::take(&mut pending)).await.is_err() {
-                return;
-            }
-            if !matches!(stream.read_buf(&mut pending).await, Ok(count) if count > 0) {
-                return;
-            }
+        if upgrade {
+            return echo(stream, pending).await;
+        }
+    }
+}
+
+async fn echo<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, mut pending: Vec<u8>) {
+    while send(&mut stream, &std::mem::take(&mut pending)).await.is_ok() {
+        if !matches!(stream.read_buf(&mut pending).await, Ok(count) if count > 0) {
+            return;
         }
     }
 }
