@@ -1,7 +1,7 @@
 //! What an answer of a store says about a credential.
 //!
 //! Values are compared by what they mean, because services write the same flag in many ways: `false`, `"false"`,
-//! `False` (Python), `0` and `"0"` are one boolean where `equals` lists a boolean; `7` and `"7"` are one number where
+//! `False` (Python), `0`, `"0"` and `no` are one boolean where `equals` lists a boolean; `7` and `"7"` are one number where
 //! it lists a number; a listed word is compared exactly with text, or with the spelling of a number or boolean. A value
 //! that is neither (the flag says `maybe`) is malformed: an outage of the answer. SQL's `NULL` equals nothing. A JSON
 //! document in Redis without the member that is asked about is silent, as if its key were not there.
@@ -24,6 +24,10 @@ pub(super) enum Finding {
     Denied,
     /// Denied, with a reason that the answer itself tells.
     Because(Why),
+    /// Nothing against the credential by itself; but should another rule deny, this is why.
+    Tells(Why),
+    /// The alias by which the credential names its user leads to somebody else by now: all has to be asked anew.
+    Moved,
 }
 
 /// A reason found in an answer.
@@ -32,6 +36,8 @@ pub(super) struct Why {
     pub reason: &'static str,
     pub status: u16,
 }
+
+mod users;
 
 const BANNED: Why = Why { reason: "user_banned", status: 403 };
 const DEACTIVATED: Why = Why { reason: "user_deactivated", status: 403 };
@@ -68,6 +74,9 @@ impl Condition {
         };
         let text = std::str::from_utf8(bytes).map_err(|_| StoreError::malformed("the value is not UTF-8"))?;
         match self {
+            Self::Flag(flag) => users::flag(flag, text),
+            Self::Record { decides } => users::record(*decides, &Self::NativeUser, text, at),
+            Self::Profile => Ok(Finding::Clear),
             Self::Equals(listed) | Self::Field { equals: listed, .. } => equals_text(listed, text),
             Self::Json { pointer, equals } => match json(text)?.pointer(pointer) {
                 None | Some(Value::Null) => Ok(Finding::Absent),
@@ -89,13 +98,18 @@ impl Condition {
             | Self::Contains(_)
             | Self::Lacks(_)
             | Self::ContainsSorted(_)
-            | Self::UserStatus { .. } => Ok(Finding::Denied),
+            | Self::UserStatus { .. }
+            | Self::LiveSession
+            | Self::Leads => Ok(Finding::Denied),
         }
     }
 
     /// Judges the first row of a query, or that there is none. The database is the truth: here absence is an answer.
     pub(super) fn of_row(&self, row: Option<&Row>, at: Moment) -> Result<Finding, StoreError> {
         let Some(row) = row else {
+            if let Some(finding) = users::nobody(self) {
+                return Ok(finding);
+            }
             return Ok(if self.presence_allows() { Finding::Denied } else { Finding::Clear });
         };
         let column = |name: &str| row.iter().find(|(column, _)| column == name).map(|(_, value)| value);
@@ -121,6 +135,10 @@ impl Condition {
                 Some(found) => cut_off(found, at),
             },
             Self::NativeUser => native_user(column, "until_at", at),
+            Self::Flag(_) => users::flag_row(column),
+            Self::Record { decides } => Ok(users::tells(*decides, native_user(column, "until_at", at)?)),
+            Self::LiveSession => users::live_session(column, at),
+            Self::Leads | Self::Profile => Ok(Finding::Clear),
             Self::UserStatus { status, status_updated_at, last_security_action } => {
                 let wanted = |name: &str| {
                     column(name)
@@ -333,8 +351,8 @@ fn truth(value: &Value) -> Option<bool> {
             _ => None,
         },
         Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "true" | "1" | "t" => Some(true),
-            "false" | "0" | "f" => Some(false),
+            "true" | "1" | "t" | "yes" | "y" | "on" => Some(true),
+            "false" | "0" | "f" | "no" | "n" | "off" => Some(false),
             _ => None,
         },
         Value::Null | Value::Array(_) | Value::Object(_) => None,

@@ -8,15 +8,18 @@ pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod alias;
 mod breaker;
 mod chain;
 mod condition;
 mod foundation;
 mod keeper;
+mod members;
 mod memory;
 mod metrics;
 mod migrate;
 mod outbox;
+pub mod profile;
 mod questions;
 mod records;
 pub mod redis;
@@ -33,18 +36,19 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use alias::Aliases;
 use breaker::Breaker;
 use chain::Database;
 use foundation::Foundation;
 use memory::Memory;
 use outbox::Outbox;
+use profile::Profiles;
 use questions::Rules;
 use sql::SqlStore;
 use write::Writer;
 
-use crate::claims::{Claims, User};
+use crate::claims::User;
 use crate::time::Timestamp;
-use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
 pub use metrics::LedgerMetrics;
@@ -158,6 +162,8 @@ pub enum OpenError {
 /// The ledger.
 pub struct Ledger {
     rules: Rules,
+    /// How subjects that are no ids are turned into ids, where a preset can.
+    aliases: Option<Aliases>,
     redis: Option<Arc<RedisStore>>,
     database: Arc<Database>,
     writer: Writer,
@@ -185,11 +191,23 @@ impl Ledger {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
-        let Foundation { context, provisional } = foundation::lay(&sql, settings).await?;
-        let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
+        let Foundation { mut context, provisional } = foundation::lay(&sql, settings).await?;
+        context.profile = settings.profile.clone();
+        let presets = preset::complete(&settings.presets);
         // The presets' rules first: of several rules that deny, the first one's reason is told.
-        let rules = presets.chain(settings.rules.iter().cloned()).collect();
-        let rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
+        let asked = presets.iter().flat_map(|preset| preset.rules(&context));
+        let asked = asked.chain(settings.rules.iter().cloned()).collect();
+        let aliases = presets.iter().find_map(|preset| preset.aliases(&context));
+        let aliases = aliases.map(|rules| Aliases::new(rules, sql.dialect())).transpose()?;
+        let (aliases, alias_rules) = aliases.unzip();
+        let profiles = Arc::new(Profiles::new(settings.profile.clone(), settings.answers));
+        let rules = Rules::compile(
+            asked,
+            alias_rules.unwrap_or_default(),
+            profiles,
+            sql.dialect(),
+            settings.redis.is_some(),
+        )?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -202,7 +220,7 @@ impl Ledger {
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let writer = Writer {
             sql: sql.clone(),
-            presets: settings.presets.clone(),
+            presets,
             context,
             redis: settings.redis.is_some(),
         };
@@ -210,6 +228,7 @@ impl Ledger {
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,
+            aliases,
             redis,
             database,
             writer,
@@ -229,16 +248,6 @@ impl Ledger {
         ledger.metrics.mode_at_start(mode);
         ledger.start(&shutdown);
         Ok(ledger)
-    }
-
-    /// Renders what has to be asked about a credential. Pure.
-    pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
-        self.rules.questions(claims, token)
-    }
-
-    /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
-    pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        self.ask(questions, claims, now).await
     }
 
     /// How answers are found at present.
@@ -285,6 +294,8 @@ impl Ledger {
 
     /// Writes a change: the database first, then Redis, then the answer.
     pub async fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, ChangeError> {
+        let about_id = self.about_ids(change).await?;
+        let change = about_id.as_ref().unwrap_or(change);
         let applied = self.writer.apply(self.redis.as_deref(), change, now).await;
         // Also after an error: a transaction whose end was not heard may have happened.
         self.forget_answers();
@@ -296,7 +307,7 @@ impl Ledger {
 
     /// A user's standing.
     pub async fn user(&self, user: &User) -> Result<UserRecord, StoreError> {
-        self.writer.record(user, Timestamp::now()).await
+        self.writer.record(&self.user_meant(user).await?, Timestamp::now()).await
     }
 
     /// What the database holds, in numbers.

@@ -95,8 +95,9 @@ impl Parcel {
         let waited = self.created_at.until(now);
         let mut writes = self.writes.clone();
         for write in &mut writes {
-            if let RedisWrite::Set { ttl: Some(ttl), .. } | RedisWrite::AddMember { ttl: Some(ttl), .. } =
-                write
+            if let RedisWrite::Set { ttl: Some(ttl), .. }
+            | RedisWrite::Replace { ttl: Some(ttl), .. }
+            | RedisWrite::AddMember { ttl: Some(ttl), .. } = write
             {
                 *ttl = ttl.saturating_sub(waited);
             }

@@ -22,6 +22,7 @@ use write::{Scripted, WRITE_BACK, millis, version_key};
 
 pub use write::RedisWrite;
 
+mod members;
 mod write;
 
 /// How often the background task asks whether Redis is well.

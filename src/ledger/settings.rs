@@ -18,6 +18,8 @@ pub struct LedgerSettings {
     pub leeway: Duration,
     /// How many database answers are kept in memory.
     pub answers: usize,
+    /// What identity headers tell of a user's profile.
+    pub profile: Box<[Box<str>]>,
 }
 
 #[derive(Clone, PartialEq)]

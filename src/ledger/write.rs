@@ -266,6 +266,7 @@ impl Writer {
         for preset in self.tokens() {
             let row = preset.row_write(&revoked, &self.context);
             self.write_row(open, row.map_err(|why| ChangeError::Invalid { field: "token", why })?).await?;
+            self.write_row(open, preset.other_row_write(&revoked, &self.context)).await?;
             writes.extend(preset.writes(&revoked, &self.context));
         }
         Ok(writes)
@@ -325,7 +326,7 @@ impl Writer {
     fn natives(&self) -> impl Iterator<Item = &Native> {
         self.presets.iter().filter_map(|preset| match preset {
             Preset::Native(preset) => Some(preset),
-            Preset::TokenBlacklist(_) | Preset::InvalidUsers(_) => None,
+            _ => None,
         })
     }
 

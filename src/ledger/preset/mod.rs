@@ -8,9 +8,16 @@
 //! is older than a ban is believed for at most that minute. The services' own keys get no such markers: to them
 //! any value means "denied".
 
+mod active_flag_cache;
+mod flagged;
 mod invalid_users;
 mod native;
+mod record;
+mod refresh_tokens;
+mod rows;
+mod session_store;
 pub(super) mod token_blacklist;
+mod user_cache;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -26,6 +33,14 @@ use crate::claims::User;
 use crate::template::Template;
 use crate::time::Timestamp;
 
+pub use active_flag_cache::ActiveFlagCache;
+pub use record::Record;
+pub(super) use record::complete;
+pub use refresh_tokens::RefreshTokens;
+pub use session_store::{SessionColumns, SessionStore};
+pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
+pub(super) use user_cache::AliasRules;
+
 /// How long the database's answer is believed in Redis.
 pub const RECORD_TTL: Duration = Duration::from_secs(60);
 
@@ -35,6 +50,11 @@ pub enum Preset {
     Native(Native),
     TokenBlacklist(TokenBlacklist),
     InvalidUsers(InvalidUsers),
+    ActiveFlagCache(ActiveFlagCache),
+    UserCache(UserCache),
+    SessionStore(SessionStore),
+    /// Not to be named by anybody: it comes with presets that need it.
+    Record(Record),
 }
 
 /// `pc:token:…`, `pc:jti:…`, `pc:session:…`, `pc:user:…` and the `portcullis_*` tables.
@@ -51,6 +71,8 @@ pub struct TokenBlacklist {
     pub prefix: Box<str>,
     pub table: SqlName,
     pub columns: TokenBlacklistColumns,
+    /// `refresh_token:{token}` and the table `refresh_tokens`.
+    pub refresh: RefreshTokens,
 }
 
 /// The columns of `blacklisted_tokens`.
@@ -133,6 +155,8 @@ pub struct PresetContext {
     pub refresh_lifetime: Duration,
     /// How long past its `exp` some issuer's token is still accepted.
     pub leeway: Duration,
+    /// What headers tell of a user's profile.
+    pub profile: Box<[Box<str>]>,
     tables: HashMap<Box<str>, Table>,
 }
 
@@ -146,12 +170,13 @@ impl PresetContext {
         leeway: Duration,
     ) -> Result<Self, StoreError> {
         let mut tables = HashMap::new();
-        for name in presets.iter().filter_map(Preset::table) {
+        for (name, _) in presets.iter().flat_map(Preset::tables) {
             if let Some(table) = Table::find(sql, name.as_str()).await? {
                 tables.insert(name.as_str().into(), table);
             }
         }
-        Ok(Self { dialect: sql.dialect(), token_lifetime, refresh_lifetime, leeway, tables })
+        let profile = Box::default();
+        Ok(Self { dialect: sql.dialect(), token_lifetime, refresh_lifetime, leeway, profile, tables })
     }
 
     /// As the documentation describes the tables, for showing rules without a database.
@@ -164,10 +189,10 @@ impl PresetContext {
     ) -> Self {
         let tables = presets
             .iter()
-            .filter_map(|preset| Some((preset.table()?, preset.columns())))
+            .flat_map(Preset::tables)
             .map(|(name, columns)| (name.as_str().into(), Table::assumed(dialect, name.as_str(), &columns)));
         let tables = tables.collect();
-        Self { dialect, token_lifetime, refresh_lifetime, leeway, tables }
+        Self { dialect, token_lifetime, refresh_lifetime, leeway, profile: Box::default(), tables }
     }
 
     fn table(&self, name: &SqlName) -> Option<&Table> {
@@ -250,6 +275,31 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         Ok(None)
     }
 
+    /// The same token's row in a second table.
+    fn other_row_write(&self, _token: &RevokedToken<'_>, _context: &PresetContext) -> Option<SqlWrite> {
+        None
+    }
+
+    /// What Redis is to hold when a login's token has been seen.
+    fn track(&self, _login: &TrackedToken<'_>, _context: &PresetContext) -> Vec<RedisWrite> {
+        Vec::new()
+    }
+
+    /// The row of that token; `None` where there is no table for it. The error names what cannot be stored.
+    fn track_row(
+        &self,
+        _login: &TrackedToken<'_>,
+        _context: &PresetContext,
+    ) -> Result<Option<SqlWrite>, String> {
+        Ok(None)
+    }
+
+    /// Asks for the columns `token` and `expires_at` (unix milliseconds) of a user's live sessions; `None` where no table
+    /// tells of them.
+    fn sessions_query(&self, _context: &PresetContext, _subject: &str) -> Option<(String, Value)> {
+        None
+    }
+
     /// Table, key column and expiry column, for clearing away.
     fn expiry<'a>(&self, _context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
         None
@@ -268,12 +318,27 @@ pub(in crate::ledger) struct RevokedToken<'a> {
     pub at: Timestamp,
 }
 
+/// A token that a service has just handed out.
+#[derive(Clone, Copy)]
+pub(in crate::ledger) struct TrackedToken<'a> {
+    pub compact: &'a str,
+    pub subject: &'a str,
+    /// Whether it is a refresh token.
+    pub refresh: bool,
+    pub expires_at: Option<Timestamp>,
+    pub at: Timestamp,
+}
+
 impl Preset {
     /// The preset as a layout of users, where it is one.
     pub(in crate::ledger) fn users(&self) -> Option<&dyn UserLayout> {
         match self {
             Self::Native(preset) => Some(preset),
             Self::InvalidUsers(preset) => Some(preset),
+            Self::ActiveFlagCache(preset) => Some(preset),
+            Self::UserCache(preset) => Some(preset),
+            Self::SessionStore(preset) => Some(preset),
+            Self::Record(preset) => Some(preset),
             Self::TokenBlacklist(_) => None,
         }
     }
@@ -283,7 +348,26 @@ impl Preset {
         match self {
             Self::Native(preset) => Some(preset),
             Self::TokenBlacklist(preset) => Some(preset),
-            Self::InvalidUsers(_) => None,
+            Self::SessionStore(preset) => Some(preset),
+            Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::UserCache(_) | Self::Record(_) => None,
+        }
+    }
+
+    /// How it turns subjects into ids, where it does.
+    pub(in crate::ledger) fn aliases(&self, context: &PresetContext) -> Option<AliasRules> {
+        match self {
+            Self::UserCache(preset) => preset.alias_rules(context),
+            _ => None,
+        }
+    }
+
+    /// Whether `portcullis_users` stands in for its table of users; which one.
+    pub(in crate::ledger) fn stands_in(&self, context: &PresetContext) -> Option<&SqlName> {
+        match self {
+            Self::InvalidUsers(it) => it.stands_in(context).then_some(&it.table),
+            Self::ActiveFlagCache(it) => it.stands_in(context).then_some(&it.table),
+            Self::UserCache(it) => it.stands_in(context).then_some(&it.table),
+            Self::Native(_) | Self::TokenBlacklist(_) | Self::SessionStore(_) | Self::Record(_) => None,
         }
     }
 
@@ -293,29 +377,38 @@ impl Preset {
             Self::Native(preset) => preset.rules(),
             Self::TokenBlacklist(preset) => preset.rules(context),
             Self::InvalidUsers(preset) => preset.rules(context),
+            Self::ActiveFlagCache(preset) => preset.rules(context),
+            Self::UserCache(preset) => preset.rules(context),
+            Self::SessionStore(preset) => preset.rules(context),
+            Self::Record(preset) => preset.rules(context),
         }
     }
 
-    fn table(&self) -> Option<&SqlName> {
-        match self {
-            Self::Native(_) => None,
-            Self::TokenBlacklist(preset) => Some(&preset.table),
-            Self::InvalidUsers(preset) => Some(&preset.table),
+    /// The services' tables it looks at, with the columns it knows.
+    fn tables(&self) -> Vec<(&SqlName, Vec<&str>)> {
+        fn words<const N: usize>(columns: [&SqlName; N]) -> Vec<&str> {
+            columns.map(SqlName::as_str).into()
         }
-    }
-
-    fn columns(&self) -> Vec<&str> {
         match self {
-            Self::Native(_) => Vec::new(),
-            Self::TokenBlacklist(TokenBlacklist { columns, .. }) => {
-                [&columns.token, &columns.user_id, &columns.expires_at, &columns.blacklisted_at]
-                    .map(SqlName::as_str)
-                    .into()
+            Self::Native(_) | Self::Record(_) => Vec::new(),
+            Self::TokenBlacklist(TokenBlacklist { table, columns, refresh, .. }) => {
+                let TokenBlacklistColumns { token, user_id, expires_at, blacklisted_at } = columns;
+                let listed = words([token, user_id, expires_at, blacklisted_at]);
+                let RefreshTokens { token, user_id, expires_at, is_revoked, .. } = refresh;
+                vec![(table, listed), (&refresh.table, words([token, user_id, expires_at, is_revoked]))]
             }
-            Self::InvalidUsers(InvalidUsers { columns, .. }) => {
-                [&columns.user_id, &columns.status, &columns.status_updated_at, &columns.last_security_action]
-                    .map(SqlName::as_str)
-                    .into()
+            Self::InvalidUsers(InvalidUsers { table, columns, .. }) => {
+                let InvalidUsersColumns { user_id, status, status_updated_at, last_security_action } = columns;
+                vec![(table, words([user_id, status, status_updated_at, last_security_action]))]
+            }
+            Self::ActiveFlagCache(it) => vec![(&it.table, words([&it.user_id, &it.is_active]))],
+            Self::UserCache(UserCache { table, columns, .. }) => {
+                let UserColumns { id, email, username, phone_number, is_active } = columns;
+                vec![(table, words([id, email, username, phone_number, is_active]))]
+            }
+            Self::SessionStore(SessionStore { table, columns, .. }) => {
+                let SessionColumns { token, user_id, expires_at, is_active } = columns;
+                vec![(table, words([token, user_id, expires_at, is_active]))]
             }
         }
     }
@@ -363,6 +456,23 @@ fn literal(prefix: &str) -> String {
 
 fn template(text: &str) -> Option<Template> {
     Template::parse(text).ok()
+}
+
+/// As services write it: `{"userId":…,"expiresAt":"…","blacklistedAt":"…"}`.
+fn blacklisted(token: &RevokedToken<'_>) -> String {
+    serde_json::json!({
+        "userId": json_id(token.subject),
+        "expiresAt": token.expires_at.map(|at| at.to_string()),
+        "blacklistedAt": token.at.to_string(),
+    })
+    .to_string()
+}
+
+/// An id that is a number in the database is a number to the services.
+fn json_id(subject: Option<&str>) -> serde_json::Value {
+    let number =
+        subject.and_then(|subject| subject.parse::<i64>().ok().filter(|id| id.to_string() == subject));
+    number.map_or_else(|| serde_json::json!(subject), |id| serde_json::json!(id))
 }
 
 /// What remains of a token's life, or `None` for a token that never ends.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::token::Token;
+
 /// One write of a change.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RedisWrite {
@@ -13,6 +15,12 @@ pub enum RedisWrite {
     },
     Delete {
         key: String,
+    },
+    /// As `Set`, where the key is there already.
+    Replace {
+        key: String,
+        value: String,
+        ttl: Option<Duration>,
     },
     /// To a set, or with a score to a sorted set. `ttl` only ever lengthens the life of the whole set.
     AddMember {
@@ -28,10 +36,15 @@ pub enum RedisWrite {
     },
 }
 
-/// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.
+/// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one. A member that
+/// is as long as a token stands there by its hash.
 pub(super) fn version_key(key: &str, member: &str) -> String {
     let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
-    if member.is_empty() { format!("pc:version:{key}") } else { format!("pc:version:{key}:{member}") }
+    match member.len() {
+        0 => format!("pc:version:{key}"),
+        1..=64 => format!("pc:version:{key}:{member}"),
+        _ => format!("pc:version:{key}:{}", Token::new(member).sha256_hex()),
+    }
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -57,12 +70,15 @@ impl<'a> Scripted<'a> {
         let plain = Self { key: "", member: "", operation: "", value: "", score: 0, ttl: None };
         let over = |ttl: &Option<Duration>| ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
         match write {
-            RedisWrite::Set { key, ttl, .. } if over(ttl) => Self { key, operation: "del", ..plain },
+            RedisWrite::Set { key, ttl, .. } | RedisWrite::Replace { key, ttl, .. } if over(ttl) => Self { key, operation: "del", ..plain },
             RedisWrite::AddMember { key, member, score, ttl } if over(ttl) => {
                 let operation = if score.is_some() { "zrem" } else { "srem" };
                 Self { key, member, operation, value: member, ..plain }
             }
             RedisWrite::Set { key, value, ttl } => Self { key, value, ttl: *ttl, operation: "set", ..plain },
+            RedisWrite::Replace { key, value, ttl } => {
+                Self { key, value, ttl: *ttl, operation: "replace", ..plain }
+            }
             RedisWrite::Delete { key } => Self { key, operation: "del", ..plain },
             RedisWrite::AddMember { key, member, score, ttl } => {
                 let operation = if score.is_some() { "zadd" } else { "sadd" };
@@ -82,7 +98,8 @@ impl<'a> Scripted<'a> {
             None => VERSION_LIFE_OF_PERMANENT,
         };
         let mut command = redis::cmd("EVAL");
-        command.arg(COMPARE_AND_SET).arg(2).arg(self.key).arg(version_key(self.key, self.member));
+        command.arg(COMPARE_AND_SET).arg(3).arg(self.key).arg(version_key(self.key, self.member));
+        command.arg(version_key(self.key, ""));
         command.arg(version).arg(u8::from(restrictive)).arg(millis(life));
         command.arg(self.operation).arg(self.value).arg(self.ttl.map_or(0, millis)).arg(self.score);
         command
@@ -93,19 +110,23 @@ impl<'a> Scripted<'a> {
 /// key of the wrong type (which aborts the script) leaves no version behind that was never applied.
 const COMPARE_AND_SET: &str = r"
 local version, rank, life, op, value, ttl, score = unpack(ARGV)
-local current = redis.call('GET', KEYS[2])
-if current then
-  local cv, cr = string.match(current, '^(%d+):(%d)$')
-  if cv then
-    local a = string.rep('0', 20 - #cv) .. cv
-    local b = string.rep('0', 20 - #version) .. version
-    if b < a or (b == a and rank < cr) then return 0 end
-  end
+local function newer(current)
+  local cv, cr = string.match(current or '', '^(%d+):(%d)$')
+  if not cv then return false end
+  local a = string.rep('0', 20 - #cv) .. cv
+  local b = string.rep('0', 20 - #version) .. version
+  return b < a or (b == a and rank < cr)
 end
+if newer(redis.call('GET', KEYS[2])) then return 0 end
+-- A member that was put in before the whole set was deleted stays out.
+if KEYS[3] ~= KEYS[2] and newer(redis.call('GET', KEYS[3])) then return 0 end
 ttl = tonumber(ttl)
 local existed = redis.call('EXISTS', KEYS[1])
 if op == 'set' then
   if ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
+elseif op == 'replace' then
+  if existed == 0 then -- nobody has it
+  elseif ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
 elseif op == 'del' then redis.call('DEL', KEYS[1])
 elseif op == 'sadd' then redis.call('SADD', KEYS[1], value)
 elseif op == 'zadd' then redis.call('ZADD', KEYS[1], score, value)
@@ -126,4 +147,14 @@ return 1
 pub(super) const WRITE_BACK: &str = r"
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') and 1 or 0
+";
+
+/// The same for the member of a set: neither the member nor the whole set may have been written. A set that is there keeps
+/// its TTL: other members must not outlive it.
+pub(super) const WRITE_BACK_MEMBER: &str = r"
+if (redis.call('GET', KEYS[2]) or '') .. '/' .. (redis.call('GET', KEYS[3]) or '') ~= ARGV[3] then return 0 end
+local existed = redis.call('EXISTS', KEYS[1])
+redis.call('SADD', KEYS[1], ARGV[1])
+if existed == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
 ";
