@@ -155,8 +155,12 @@ fn id_of(row: Option<&Row>) -> Result<Option<Box<str>>, StoreError> {
 }
 
 impl Ledger {
-    /// Renders what has to be asked about a credential. Pure.
-    pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
+    /// The questions about a credential; where its subject may be an alias, with room for what it will be found to mean.
+    pub(super) fn questions_about(
+        &self,
+        claims: &Claims,
+        token: &Token<'_>,
+    ) -> Result<Questions, Unaskable> {
         let subject = claims.subject();
         let Some(aliases) = self.aliases.as_ref().filter(|it| it.kinds_of(subject).next().is_some()) else {
             return self.rules.questions(claims, token, None);
@@ -170,9 +174,14 @@ impl Ledger {
         Ok(questions)
     }
 
-    /// Asks. One Redis round trip at most, and one more for a subject that is an alias and has not been looked up; the
-    /// database only for what Redis leaves open.
-    pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+    /// Asks about the user whom the credential means: one more round trip for a subject that is an alias and has not been
+    /// looked up.
+    pub(super) async fn find_meant(
+        &self,
+        questions: &Questions,
+        claims: &Claims,
+        now: Timestamp,
+    ) -> Lookup {
         let Some(named) = &questions.named else { return self.find_user(questions, claims, now).await };
         // An id first; what no user has for an id may be a phone number.
         if !questions.asked.is_empty() && named.found().is_none() {
@@ -312,7 +321,10 @@ impl Ledger {
         let Some(aliases) = &self.aliases else { return Ok(None) };
         let mut change = change.clone();
         let user = match &mut change {
-            Change::Status { user, .. } | Change::Lift { user } | Change::Logout { user } => user,
+            Change::Status { user, .. }
+            | Change::Lift { user }
+            | Change::Logout { user }
+            | Change::Track { user, .. } => user,
             Change::Token { claims: Some(facts), .. } => &mut facts.user,
             Change::Token { claims: None, .. } | Change::TokenId { .. } | Change::Session { .. } => {
                 return Ok(None);

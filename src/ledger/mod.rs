@@ -24,6 +24,7 @@ mod questions;
 mod records;
 pub mod redis;
 mod schema;
+pub mod sessions;
 pub mod sql;
 pub mod store;
 mod upkeep;
@@ -47,8 +48,9 @@ use questions::Rules;
 use sql::SqlStore;
 use write::Writer;
 
-use crate::claims::User;
+use crate::claims::{Claims, User};
 use crate::time::Timestamp;
+use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
 pub use metrics::LedgerMetrics;
@@ -200,14 +202,9 @@ impl Ledger {
         let aliases = presets.iter().find_map(|preset| preset.aliases(&context));
         let aliases = aliases.map(|rules| Aliases::new(rules, sql.dialect())).transpose()?;
         let (aliases, alias_rules) = aliases.unzip();
-        let profiles = Arc::new(Profiles::new(settings.profile.clone(), settings.answers));
-        let rules = Rules::compile(
-            asked,
-            alias_rules.unwrap_or_default(),
-            profiles,
-            sql.dialect(),
-            settings.redis.is_some(),
-        )?;
+        let profiles = Profiles::new(settings.profile.clone(), settings.answers);
+        let rules = Rules::compile(asked, sql.dialect(), settings.redis.is_some())?;
+        let rules = rules.with_users(alias_rules.unwrap_or_default(), profiles, sql.dialect())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -248,6 +245,16 @@ impl Ledger {
         ledger.metrics.mode_at_start(mode);
         ledger.start(&shutdown);
         Ok(ledger)
+    }
+
+    /// Renders what has to be asked about a credential. Pure.
+    pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
+        self.questions_about(claims, token)
+    }
+
+    /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
+    pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+        self.find_meant(questions, claims, now).await
     }
 
     /// How answers are found at present.

@@ -97,20 +97,31 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    pub fn compile(
-        rules: Vec<Rule>,
+    pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
+        let rules = Self::all(rules, dialect, redis)?;
+        let (aliases, profiles) = (Box::default(), Arc::new(Profiles::new(Box::default(), 1)));
+        Ok(Self { separators: "".into(), rules, redis, aliases, profiles }.separated())
+    }
+
+    /// With rules that are asked only about subjects that are no ids, and what headers tell of users.
+    pub fn with_users(
+        self,
         aliases: Vec<Rule>,
-        profiles: Arc<Profiles>,
+        profiles: Profiles,
         dialect: Dialect,
-        redis: bool,
     ) -> Result<Self, OpenError> {
-        let compiled = |rules: Vec<Rule>| {
-            rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect::<Result<Box<[_]>, _>>()
-        };
-        let (rules, aliases) = (compiled(rules)?, compiled(aliases)?);
-        let literals = rules.iter().chain(&aliases).filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
-        let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
-        Ok(Self { rules, separators: separators.into(), redis, aliases, profiles })
+        let aliases = Self::all(aliases, dialect, self.redis)?;
+        Ok(Self { aliases, profiles: Arc::new(profiles), ..self }.separated())
+    }
+
+    fn all(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Box<[Arc<Compiled>]>, OpenError> {
+        rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect()
+    }
+
+    fn separated(self) -> Self {
+        let separators = self.keys().flat_map(Template::literals).flat_map(str::chars);
+        let separators = separators.filter(|char| is_separator(*char)).collect::<String>().into();
+        Self { separators, ..self }
     }
 
     #[cfg(test)]
@@ -134,7 +145,8 @@ impl Rules {
             let other = twin.filter(|_| compiled.lists_tokens());
             [Some(*token), other].into_iter().flatten()
         };
-        let rules = alias.map(|(rule, _)| rule).into_iter().chain(&self.rules);
+        // Behind the others, so that each of those stands where it always does.
+        let rules = self.rules.iter().chain(alias.map(|(rule, _)| rule));
         let put = rules.flat_map(|compiled| spellings(compiled).map(move |token| (compiled, token)));
         for (compiled, token) in put {
             let speaker = Speaker { claims, token: &token, user };

@@ -83,6 +83,7 @@ async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, Canc
         refresh_lifetime: Duration::from_secs(900),
         leeway: Duration::ZERO,
         answers: 1000,
+        profile: Box::default(),
     };
     let shutdown = CancellationToken::new();
     let metrics = LedgerMetrics::register(&prometheus::Registry::new()).expect("metrics");

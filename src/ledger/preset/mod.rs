@@ -16,6 +16,7 @@ mod record;
 mod refresh_tokens;
 mod rows;
 mod session_store;
+mod track;
 pub(super) mod token_blacklist;
 mod user_cache;
 
@@ -37,6 +38,7 @@ pub use active_flag_cache::ActiveFlagCache;
 pub use record::Record;
 pub(super) use record::complete;
 pub use refresh_tokens::RefreshTokens;
+pub(super) use track::TrackedToken;
 pub use session_store::{SessionColumns, SessionStore};
 pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
 pub(super) use user_cache::AliasRules;
@@ -280,26 +282,6 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         None
     }
 
-    /// What Redis is to hold when a login's token has been seen.
-    fn track(&self, _login: &TrackedToken<'_>, _context: &PresetContext) -> Vec<RedisWrite> {
-        Vec::new()
-    }
-
-    /// The row of that token; `None` where there is no table for it. The error names what cannot be stored.
-    fn track_row(
-        &self,
-        _login: &TrackedToken<'_>,
-        _context: &PresetContext,
-    ) -> Result<Option<SqlWrite>, String> {
-        Ok(None)
-    }
-
-    /// Asks for the columns `token` and `expires_at` (unix milliseconds) of a user's live sessions; `None` where no table
-    /// tells of them.
-    fn sessions_query(&self, _context: &PresetContext, _subject: &str) -> Option<(String, Value)> {
-        None
-    }
-
     /// Table, key column and expiry column, for clearing away.
     fn expiry<'a>(&self, _context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
         None
@@ -314,17 +296,6 @@ pub(in crate::ledger) struct RevokedToken<'a> {
     pub sha256: &'a str,
     pub token_id: Option<&'a str>,
     pub subject: Option<&'a str>,
-    pub expires_at: Option<Timestamp>,
-    pub at: Timestamp,
-}
-
-/// A token that a service has just handed out.
-#[derive(Clone, Copy)]
-pub(in crate::ledger) struct TrackedToken<'a> {
-    pub compact: &'a str,
-    pub subject: &'a str,
-    /// Whether it is a refresh token.
-    pub refresh: bool,
     pub expires_at: Option<Timestamp>,
     pub at: Timestamp,
 }

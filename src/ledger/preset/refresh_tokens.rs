@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::rows::Insert;
+use super::track::TrackedToken;
 use super::{
     Condition, Guards, IfAbsent, PresetContext, RedisQuestion, RevokedToken, Rule, SqlName, SqlQuestion,
-    SqlWrite, TrackedToken, json_id, literal, remaining, template,
+    SqlWrite, json_id, literal, remaining, template,
 };
+use crate::ledger::change::TokenKind;
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::{Column, Table};
 use crate::ledger::sql::Value;
@@ -73,12 +75,16 @@ impl RefreshTokens {
         Some(SqlWrite { sql, values: vec![revoked.flag(true), token.compact.into()], must_match: false })
     }
 
-    pub(super) fn track(&self, login: &TrackedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
-        if !login.refresh {
+    pub(super) fn tracked_writes(
+        &self,
+        login: &TrackedToken<'_>,
+        context: &PresetContext,
+    ) -> Vec<RedisWrite> {
+        if login.kind != TokenKind::Refresh {
             return Vec::new();
         }
         let value = serde_json::json!({
-            "userId": json_id(Some(login.subject)),
+            "userId": json_id(Some(&login.user.subject)),
             "expiresAt": login.expires_at.map(|at| at.to_string()),
             "isRevoked": false,
         });
@@ -87,17 +93,16 @@ impl RefreshTokens {
         vec![RedisWrite::Set { key, value: value.to_string(), ttl: ttl.or(Some(context.refresh_lifetime)) }]
     }
 
-    pub(super) fn track_row(
+    pub(super) fn tracked_rows(
         &self,
         login: &TrackedToken<'_>,
         context: &PresetContext,
-    ) -> Result<Option<SqlWrite>, String> {
-        let Some((table, key, revoked)) = self.found(context).filter(|_| login.refresh) else {
-            return Ok(None);
-        };
+    ) -> Result<Vec<SqlWrite>, String> {
+        let found = self.found(context).filter(|_| login.kind == TokenKind::Refresh);
+        let Some((table, key, revoked)) = found else { return Ok(Vec::new()) };
         let mut row = Insert::new(table, key, login.compact);
         if let Some(column) = table.column(self.user_id.as_str()) {
-            let id = column.cast().value(login.subject);
+            let id = column.cast().value(&login.user.subject);
             if id.is_none() && !column.nullable {
                 return Err(format!("the column {} holds no such id", column.name));
             }
@@ -108,6 +113,6 @@ impl RefreshTokens {
             row.set(column, column.instant(end));
         }
         row.set(revoked, revoked.flag(false));
-        Ok(Some(row.unless_there()))
+        Ok(vec![row.unless_there()])
     }
 }

@@ -6,12 +6,13 @@
 use std::time::Duration;
 
 use super::rows::Insert;
+use super::track::{SessionLayout, TrackedToken};
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, RevokedToken, Rule, SqlName,
-    SqlQuestion, SqlWrite, Standing, TokenLayout, TrackedToken, UserLayout, blacklisted, literal, remaining,
+    SqlQuestion, SqlWrite, Standing, TokenLayout, UserLayout, blacklisted, literal, remaining,
     template,
 };
-use crate::ledger::change::Status;
+use crate::ledger::change::{Status, TokenKind};
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::{Column, Table};
 use crate::ledger::sql::Value;
@@ -208,12 +209,16 @@ impl TokenLayout for SessionStore {
         Ok(self.sessions(context).map(|it| it.ends(it.token, token.compact.into())))
     }
 
+}
+
+/// Access tokens: the others are no sessions here.
+impl SessionLayout for SessionStore {
     /// As services do at a login: `SADD`, the session, the row.
-    fn track(&self, login: &TrackedToken<'_>, _context: &PresetContext) -> Vec<RedisWrite> {
-        if login.refresh {
+    fn tracked_writes(&self, login: &TrackedToken<'_>, _context: &PresetContext) -> Vec<RedisWrite> {
+        if login.kind != TokenKind::Access {
             return Vec::new();
         }
-        let (subject, compact) = (login.subject, login.compact.to_owned());
+        let (subject, compact) = (&login.user.subject, login.compact.to_owned());
         let session = serde_json::json!({
             "userId": super::json_id(Some(subject)),
             "createdAt": login.at.to_string(),
@@ -234,13 +239,14 @@ impl TokenLayout for SessionStore {
         ]
     }
 
-    fn track_row(
+    fn tracked_rows(
         &self,
         login: &TrackedToken<'_>,
         context: &PresetContext,
-    ) -> Result<Option<SqlWrite>, String> {
-        let Some(sessions) = self.sessions(context).filter(|_| !login.refresh) else { return Ok(None) };
-        let Some(user) = sessions.user.cast().value(login.subject) else {
+    ) -> Result<Vec<SqlWrite>, String> {
+        let access = login.kind == TokenKind::Access;
+        let Some(sessions) = self.sessions(context).filter(|_| access) else { return Ok(Vec::new()) };
+        let Some(user) = sessions.user.cast().value(&login.user.subject) else {
             return Err(format!("the column {} holds no such id", sessions.user.name));
         };
         let mut row = Insert::new(sessions.table, sessions.token, login.compact);
@@ -252,7 +258,7 @@ impl TokenLayout for SessionStore {
         if let Some(active) = sessions.active {
             row.set(active, active.flag(true));
         }
-        Ok(Some(row.unless_there()))
+        Ok(vec![row.unless_there()])
     }
 
     fn sessions_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     Condition, Guards, IfAbsent, PresetContext, RECORD_TTL, RedisQuestion, RevokedToken, Rule, SqlQuestion,
-    SqlWrite, TokenBlacklist, TokenLayout, TrackedToken, blacklisted, literal, recorded, remaining, revoked,
+    SqlWrite, TokenBlacklist, TokenLayout, blacklisted, literal, recorded, remaining, revoked,
     template, whether,
 };
 use super::rows::Insert;
@@ -100,17 +100,5 @@ impl TokenLayout for TokenBlacklist {
 
     fn other_row_write(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Option<SqlWrite> {
         self.refresh.row_write(token, context)
-    }
-
-    fn track(&self, login: &TrackedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
-        self.refresh.track(login, context)
-    }
-
-    fn track_row(
-        &self,
-        login: &TrackedToken<'_>,
-        context: &PresetContext,
-    ) -> Result<Option<SqlWrite>, String> {
-        self.refresh.track_row(login, context)
     }
 }
