@@ -29,6 +29,6 @@ async fn user(
     AddressedUser(user): AddressedUser,
 ) -> Result<Json<Answer>, Problem> {
     let record = state.ledger().user(&user).await.map_err(|error| Problem::unavailable(&error))?;
-    let sessions = user_sessions::of(&state, &user).await?;
+    let sessions = user_sessions::of(&state, user).await?;
     Ok(Json(Answer { record, sessions }))
 }

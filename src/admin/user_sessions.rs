@@ -11,8 +11,6 @@ use super::input::AddressedUser;
 use super::problem::Problem;
 use super::{AdminState, Endpoint, SeenSession};
 use crate::claims::User;
-use crate::ledger::sessions::StoredSession;
-use crate::token::{Fingerprint, Token};
 
 #[derive(Serialize)]
 struct Answer {
@@ -49,28 +47,10 @@ async fn user_sessions(
     State(state): State<Arc<AdminState>>,
     AddressedUser(user): AddressedUser,
 ) -> Result<Json<Answer>, Problem> {
-    Ok(Json(Answer { sessions: of(&state, &user).await? }))
+    Ok(Json(Answer { sessions: of(&state, user).await? }))
 }
 
-/// Those seen here first; what a table tells of the same token is no second one.
-pub(super) async fn of(state: &AdminState, user: &User) -> Result<Vec<Session>, Problem> {
-    let mut sessions: Vec<_> = (state.handles.sessions)(user).into_iter().map(Session::from).collect();
-    let stored = state.ledger().sessions(user).await.map_err(|error| Problem::unavailable(&error))?;
-    for StoredSession { compact, expires_at } in stored {
-        let token = Token::new(&compact);
-        let fingerprint = Fingerprint::of(&token).to_string();
-        if sessions.iter().any(|seen| seen.token == fingerprint) {
-            continue;
-        }
-        let names = (state.handles.read_token)(&token);
-        let names = names.as_ref();
-        sessions.push(Session {
-            sid: names.and_then(|names| names.session.clone()),
-            jti: names.and_then(|names| names.token_id.clone()),
-            issued_at: names.and_then(|names| names.issued_at).map(|at| at.to_string()),
-            expires_at: expires_at.map(|at| at.to_string()),
-            token: fingerprint,
-        });
-    }
-    Ok(sessions)
+pub(super) async fn of(state: &AdminState, user: User) -> Result<Vec<Session>, Problem> {
+    let sessions = (state.handles.sessions)(user).await.map_err(|error| Problem::unavailable(&error))?;
+    Ok(sessions.into_iter().map(Session::from).collect())
 }

@@ -56,6 +56,14 @@ impl Named {
     }
 }
 
+impl Questions {
+    /// Whether they were found to be about this user.
+    pub fn mean(&self, user: &User) -> bool {
+        let found = self.named.as_ref().and_then(|named| named.found());
+        found.is_some_and(|found| found.user.as_ref() == Some(user))
+    }
+}
+
 /// How subjects become ids.
 pub(super) struct Aliases {
     id: Cast,
