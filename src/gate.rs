@@ -55,7 +55,12 @@ impl Gate {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
         let Access::Guarded(policy) = &route.settings.access else {
-            return Ok(Grant { route: Arc::clone(route), credential: None, told: None, assurance: Assurance::Full });
+            return Ok(Grant {
+                route: Arc::clone(route),
+                credential: None,
+                told: None,
+                assurance: Assurance::Full,
+            });
         };
         let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
 

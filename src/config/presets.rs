@@ -119,8 +119,7 @@ fn user_cache(table: &mut Table<'_>) -> Option<UserCache> {
         let phone = prefixes.or("phone", parsed(key), "user:phone:");
         Some(UserPrefixes { id: id?, email: email?, username: username?, phone: phone? })
     });
-    let kinds =
-        [("email", AliasKind::Email), ("username", AliasKind::Username), ("phone", AliasKind::Phone)];
+    let kinds = [("email", AliasKind::Email), ("username", AliasKind::Username), ("phone", AliasKind::Phone)];
     let ttl = table.or("ttl", duration(SECOND..=366 * DAY), "5m");
     let aliases = table.or("aliases", list(word(&kinds)), ["email", "username", "phone"]);
     let profile = table.maybe("profile", list(parsed(profile_column)));

@@ -16,7 +16,9 @@ use super::questions::{Compiled, Questions};
 use super::rule::Rule;
 use super::sql::{Cast, Dialect, Row, Statement};
 use super::store::StoreError;
-use super::{Change, ChangeError, Ledger, Lookup, OpenError, Outage, Revocation, Source, Unaskable, redis as store};
+use super::{
+    Change, ChangeError, Ledger, Lookup, OpenError, Outage, Revocation, Source, Unaskable, redis as store,
+};
 use crate::claims::{Claims, User};
 use crate::template::{Field, RenderError};
 use crate::time::Timestamp;
@@ -164,11 +166,7 @@ fn id_of(row: Option<&Row>) -> Result<Option<Box<str>>, StoreError> {
 
 impl Ledger {
     /// The questions about a credential; where its subject may be an alias, with room for what it will be found to mean.
-    pub(super) fn questions_about(
-        &self,
-        claims: &Claims,
-        token: &Token<'_>,
-    ) -> Result<Questions, Unaskable> {
+    pub(super) fn questions_about(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
         let subject = claims.subject();
         let Some(aliases) = self.aliases.as_ref().filter(|it| it.kinds_of(subject).next().is_some()) else {
             return self.rules.questions(claims, token, None);
@@ -184,12 +182,7 @@ impl Ledger {
 
     /// Asks about the user whom the credential means: one more round trip for a subject that is an alias and has not been
     /// looked up.
-    pub(super) async fn find_meant(
-        &self,
-        questions: &Questions,
-        claims: &Claims,
-        now: Timestamp,
-    ) -> Lookup {
+    pub(super) async fn find_meant(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
         let Some(named) = &questions.named else { return self.find_user(questions, claims, now).await };
         // An id first; what no user has for an id may be a phone number.
         if !questions.asked.is_empty() && named.found().is_none() {
@@ -256,8 +249,9 @@ impl Ledger {
         let user = User { realm: claims.user().realm.clone(), subject: id };
         let rule = self.rules.aliases.get(kind).ok_or_else(|| StoreError::unavailable("no such alias"))?;
         let questions = self.rules.questions(claims, &Token::new(&named.token), Some((rule, &user)));
-        let questions = questions
-            .map_err(|_| StoreError::malformed(format_args!("an id that cannot be part of a key ({})", subject.len())))?;
+        let questions = questions.map_err(|_| {
+            StoreError::malformed(format_args!("an id that cannot be part of a key ({})", subject.len()))
+        })?;
         let questions = Arc::new(questions);
         named.found.store(Some(Arc::clone(&questions)));
         Ok(Some(questions))
@@ -339,7 +333,9 @@ impl Ledger {
             }
         };
         let id = self.id_of(aliases, &user.subject).await;
-        let Some(id) = id.map_err(|error| ChangeError::Unavailable(Box::new(error)))? else { return Ok(None) };
+        let Some(id) = id.map_err(|error| ChangeError::Unavailable(Box::new(error)))? else {
+            return Ok(None);
+        };
         user.subject = id;
         Ok(Some(change))
     }

@@ -117,12 +117,7 @@ struct Open<'a> {
 
 impl Ledger {
     /// `None`: the alias by which the credential names its user leads to somebody else by now.
-    pub(super) async fn ask(
-        &self,
-        questions: &Questions,
-        claims: &Claims,
-        now: Timestamp,
-    ) -> Option<Lookup> {
+    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Option<Lookup> {
         if questions.asked.is_empty() {
             return Some(Lookup::Live);
         }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::text_for_redis;
+use super::members::{self, Member};
 use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
 use super::store::StoreError;
-use super::members::{self, Member};
 use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
 use crate::time::Timestamp;

@@ -215,12 +215,7 @@ impl Ledger {
         };
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
-        let writer = Writer {
-            sql: sql.clone(),
-            presets,
-            context,
-            redis: settings.redis.is_some(),
-        };
+        let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some() };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {

@@ -20,8 +20,22 @@ use crate::claims::Claims;
 /// Whether a name sounds like something that must not be cached, told or logged.
 pub fn is_secret(name: &str) -> bool {
     const PARTS: [&str; 16] = [
-        "password", "passwd", "passphrase", "passcode", "pwd", "secret", "token", "salt", "credential", "private_key",
-        "privatekey", "api_key", "apikey", "otp", "mfa", "recovery",
+        "password",
+        "passwd",
+        "passphrase",
+        "passcode",
+        "pwd",
+        "secret",
+        "token",
+        "salt",
+        "credential",
+        "private_key",
+        "privatekey",
+        "api_key",
+        "apikey",
+        "otp",
+        "mfa",
+        "recovery",
     ];
     let name = name.to_ascii_lowercase();
     PARTS.iter().any(|part| name.contains(part))
@@ -199,7 +213,15 @@ mod tests {
 
     #[test]
     fn what_sounds_like_a_secret_is_one() {
-        for name in ["hashed_password", "password", "PasswordHash", "pw_hash", "client_secret", "reset_token", "totp_seed"] {
+        for name in [
+            "hashed_password",
+            "password",
+            "PasswordHash",
+            "pw_hash",
+            "client_secret",
+            "reset_token",
+            "totp_seed",
+        ] {
             assert!(is_secret(name), "{name}");
         }
         for name in ["email", "username", "phone_number", "is_active", "role", "display_name", "shipping"] {
@@ -216,7 +238,10 @@ mod tests {
         profiles.learn_text(source, Some(text.to_string().as_bytes()));
         let profile = profiles.get(source).expect("learnt");
         assert_eq!((profile.get("email"), profile.get("age")), (Some("a@b.c"), Some("7")));
-        assert_eq!((profile.get("hashed_password"), profile.get("tags"), profile.get("other")), (None, None, None));
+        assert_eq!(
+            (profile.get("hashed_password"), profile.get("tags"), profile.get("other")),
+            (None, None, None)
+        );
         profiles.learn_text(source, Some(text.to_string().as_bytes()));
         assert!(Arc::ptr_eq(&profile, &profiles.get(source).expect("known")), "unchanged is the same one");
         profiles.learn_text(source, None);

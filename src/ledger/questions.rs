@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, Pipeline};
 
-use super::memory::{Key, Memory};
 use super::alias::{Named, Speaker};
+use super::memory::{Key, Memory};
 use super::profile::{Profiles, Source};
 use super::rule::{Condition, Flag, Guards, IfAbsent, Rule};
 use super::sql::{Argument, Dialect, Statement};

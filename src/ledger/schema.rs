@@ -217,8 +217,8 @@ impl Column {
     /// A flag as this column keeps it.
     pub fn flag(&self, up: bool) -> Value {
         let (digit, word) = if up { ("1", "true") } else { ("0", "false") };
-        let sqlite_number =
-            self.dialect == Dialect::Sqlite && !["char", "text", "clob"].iter().any(|it| self.declared.contains(it));
+        let sqlite_number = self.dialect == Dialect::Sqlite
+            && !["char", "text", "clob"].iter().any(|it| self.declared.contains(it));
         // `enum('N','Y')`: the member that says so.
         let members = self.declared.strip_prefix("enum(").map(|rest| rest.trim_end_matches(')').split(','));
         let yes = |member: &&str| matches!(*member, "true" | "t" | "1" | "yes" | "y" | "on") == up;
@@ -226,7 +226,9 @@ impl Column {
         match self.kind() {
             Kind::Integer { .. } => Value::Int(up.into()),
             _ if sqlite_number || self.is_bit() && self.dialect == Dialect::MySql => Value::Int(up.into()),
-            _ if self.is_bit() || ["character", "char(1)", "varchar(1)"].contains(&self.declared.as_str()) => {
+            _ if self.is_bit()
+                || ["character", "char(1)", "varchar(1)"].contains(&self.declared.as_str()) =>
+            {
                 digit.into()
             }
             _ => member.unwrap_or(word).into(),
@@ -245,7 +247,9 @@ impl Column {
         match (self.cast(), self.dialect) {
             (Cast::Uuid, Dialect::Sqlite) => format!("lower({})", binary().join(" || '-' || ")),
             (Cast::Uuid, Dialect::MySql) => format!("lower(concat_ws('-', {}))", binary().join(", ")),
-            (_, Dialect::MySql) if self.declared.contains("binary") => format!("CONVERT({name} USING utf8mb4)"),
+            (_, Dialect::MySql) if self.declared.contains("binary") => {
+                format!("CONVERT({name} USING utf8mb4)")
+            }
             (_, Dialect::MySql) => format!("CAST({name} AS CHAR)"),
             (_, Dialect::Sqlite | Dialect::Postgres) => format!("CAST({name} AS text)"),
         }

@@ -160,7 +160,9 @@ fn a_logout_voids_old_tokens_and_takes_no_flag_down() {
 #[test]
 fn names_lifetime_and_spelling_are_parameters() {
     let (world, redis, database) = (World::new(), Redis::start(), Postgres::shared().create_database());
-    database.psql("CREATE TABLE accounts (uid text PRIMARY KEY, enabled text); INSERT INTO accounts VALUES ('a', 'Y')");
+    database.psql(
+        "CREATE TABLE accounts (uid text PRIMARY KEY, enabled text); INSERT INTO accounts VALUES ('a', 'Y')",
+    );
     for (encoding, up, down) in [
         ("numeric", "1", "0"),
         ("quoted", "\"true\"", "\"false\""),
@@ -215,18 +217,25 @@ fn refresh_tokens_are_denied_where_either_store_calls_them_revoked_and_are_revok
     assert_eq!(verdict(&it.gateway, &first), "401 token_revoked");
 
     it.redis.cmd(&["SET", &key(&second), alive, "EX", "900"]);
-    it.database.psql(&format!("INSERT INTO refresh_tokens (token, user_id, is_revoked) VALUES ('{second}', '7', false)"));
+    it.database.psql(&format!(
+        "INSERT INTO refresh_tokens (token, user_id, is_revoked) VALUES ('{second}', '7', false)"
+    ));
     it.gateway.revoke_token(&second);
     let written: serde_json::Value = serde_json::from_str(&text(&it.redis, &key(&second)).unwrap()).unwrap();
     assert_eq!((&written["userId"], &written["isRevoked"]), (&json!(7), &json!(true)));
-    assert_eq!(it.database.psql(&format!("SELECT is_revoked FROM refresh_tokens WHERE token = '{second}'")), "t");
+    assert_eq!(
+        it.database.psql(&format!("SELECT is_revoked FROM refresh_tokens WHERE token = '{second}'")),
+        "t"
+    );
 
     it.gateway.revoke_token(&third);
     assert_eq!(text(&it.redis, &key(&third)), None, "an access token is no refresh token");
 
     // Redis is gone: the table's word counts.
     let fourth = it.world.issuer.good("7");
-    it.database.psql(&format!("INSERT INTO refresh_tokens (token, user_id, is_revoked) VALUES ('{fourth}', '7', true)"));
+    it.database.psql(&format!(
+        "INSERT INTO refresh_tokens (token, user_id, is_revoked) VALUES ('{fourth}', '7', true)"
+    ));
     let mut it = it;
     it.redis.kill();
     eventually("the table's word counts", || match verdict(&it.gateway, &fourth) {

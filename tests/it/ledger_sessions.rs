@@ -117,7 +117,8 @@ fn a_token_revoked_through_the_gateway_leaves_every_place() {
     it.gateway.revoke_token(&first);
     assert_eq!(verdict(&it.gateway, &first), "401 token_revoked");
     assert!(!it.holds("7", &first) && it.holds("7", &second));
-    let listed: Value = serde_json::from_str(&text(&it.redis, &format!("blacklist:{first}")).unwrap()).unwrap();
+    let listed: Value =
+        serde_json::from_str(&text(&it.redis, &format!("blacklist:{first}")).unwrap()).unwrap();
     assert_eq!(listed["userId"], 7);
     assert_eq!((it.active(&first).as_str(), it.active(&second).as_str()), ("f", "t"));
     it.redis.cmd(&["FLUSHALL"]);

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::ledger_common::{
-    World, becomes, call, document, patient, patient_redis, presets, set_status, text, text_becomes, ttl, verdict,
+    World, becomes, call, document, patient, patient_redis, presets, set_status, text, text_becomes, ttl,
+    verdict,
 };
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
@@ -30,7 +31,8 @@ fn scene(sections: &[&str]) -> Scene {
     let (world, redis, database) = (World::new(), Redis::start(), Postgres::shared().create_database());
     database.psql(USERS);
     let (stores, tables) = (patient_redis(&redis), patient(&database));
-    let all: Vec<&str> = [stores.as_str(), tables.as_str()].into_iter().chain(sections.iter().copied()).collect();
+    let all: Vec<&str> =
+        [stores.as_str(), tables.as_str()].into_iter().chain(sections.iter().copied()).collect();
     let gateway = world.start(&all);
     Scene { world, redis, database, gateway }
 }
@@ -109,7 +111,9 @@ fn an_alias_that_passes_to_somebody_else_takes_no_ban_along() {
     assert_eq!(verdict(&it.gateway, &token), "200");
     assert_eq!(set_status(&it.gateway, "7", "banned").0, 200);
     assert_eq!(verdict(&it.gateway, &token), "403 user_banned");
-    it.database.psql("UPDATE users SET username = 'former' WHERE id = 7; UPDATE users SET username = 'alice' WHERE id = 8");
+    it.database.psql(
+        "UPDATE users SET username = 'former' WHERE id = 7; UPDATE users SET username = 'alice' WHERE id = 8",
+    );
     it.redis.cmd(&["SET", "user:username:alice", "8", "EX", "300"]);
     assert_eq!(verdict(&it.gateway, &token), "200", "it is user 8's name by now");
     it.redis.cmd(&["DEL", "user:username:alice"]);
@@ -149,7 +153,10 @@ fn upstreams_are_told_the_profile_and_never_a_secret() {
     assert_eq!(told(0, "x-role"), ["admin"]);
     eventually("the row is cached", || text(&it.redis, "user:id:7").ok_or("not yet"));
     let cached = document(&it.redis, "user:id:7");
-    assert_eq!((&cached["id"], &cached["is_active"], &cached["role"]), (&json!(7), &json!(true), &json!("admin")));
+    assert_eq!(
+        (&cached["id"], &cached["is_active"], &cached["role"]),
+        (&json!(7), &json!(true), &json!("admin"))
+    );
     assert!(cached.get("hashed_password").is_none() && cached.get("reset_token").is_none(), "{cached}");
     assert!((1..=300).contains(&ttl(&it.redis, "user:id:7")));
 

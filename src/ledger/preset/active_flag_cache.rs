@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::flagged::{Flagged, is_down};
 use super::{
-    Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion, SqlWrite,
-    Standing, UnknownUser, UserLayout, literal, template,
+    Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
+    SqlWrite, Standing, UnknownUser, UserLayout, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;

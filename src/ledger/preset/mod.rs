@@ -20,6 +20,9 @@ mod track;
 pub(super) mod token_blacklist;
 mod user_cache;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -38,10 +41,10 @@ pub use active_flag_cache::ActiveFlagCache;
 pub use record::Record;
 pub(super) use record::complete;
 pub use refresh_tokens::RefreshTokens;
-pub(super) use track::TrackedToken;
 pub use session_store::{SessionColumns, SessionStore};
-pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
+pub(super) use track::TrackedToken;
 pub(super) use user_cache::AliasRules;
+pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
 
 /// How long the database's answer is believed in Redis.
 pub const RECORD_TTL: Duration = Duration::from_secs(60);
@@ -369,7 +372,8 @@ impl Preset {
                 vec![(table, listed), (&refresh.table, words([token, user_id, expires_at, is_revoked]))]
             }
             Self::InvalidUsers(InvalidUsers { table, columns, .. }) => {
-                let InvalidUsersColumns { user_id, status, status_updated_at, last_security_action } = columns;
+                let InvalidUsersColumns { user_id, status, status_updated_at, last_security_action } =
+                    columns;
                 vec![(table, words([user_id, status, status_updated_at, last_security_action]))]
             }
             Self::ActiveFlagCache(it) => vec![(&it.table, words([&it.user_id, &it.is_active]))],

@@ -70,8 +70,13 @@ impl RefreshTokens {
 
     pub(super) fn row_write(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Option<SqlWrite> {
         let (table, key, revoked) = self.found(context)?;
-        let sql =
-            format!("UPDATE {} SET {} = {} WHERE {} = ?", table.name(), revoked.name, revoked.slot(), key.name);
+        let sql = format!(
+            "UPDATE {} SET {} = {} WHERE {} = ?",
+            table.name(),
+            revoked.name,
+            revoked.slot(),
+            key.name
+        );
         Some(SqlWrite { sql, values: vec![revoked.flag(true), token.compact.into()], must_match: false })
     }
 

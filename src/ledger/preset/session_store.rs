@@ -9,8 +9,7 @@ use super::rows::Insert;
 use super::track::{SessionLayout, TrackedToken};
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, RevokedToken, Rule, SqlName,
-    SqlQuestion, SqlWrite, Standing, TokenLayout, UserLayout, blacklisted, literal, remaining,
-    template,
+    SqlQuestion, SqlWrite, Standing, TokenLayout, UserLayout, blacklisted, literal, remaining, template,
 };
 use crate::ledger::change::{Status, TokenKind};
 use crate::ledger::redis::RedisWrite;
@@ -77,8 +76,7 @@ impl Sessions<'_> {
 impl SessionStore {
     pub(super) fn rules(&self, context: &PresetContext) -> Vec<Rule> {
         let rule = |name: &str, guards, key: String, deny_if: Condition, sql, reason: &str| {
-            let if_absent =
-                if deny_if.presence_allows() { IfAbsent::AskDatabase } else { IfAbsent::Allow };
+            let if_absent = if deny_if.presence_allows() { IfAbsent::AskDatabase } else { IfAbsent::Allow };
             Some(Rule {
                 name: name.into(),
                 guards,
@@ -92,7 +90,14 @@ impl SessionStore {
         let held = template("{token}").and_then(|member| {
             let key = format!("{}{{sub}}", literal(&self.tokens));
             let sql = SqlQuestion { query: self.live(context), deny_if: Condition::LiveSession };
-            rule("session-store.token", Guards::Token, key, Condition::Lacks(member), Some(sql), "session_revoked")
+            rule(
+                "session-store.token",
+                Guards::Token,
+                key,
+                Condition::Lacks(member),
+                Some(sql),
+                "session_revoked",
+            )
         });
         let ended = self.sessions(context).map(|it| {
             let query = format!(
@@ -107,7 +112,8 @@ impl SessionStore {
         let listed =
             rule("session-store.blacklist", Guards::Token, key, Condition::Exists, ended, "token_revoked");
         let key = format!("{}{{sub}}", literal(&self.profile));
-        let profile = rule("session-store.profile", Guards::Session, key, Condition::Profile, None, "profile");
+        let profile =
+            rule("session-store.profile", Guards::Session, key, Condition::Profile, None, "profile");
         // The session's word before the list's: both are the same row where Redis is not asked.
         [held, listed, profile].into_iter().flatten().collect()
     }
@@ -208,7 +214,6 @@ impl TokenLayout for SessionStore {
     ) -> Result<Option<SqlWrite>, String> {
         Ok(self.sessions(context).map(|it| it.ends(it.token, token.compact.into())))
     }
-
 }
 
 /// Access tokens: the others are no sessions here.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use super::rows::Insert;
 use super::{
     Condition, Guards, IfAbsent, PresetContext, RECORD_TTL, RedisQuestion, RevokedToken, Rule, SqlQuestion,
-    SqlWrite, TokenBlacklist, TokenLayout, blacklisted, literal, recorded, remaining, revoked,
-    template, whether,
+    SqlWrite, TokenBlacklist, TokenLayout, blacklisted, literal, recorded, remaining, revoked, template,
+    whether,
 };
-use super::rows::Insert;
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::Column;
 use crate::ledger::sql::Value;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::flagged::Flagged;
 use super::{
-    Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion, SqlWrite,
-    Standing, UnknownUser, UserLayout, literal, template,
+    Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
+    SqlWrite, Standing, UnknownUser, UserLayout, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::profile::is_secret;
@@ -162,11 +162,7 @@ impl UserCache {
         let rule = Rule {
             name: name.into(),
             guards: Guards::User,
-            redis: Some(RedisQuestion {
-                key,
-                deny_if: Condition::Leads,
-                if_absent: IfAbsent::AskDatabase,
-            }),
+            redis: Some(RedisQuestion { key, deny_if: Condition::Leads, if_absent: IfAbsent::AskDatabase }),
             sql: Some(SqlQuestion { query: leads, deny_if: Condition::Leads }),
             reason: "user_unknown".into(),
             status: 403,

@@ -70,7 +70,9 @@ impl<'a> Scripted<'a> {
         let plain = Self { key: "", member: "", operation: "", value: "", score: 0, ttl: None };
         let over = |ttl: &Option<Duration>| ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
         match write {
-            RedisWrite::Set { key, ttl, .. } | RedisWrite::Replace { key, ttl, .. } if over(ttl) => Self { key, operation: "del", ..plain },
+            RedisWrite::Set { key, ttl, .. } | RedisWrite::Replace { key, ttl, .. } if over(ttl) => {
+                Self { key, operation: "del", ..plain }
+            }
             RedisWrite::AddMember { key, member, score, ttl } if over(ttl) => {
                 let operation = if score.is_some() { "zrem" } else { "srem" };
                 Self { key, member, operation, value: member, ..plain }
