@@ -9,11 +9,14 @@ pub mod rule;
 pub mod settings;
 
 mod alias;
+mod answers;
 mod breaker;
 mod chain;
+mod coherence;
 mod condition;
 mod foundation;
 mod keeper;
+mod link;
 mod members;
 mod memory;
 mod metrics;
@@ -21,6 +24,7 @@ mod migrate;
 mod outbox;
 pub mod profile;
 mod questions;
+mod recall;
 mod records;
 pub mod redis;
 mod schema;
@@ -34,17 +38,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use alias::Aliases;
 use breaker::Breaker;
 use chain::Database;
 use foundation::Foundation;
+use link::authority::Believing;
 use memory::Memory;
 use outbox::Outbox;
 use profile::Profiles;
 use questions::Rules;
+use recall::Coherent;
 use sql::SqlStore;
 use write::Writer;
 
@@ -109,6 +115,8 @@ pub struct Unaskable(pub Box<str>);
 /// How answers are found at present (SPEC: coherent, direct, database, blind).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
+    /// Memory answers: it is known to say what Redis says.
+    Coherent,
     /// Each request asks Redis, and the database for what Redis leaves open.
     Direct,
     /// Redis is not there, is being left alone, or does not hold every change yet.
@@ -121,6 +129,7 @@ impl Mode {
     /// As in metrics, logs and `/readyz`.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Coherent => "coherent",
             Self::Direct => "direct",
             Self::Database => "database",
             Self::Blind => "blind",
@@ -167,6 +176,8 @@ pub struct Ledger {
     /// How subjects that are no ids are turned into ids, where a preset can.
     aliases: Option<Aliases>,
     redis: Option<Arc<RedisStore>>,
+    /// What is kept of Redis's answers; there is one where there is a Redis.
+    coherent: Option<Coherent>,
     database: Arc<Database>,
     writer: Writer,
     outbox: Outbox,
@@ -204,7 +215,7 @@ impl Ledger {
         let (aliases, alias_rules) = aliases.unzip();
         let profiles = Profiles::new(settings.profile.clone(), settings.answers);
         let rules = Rules::compile(asked, sql.dialect(), settings.redis.is_some())?;
-        let rules = rules.with_users(alias_rules.unwrap_or_default(), profiles, sql.dialect())?;
+        let mut rules = rules.with_users(alias_rules.unwrap_or_default(), profiles, sql.dialect())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -213,6 +224,9 @@ impl Ledger {
                 Some(RedisStore::open(redis, breaker).await.map_err(OpenError::Redis)?)
             }
         };
+        let coherent = redis.as_ref().map(|redis| {
+            Coherent::new(redis, Arc::new(Believing), &mut rules, settings, turned.clone(), &metrics)
+        });
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some() };
@@ -222,6 +236,7 @@ impl Ledger {
             rules,
             aliases,
             redis,
+            coherent,
             database,
             writer,
             outbox,
@@ -235,6 +250,11 @@ impl Ledger {
         });
         ledger.probe_database_at_start().await;
         ledger.deliver_outbox().await;
+        if let (Some(coherent), Some(redis)) = (&ledger.coherent, &ledger.redis)
+            && !redis.breaker.is_open()
+        {
+            coherent.link.try_once().await;
+        }
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
@@ -247,14 +267,29 @@ impl Ledger {
         self.questions_about(claims, token)
     }
 
-    /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
+    /// Asks: memory while it is known to say what Redis says, else Redis, in one round trip; the database only for
+    /// what Redis leaves open.
     pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        self.find_meant(questions, claims, now).await
+        // This is all that a request costs whose credential was good a moment ago.
+        if self.vouches(questions) {
+            return Lookup::Live;
+        }
+        // Boxed, so that the requests which need none of it do not carry it along.
+        Box::pin(self.find_meant(questions, claims, now)).await
+    }
+
+    /// The names of keys that changed in Redis under the rules' prefixes, from now on; they are hints, since a flush
+    /// names none and too many at once are dropped. `None` without Redis, or where somebody has taken them already.
+    pub fn pushes(&self) -> Option<mpsc::Receiver<Vec<u8>>> {
+        self.coherent.as_ref()?.link.pushes()
     }
 
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
-        if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open()) {
+        if self.is_coherent() {
+            Mode::Coherent
+        } else if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open())
+        {
             Mode::Direct
         } else if !self.database.breaker.is_open() {
             Mode::Database
@@ -379,12 +414,14 @@ impl LastMode {
     fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
         let code = match now {
             Mode::Direct => 0,
-            Mode::Database => 1,
-            Mode::Blind => 2,
+            Mode::Coherent => 1,
+            Mode::Database => 2,
+            Mode::Blind => 3,
         };
         match self.0.swap(code, ordering) {
             0 => Mode::Direct,
-            1 => Mode::Database,
+            1 => Mode::Coherent,
+            2 => Mode::Database,
             _ => Mode::Blind,
         }
     }

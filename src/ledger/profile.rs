@@ -9,6 +9,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 use serde_json::Value;
 
+use super::coherence::Stamp;
 use super::condition::Reply;
 use super::memory::Kept;
 use super::questions::{Asked, Questions, Rules};
@@ -63,11 +64,21 @@ impl Profile {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Source(u64, u64);
 
+/// The stamps of the keys that profiles come from.
+pub(super) type Stamps = Vec<(Source, Stamp)>;
+
+/// A profile, and the stamp of its key from before it was asked for.
+#[derive(Clone, Debug)]
+struct Noted {
+    profile: Arc<Profile>,
+    stamp: Option<Stamp>,
+}
+
 /// The profiles seen lately. Written whenever a store answers, so that it is never older than what memory believes.
 #[derive(Debug)]
 pub(super) struct Profiles {
     names: Box<[Box<str>]>,
-    known: Cache<Source, Arc<Profile>>,
+    known: Cache<Source, Noted>,
     hashers: [RandomState; 2],
 }
 
@@ -83,90 +94,135 @@ impl Profiles {
         (!self.names.is_empty()).then(|| Source(first.hash_one(key), second.hash_one(key)))
     }
 
-    /// The profile of a source that has been asked.
-    pub fn get(&self, source: Source) -> Option<Arc<Profile>> {
-        self.known.get(&source)
+    /// The profile of a source, unless its key has changed since it was asked for.
+    pub fn get(&self, source: Source, stamp: Option<Stamp>) -> Option<Arc<Profile>> {
+        let noted = self.known.get(&source)?;
+        (stamp.is_none() || noted.stamp == stamp).then_some(noted.profile)
     }
 
     /// What Redis replied; `None`: nothing. What is no JSON object tells nothing.
-    pub fn learn_text(&self, source: Source, text: Option<&[u8]>) {
+    pub fn learn_text(&self, source: Source, text: Option<&[u8]>, stamp: Option<Stamp>) {
         let digest = self.hashers[0].hash_one(text);
-        if self.known.peek(&source).is_some_and(|known| known.digest == digest) {
+        if self.is_known(source, digest, stamp) {
             return;
         }
         let object = text.and_then(|text| serde_json::from_slice::<serde_json::Map<_, _>>(text).ok());
-        self.keep(source, digest, |name| object.as_ref()?.get(name));
+        self.keep(source, digest, stamp, |name| object.as_ref()?.get(name));
     }
 
     /// What the database replied.
-    pub fn learn_row(&self, source: Source, row: Option<&Row>) {
+    pub fn learn_row(&self, source: Source, row: Option<&Row>, stamp: Option<Stamp>) {
         let cell = |name: &str| {
             row?.iter().find(|(column, _)| column.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
         let digest = self.hashers[0].hash_one(self.names.iter().map(|name| cell(name)).collect::<Vec<_>>());
-        if self.known.peek(&source).is_none_or(|known| known.digest != digest) {
-            self.keep(source, digest, cell);
+        if !self.is_known(source, digest, stamp) {
+            self.keep(source, digest, stamp, cell);
         }
     }
 
-    fn keep<'a>(&self, source: Source, digest: u64, value: impl Fn(&str) -> Option<&'a Value>) {
+    /// Whether that is what is known already; it is the same profile then, and headers made of it need not be made again.
+    fn is_known(&self, source: Source, digest: u64, stamp: Option<Stamp>) -> bool {
+        let Some(noted) = self.known.peek(&source).filter(|noted| noted.profile.digest == digest) else {
+            return false;
+        };
+        if noted.stamp != stamp {
+            self.known.insert(source, Noted { stamp, ..noted });
+        }
+        true
+    }
+
+    fn keep<'a>(
+        &self,
+        source: Source,
+        digest: u64,
+        stamp: Option<Stamp>,
+        value: impl Fn(&str) -> Option<&'a Value>,
+    ) {
         let told = |name: &Box<str>| Some((name.clone(), scalar(value(name)?)?));
         let names = self.names.iter().filter(|name| !is_secret(name));
         let values = names.filter_map(told).collect();
-        self.known.insert(source, Arc::new(Profile { values, digest }));
+        self.known.insert(source, Noted { profile: Arc::new(Profile { values, digest }), stamp });
     }
+}
+
+fn stamp_of(stamps: &Stamps, source: Source) -> Option<Stamp> {
+    stamps.iter().find(|(known, _)| *known == source).map(|(_, stamp)| *stamp)
 }
 
 impl Rules {
     /// Notes the profile in a reply of Redis.
-    pub(super) fn learn_reply(&self, asked: &Asked, reply: Result<Option<&::redis::Value>, &StoreError>) {
+    pub(super) fn learn_reply(
+        &self,
+        asked: &Asked,
+        reply: Result<Option<&::redis::Value>, &StoreError>,
+        stamps: &Stamps,
+    ) {
         let (Some(source), Ok(Some(value))) = (asked.feeds, reply) else { return };
+        let stamp = stamp_of(stamps, source);
         match redis::reply(value) {
-            Ok(Reply::Value(text)) => self.profiles.learn_text(source, Some(text)),
+            Ok(Reply::Value(text)) => self.profiles.learn_text(source, Some(text), stamp),
             // The database is asked next, where it can be.
-            Ok(Reply::Absent) if asked.rule.statement.is_none() => self.profiles.learn_text(source, None),
+            Ok(Reply::Absent) if asked.rule.statement.is_none() => {
+                self.profiles.learn_text(source, None, stamp);
+            }
             _ => {}
         }
     }
 
     /// Notes the profile in a row.
-    pub(super) fn learn_row(&self, asked: &Asked, kept: &Kept) {
+    pub(super) fn learn_row(&self, asked: &Asked, kept: &Kept, stamps: &Stamps) {
         if let (Some(source), Ok(row)) = (asked.feeds, kept) {
-            self.profiles.learn_row(source, row.as_deref());
+            self.profiles.learn_row(source, row.as_deref(), stamp_of(stamps, source));
         }
     }
 }
 
 impl Ledger {
+    /// The present stamps of the keys that tell of users.
+    pub(super) fn profile_stamps(&self, questions: &Questions) -> Stamps {
+        let Some(coherent) = &self.coherent else { return Stamps::new() };
+        let stamp = |asked: &Asked| {
+            let slot = asked.kept.as_ref()?.slot;
+            Some((asked.feeds?, coherent.coherence.stamp(slot)))
+        };
+        questions.asked.iter().filter_map(stamp).collect()
+    }
+
     /// What is known of the user whom a credential's questions are about; where several keys tell, the first one's word
     /// counts. To be asked for after the questions: from memory then, unless it was pushed out of it.
     pub async fn profile(&self, questions: &Questions, claims: &Claims) -> Vec<Arc<Profile>> {
         let found = questions.named.as_ref().and_then(|named| named.found());
         let questions = found.as_deref().unwrap_or(questions);
-        let feeding: Vec<_> =
-            questions.asked.iter().filter_map(|asked| Some((asked, asked.feeds?))).collect();
-        if feeding.iter().any(|(_, source)| self.rules.profiles.get(*source).is_none()) {
-            self.fetch_profiles(questions, claims).await;
+        let feeding = || questions.asked.iter().filter_map(|asked| asked.feeds);
+        // While memory is believed the profile has to be of its age; else the answer of a moment ago is what there is.
+        let stamps = if self.is_coherent() { self.profile_stamps(questions) } else { Stamps::new() };
+        let known = |source| self.rules.profiles.get(source, stamp_of(&stamps, source));
+        if feeding().all(|source| known(source).is_some()) {
+            return feeding().filter_map(known).collect();
         }
-        feeding.iter().filter_map(|(_, source)| self.rules.profiles.get(*source)).collect()
+        self.fetch_profiles(questions, claims).await;
+        feeding().filter_map(|source| self.rules.profiles.get(source, None)).collect()
     }
 
     async fn fetch_profiles(&self, questions: &Questions, claims: &Claims) {
+        let stamps = self.profile_stamps(questions);
         let replies = match (&self.redis, &questions.pipeline) {
             (Some(redis), Some(pipeline)) if !self.doubt.is_raised() => redis.ask(pipeline).await,
             _ => Ok(Vec::new()),
         };
         for asked in &questions.asked {
             let Some(source) = asked.feeds else { continue };
-            if let Some(index) = asked.reply {
-                self.rules.learn_reply(asked, replies.as_ref().map(|all| all.get(index)));
+            let reply = asked.reply.map(|index| replies.as_ref().map(|all| all.get(index)));
+            if let Some(reply) = reply {
+                self.rules.learn_reply(asked, reply, &stamps);
             }
-            if self.rules.profiles.get(source).is_none()
+            if self.rules.profiles.get(source, stamp_of(&stamps, source)).is_none()
                 && let Some(statement) = &asked.rule.statement
                 && let Some(bound) = questions.bound(asked, claims, &self.database.memory)
             {
-                let (kept, _) = self.database.answer(statement, bound).await;
-                self.rules.learn_row(asked, &kept);
+                let (kept, ..) = self.database.answer(statement, bound).await;
+                self.rules.learn_row(asked, &kept, &stamps);
             }
         }
     }
@@ -235,17 +291,20 @@ mod tests {
         let profiles = Profiles::new(names.into(), 10);
         let source = profiles.source("user:id:7").expect("names");
         let text = json!({"email": "a@b.c", "age": 7, "hashed_password": "x", "tags": [1], "other": 1});
-        profiles.learn_text(source, Some(text.to_string().as_bytes()));
-        let profile = profiles.get(source).expect("learnt");
+        profiles.learn_text(source, Some(text.to_string().as_bytes()), None);
+        let profile = profiles.get(source, None).expect("learnt");
         assert_eq!((profile.get("email"), profile.get("age")), (Some("a@b.c"), Some("7")));
         assert_eq!(
             (profile.get("hashed_password"), profile.get("tags"), profile.get("other")),
             (None, None, None)
         );
-        profiles.learn_text(source, Some(text.to_string().as_bytes()));
-        assert!(Arc::ptr_eq(&profile, &profiles.get(source).expect("known")), "unchanged is the same one");
-        profiles.learn_text(source, None);
-        assert_eq!(profiles.get(source).expect("known").get("email"), None);
+        profiles.learn_text(source, Some(text.to_string().as_bytes()), None);
+        assert!(
+            Arc::ptr_eq(&profile, &profiles.get(source, None).expect("known")),
+            "unchanged is the same one"
+        );
+        profiles.learn_text(source, None, None);
+        assert_eq!(profiles.get(source, None).expect("known").get("email"), None);
     }
 
     #[test]

@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, Pipeline};
 
-use super::alias::{Named, Speaker};
+use super::alias::{Named, Speaker, answer_about};
+use super::answers::Memo;
+use super::coherence::{Coherence, Slot};
 use super::memory::{Key, Memory};
 use super::profile::{Profiles, Source};
 use super::rule::{Condition, Flag, Guards, IfAbsent, Rule};
@@ -94,13 +96,15 @@ pub(super) struct Rules {
     /// The keys by which subjects are turned into ids; asked only about subjects that are none.
     pub aliases: Box<[Arc<Compiled>]>,
     pub profiles: Arc<Profiles>,
+    /// Under which names answers of Redis are kept, where any are.
+    names: Option<Arc<Coherence>>,
 }
 
 impl Rules {
     pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
         let rules = Self::all(rules, dialect, redis)?;
         let (aliases, profiles) = (Box::default(), Arc::new(Profiles::new(Box::default(), 1)));
-        Ok(Self { separators: "".into(), rules, redis, aliases, profiles }.separated())
+        Ok(Self { separators: "".into(), rules, redis, aliases, profiles, names: None }.separated())
     }
 
     /// With rules that are asked only about subjects that are no ids, and what headers tell of users.
@@ -124,6 +128,16 @@ impl Rules {
         Self { separators, ..self }
     }
 
+    /// From now on questions know where their answers are kept.
+    pub fn keep_answers(&mut self, names: Arc<Coherence>) {
+        self.names = Some(names);
+    }
+
+    /// The rules as they were given, those about aliases last.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> + Clone {
+        self.rules.iter().chain(&self.aliases).map(|compiled| &compiled.rule)
+    }
+
     #[cfg(test)]
     pub fn first(&self) -> &Compiled {
         &self.rules[0]
@@ -145,14 +159,26 @@ impl Rules {
             let other = twin.filter(|_| compiled.lists_tokens());
             [Some(*token), other].into_iter().flatten()
         };
-        // Behind the others, so that each of those stands where it always does.
-        let rules = self.rules.iter().chain(alias.map(|(rule, _)| rule));
-        let put = rules.flat_map(|compiled| spellings(compiled).map(move |token| (compiled, token)));
-        for (compiled, token) in put {
+        // The alias behind the others, so that each of those stands where it always does.
+        let rules = self.rules.iter().chain(alias.map(|(rule, _)| rule)).enumerate();
+        let put = rules
+            .flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
+        for (place, compiled, token) in put {
             let speaker = Speaker { claims, token: &token, user };
-            let (command, key, member) = match self.command(compiled, &speaker) {
-                Ok(Some((command, key, member))) => (self.redis.then_some(command), Some(key), member),
-                Ok(None) => (None, None, None),
+            let (command, key, member, kept) = match self.command(compiled, &speaker) {
+                Ok(Some((command, key, member))) => {
+                    let kept = self.names.as_ref().filter(|_| self.redis).map(|names| Kept {
+                        slot: names.slot(key.as_bytes()),
+                        // Two rules may read different things from one reply.
+                        answer: names.key(&(
+                            place,
+                            command.get_packed_command(),
+                            answer_about(compiled, user),
+                        )),
+                    });
+                    (self.redis.then_some(command), Some(key), member, kept)
+                }
+                Ok(None) => (None, None, None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
                 Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
                 Err(error) => return Err(Unaskable(error.field().to_string().into())),
@@ -167,19 +193,30 @@ impl Rules {
                 Some(key) if compiled.rule.tells_profile() => self.profiles.source(key),
                 _ => None,
             };
-            let kept = compiled.writes_back();
+            let writes_back = compiled.writes_back();
             asked.push(Asked {
                 rule: compiled.clone(),
                 reply,
-                key: key.filter(|_| kept).map(Into::into),
-                member: member.filter(|_| kept).map(Into::into),
+                kept,
+                key: key.filter(|_| writes_back).map(Into::into),
+                member: member.filter(|_| writes_back).map(Into::into),
                 token,
                 feeds,
                 sql: OnceLock::new(),
             });
         }
+        let mut slots: Vec<Slot> = asked.iter().filter_map(|asked| Some(asked.kept.as_ref()?.slot)).collect();
+        slots.sort_unstable();
+        slots.dedup();
         let pipeline = (!pipeline.is_empty()).then_some(pipeline);
-        Ok(Questions { asked: asked.into(), pipeline, user: user.cloned(), named: None })
+        Ok(Questions {
+            asked: asked.into(),
+            pipeline,
+            slots: slots.into(),
+            memo: Memo::default(),
+            user: user.cloned(),
+            named: None,
+        })
     }
 
     /// The one command that asks Redis. Also makes sure that the statement's placeholders have their values, so that
@@ -230,6 +267,10 @@ impl Rules {
 pub struct Questions {
     pub(super) asked: Box<[Asked]>,
     pub(super) pipeline: Option<Pipeline>,
+    /// Where the versions of all its keys are counted.
+    pub(super) slots: Box<[Slot]>,
+    /// That all answers were in its favour a moment ago.
+    pub(super) memo: Memo,
     /// The user they are about, where the token names that user by an alias.
     pub(super) user: Option<User>,
     /// Where the token's subject may be an alias: what it was found to be.
@@ -241,6 +282,7 @@ pub(super) struct Asked {
     pub rule: Arc<Compiled>,
     /// Which reply of the pipeline is its own.
     pub reply: Option<usize>,
+    pub kept: Option<Kept>,
     /// Kept only where an answer of the database is kept in Redis.
     key: Option<Box<str>>,
     /// Kept only where it is kept as the member of a set.
@@ -250,6 +292,12 @@ pub(super) struct Asked {
     /// Where the profile in its answer is kept.
     pub feeds: Option<Source>,
     sql: OnceLock<Arc<Bound>>,
+}
+
+/// Where an answer of Redis is kept, and where its key's version is counted.
+pub(super) struct Kept {
+    pub slot: Slot,
+    pub answer: Key,
 }
 
 impl Asked {
@@ -273,7 +321,8 @@ pub(super) struct Bound {
 impl Questions {
     /// Nothing is asked.
     pub(super) fn none() -> Self {
-        Self { asked: Box::new([]), pipeline: None, user: None, named: None }
+        let (asked, slots, memo) = (Box::default(), Box::default(), Memo::default());
+        Self { asked, pipeline: None, slots, memo, user: None, named: None }
     }
 
     /// Binds a rule's query when it is first needed: with Redis well it never is.

@@ -2,11 +2,10 @@
 
 use serde_json::Value;
 
-use super::{BANNED, DEACTIVATED, DELETED, Finding, Moment, Why, bare, instant, json, standing, truth};
+use super::held::Standing;
+use super::{Finding, Held, Moment, Why, bare, instant, json, standing, truth};
 use crate::ledger::rule::{Condition, Flag};
 use crate::ledger::store::StoreError;
-
-const UNKNOWN: Why = Why { reason: "user_unknown", status: 403 };
 
 /// A flag in any of its spellings: `true`, `"true"`, `True`, `1`, `yes`, or a JSON object that holds one. An object without
 /// it is silent; whatever is neither up nor down is malformed.
@@ -41,7 +40,7 @@ pub(super) fn flag_row<'a>(column: impl Fn(&str) -> Option<&'a Value>) -> Result
 /// What it means that the database has no row, where that depends on the rule.
 pub(super) fn nobody(condition: &Condition) -> Option<Finding> {
     match condition {
-        Condition::Flag(flag) if flag.unknown_denied => Some(Finding::Because(UNKNOWN)),
+        Condition::Flag(flag) if flag.unknown_denied => Some(Finding::Because(Why::Unknown)),
         Condition::Flag(_) => Some(Finding::Clear),
         Condition::Leads => Some(Finding::Moved),
         _ => None,
@@ -49,22 +48,17 @@ pub(super) fn nobody(condition: &Condition) -> Option<Finding> {
 }
 
 /// Our own record, as kept in Redis.
-pub(super) fn record(
-    decides: bool,
-    native: &Condition,
-    text: &str,
-    at: Moment,
-) -> Result<Finding, StoreError> {
-    native.of_reply(super::Reply::Value(text.as_bytes()), at).map(|finding| tells(decides, finding))
+pub(super) fn record(decides: bool, text: &str) -> Result<Held, StoreError> {
+    Condition::NativeUser.held(super::Reply::Value(text.as_bytes())).map(|held| told(decides, held))
 }
 
 /// A cut-off is ours alone to know. Of a status the services' own flag decides; we only remember which word it was.
-pub(super) fn tells(decides: bool, finding: Finding) -> Finding {
-    match finding {
-        Finding::Because(why) if !decides && [BANNED, DEACTIVATED, DELETED].contains(&why) => {
-            Finding::Tells(why)
+pub(super) fn told(decides: bool, held: Held) -> Held {
+    match held {
+        Held::User { standing: Standing::Blocked(why), until, cut_off } if !decides => {
+            Held::User { standing: Standing::Told(why), until, cut_off }
         }
-        other => other,
+        held => held,
     }
 }
 

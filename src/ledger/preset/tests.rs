@@ -93,6 +93,8 @@ impl Scene {
             leeway: Duration::ZERO,
             answers: 1000,
             profile: ["email".into()].into(),
+            max_staleness: Duration::from_millis(500),
+            heartbeat: Duration::from_millis(100),
         };
         let end = CancellationToken::new();
         let metrics = LedgerMetrics::register(&prometheus::Registry::new()).expect("metrics");

@@ -36,6 +36,19 @@ pub enum RedisWrite {
     },
 }
 
+impl RedisWrite {
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Set { key, .. }
+            | Self::Delete { key }
+            | Self::Replace { key, .. }
+            | Self::AddMember { key, .. }
+            | Self::RemoveMember { key, .. } => key,
+        }
+    }
+}
+
 /// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one. A member that
 /// is as long as a token stands there by its hash.
 pub(super) fn version_key(key: &str, member: &str) -> String {
