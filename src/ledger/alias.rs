@@ -308,7 +308,8 @@ impl Ledger {
         let Ok(key) = self.rules.key(&question.key, |field| speaker.value(field)) else { return Ok(None) };
         let mut pipeline = Pipeline::with_capacity(1);
         pipeline.cmd("GET").arg(key);
-        match redis.ask(&pipeline).await?.first().map(store::reply) {
+        let answered = redis.ask(&pipeline).await?;
+        match answered.replies.first().filter(|_| answered.believed).map(store::reply) {
             Some(Ok(Reply::Absent)) | None => Ok(None),
             Some(reply) => id_in(reply?).map(Some),
         }

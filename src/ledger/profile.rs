@@ -208,7 +208,9 @@ impl Ledger {
     async fn fetch_profiles(&self, questions: &Questions, claims: &Claims) {
         let stamps = self.profile_stamps(questions);
         let replies = match (&self.redis, &questions.pipeline) {
-            (Some(redis), Some(pipeline)) if !self.doubt.is_raised() => redis.ask(pipeline).await,
+            (Some(redis), Some(pipeline)) if !self.doubt.is_raised() => {
+                redis.ask(pipeline).await.map(|answered| answered.replies)
+            }
             _ => Ok(Vec::new()),
         };
         for asked in &questions.asked {

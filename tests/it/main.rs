@@ -32,6 +32,7 @@ mod ledger_layouts;
 mod ledger_outages;
 mod ledger_flags;
 mod ledger_pending;
+mod ledger_recovery;
 mod ledger_rules;
 mod ledger_sessions;
 mod ledger_starts;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::flagged::{Flagged, is_down};
+use super::TableRows;
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
     SqlWrite, Standing, UnknownUser, UserLayout, literal, template,
@@ -95,6 +96,15 @@ impl UserLayout for ActiveFlagCache {
 
     fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {
         self.users(context)?.standing_query(subject)
+    }
+
+    fn denied_rows<'a>(&self, context: &'a PresetContext) -> Option<TableRows<'a>> {
+        self.users(context).map(Flagged::denied)
+    }
+
+    /// A user without a row is refused: so whoever is banned has one.
+    fn decides_alone(&self, context: &PresetContext) -> bool {
+        self.unknown_user == UnknownUser::Deny && self.users(context).is_some()
     }
 
     fn ttl(&self, _context: &PresetContext) -> Duration {

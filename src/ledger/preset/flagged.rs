@@ -3,7 +3,7 @@
 //! The flag knows two states, a status five: which word it was stands in `portcullis_users`. The flag decides; the word
 //! only tells why. Where the table does not exist, `portcullis_users` stands in for it.
 
-use super::{Occasion, PresetContext, SqlName, SqlWrite, Standing, UnknownUser};
+use super::{Occasion, PresetContext, SqlName, SqlWrite, Standing, TableRows, UnknownUser};
 use crate::ledger::change::Status;
 use crate::ledger::schema::{Column, Table};
 use crate::ledger::sql::{Cast, Value};
@@ -67,6 +67,17 @@ impl<'a> Flagged<'a> {
             format!("UPDATE {} SET {} = {} WHERE {} = ?", table.name(), flag.name, flag.slot(), id.name);
         let must_match = unknown_user == UnknownUser::Deny && !lifted;
         Ok(Some(SqlWrite { sql, values: vec![flag.flag(up), subject], must_match }))
+    }
+
+    /// As [`super::UserLayout::denied_rows`].
+    pub fn denied(self) -> TableRows<'a> {
+        TableRows {
+            table: self.table.name(),
+            key: self.id,
+            columns: "'deactivated', NULL".to_owned(),
+            wanted: format!("{} = 0", self.flag.truth()),
+            values: Vec::new(),
+        }
     }
 
     /// As [`super::UserLayout::row_query`].

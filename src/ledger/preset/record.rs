@@ -4,14 +4,11 @@
 //! the preset `native` keeps them. Where another layout has a flag or a status, that decides and the record tells the word;
 //! where none has, the record decides. A cut-off is always the record's.
 
-use std::time::Duration;
-
 use super::native::USER_QUERY;
 use super::{
     Condition, Guards, IfAbsent, Preset, PresetContext, RedisQuestion, Rule, SqlQuestion, Standing,
     UserLayout, template,
 };
-use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
 use crate::time::Timestamp;
 
@@ -46,7 +43,7 @@ impl Record {
             sql: Some(SqlQuestion { query: USER_QUERY.to_owned(), deny_if: condition }),
             reason: "user_banned".into(),
             status: 403,
-            ttl: self.ttl(context),
+            ttl: context.longest_life(),
         });
         rule.into_iter().collect()
     }
@@ -54,24 +51,10 @@ impl Record {
 
 impl UserLayout for Record {
     fn writes(&self, standing: &Standing, context: &PresetContext, now: Timestamp) -> Vec<RedisWrite> {
-        let key = format!("pc:user:{}", standing.user);
-        if standing.status == Status::Active && standing.not_before.is_none() {
-            return vec![RedisWrite::Delete { key }];
-        }
-        // As long as any token lives that was issued before it.
-        let longest = self.ttl(context);
-        let ttl = match (standing.not_before, standing.until) {
-            (None, Some(until)) => now.until(until).min(longest),
-            _ => longest,
-        };
-        vec![RedisWrite::Set { key, value: standing.json(), ttl: Some(ttl) }]
+        vec![standing.write(format!("pc:user:{}", standing.user), context, now)]
     }
 
     fn carries_cut_off(&self, _context: &PresetContext) -> bool {
         true
-    }
-
-    fn ttl(&self, context: &PresetContext) -> Duration {
-        context.refresh_lifetime.max(context.token_lifetime)
     }
 }

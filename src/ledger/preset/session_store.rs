@@ -9,7 +9,7 @@ use super::rows::Insert;
 use super::track::{SessionLayout, TrackedToken};
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, RevokedToken, Rule, SqlName,
-    SqlQuestion, SqlWrite, Standing, TokenLayout, UserLayout, blacklisted, literal, remaining, template,
+    SqlQuestion, SqlWrite, Standing, TableRows, TokenLayout, UserLayout, blacklisted, literal, remaining, template,
 };
 use crate::ledger::change::{Status, TokenKind};
 use crate::ledger::redis::RedisWrite;
@@ -205,6 +205,23 @@ impl TokenLayout for SessionStore {
         let key = format!("{}{}", self.blacklist, token.compact);
         let listed = RedisWrite::Set { key, value: blacklisted(token), ttl };
         [listed].into_iter().chain(token.subject.map(member)).collect()
+    }
+
+    /// Rows that were ended before their time.
+    fn revoked_rows<'a>(&self, context: &'a PresetContext, now: Timestamp) -> Option<TableRows<'a>> {
+        let sessions = self.sessions(context)?;
+        let active = sessions.active?.truth();
+        let columns = format!("{}, {}, NULL", sessions.user.readable(), sessions.end());
+        let (wanted, values) = match sessions.expires {
+            Some(end) => {
+                // The table's clock may be another zone's: a day more does no harm.
+                let since = Timestamp::from_millis(now.millis() - 86_400_000);
+                let wanted = format!("{active} = 0 AND ({0} IS NULL OR {0} > {1})", end.name, end.slot());
+                (wanted, vec![end.instant(since)])
+            }
+            None => (format!("{active} = 0"), Vec::new()),
+        };
+        Some(TableRows { table: sessions.table.name(), key: sessions.token, columns, wanted, values })
     }
 
     fn row_write(

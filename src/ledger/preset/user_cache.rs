@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::flagged::Flagged;
+use super::TableRows;
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
     SqlWrite, Standing, UnknownUser, UserLayout, literal, template,
@@ -198,5 +199,14 @@ impl UserLayout for UserCache {
 
     fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {
         self.users(context)?.standing_query(subject)
+    }
+
+    fn denied_rows<'a>(&self, context: &'a PresetContext) -> Option<TableRows<'a>> {
+        self.users(context).map(Flagged::denied)
+    }
+
+    /// A user without a row is refused: so whoever is banned has one.
+    fn decides_alone(&self, context: &PresetContext) -> bool {
+        self.unknown_user == UnknownUser::Deny && self.users(context).is_some()
     }
 }

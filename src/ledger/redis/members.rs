@@ -39,11 +39,15 @@ impl RedisStore {
         ttl: Duration,
         seen: &str,
     ) -> Result<(), StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("EVAL").arg(WRITE_BACK_MEMBER).arg(3).arg(key);
-        pipeline.arg(version_key(key, member)).arg(version_key(key, ""));
-        pipeline.arg(member).arg(millis(ttl)).arg(seen);
-        match self.round_trip(&pipeline).await?.pop() {
+        let build = |form| {
+            let mut pipeline = Pipeline::with_capacity(1);
+            let mut command = WRITE_BACK_MEMBER.command(form);
+            command.arg(3).arg(key).arg(version_key(key, member)).arg(version_key(key, ""));
+            command.arg(member).arg(millis(ttl)).arg(seen);
+            pipeline.add_command(command);
+            pipeline
+        };
+        match self.scripted(&self.link()?, build).await?.pop() {
             Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
             _ => Ok(()),
         }
