@@ -8,8 +8,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::TcpSettings;
-use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value};
+use redis::{Pipeline, ProtocolVersion, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +19,12 @@ use super::settings::RedisSettings;
 use super::store::StoreError;
 use write::{Scripted, WRITE_BACK, millis, version_key};
 
+pub use servers::{Primary, Servers};
 pub use write::RedisWrite;
 
+mod lease;
+mod sentinel;
+mod servers;
 mod write;
 
 /// How often the background task asks whether Redis is well.
@@ -30,11 +33,17 @@ pub(super) const PROBE: Duration = Duration::from_secs(1);
 /// So many probes may go unanswered before the connection is given up.
 const UNANSWERED: u32 = 2;
 
+/// A connection, and to whom.
+struct Link {
+    connection: MultiplexedConnection,
+    primary: Primary,
+}
+
 /// The Redis of the ledger.
 pub struct RedisStore {
-    client: redis::Client,
+    servers: Servers,
     timeout: Duration,
-    link: ArcSwapOption<MultiplexedConnection>,
+    link: ArcSwapOption<Link>,
     /// Rung by whoever finds the connection broken, so that the keeper does not sleep on.
     broken: Notify,
     pub(super) breaker: Breaker,
@@ -42,19 +51,10 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Checks the URL and tries to connect once; [`RedisStore::keep`] goes on trying.
+    /// Tries to connect once; [`RedisStore::keep`] goes on trying.
     pub async fn open(settings: &RedisSettings, breaker: Breaker) -> Result<Arc<Self>, StoreError> {
-        // The error of a URL may repeat it, password included.
-        let info = settings
-            .url
-            .as_str()
-            .into_connection_info()
-            .map_err(|_| StoreError::unavailable("the URL is not `redis://` or `rediss://`"))?
-            // Off by default in redis-rs: over a network Nagle's algorithm would hold back small questions.
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = redis::Client::open(info).map_err(|error| of_error(&error))?;
         let store = Arc::new(Self {
-            client,
+            servers: Servers::of(settings)?,
             timeout: settings.timeout,
             link: ArcSwapOption::empty(),
             broken: Notify::new(),
@@ -62,7 +62,7 @@ impl RedisStore {
             latency_micros: AtomicU64::new(0),
         });
         // A server that is loading lets us in and answers nothing yet: only a probe tells.
-        let probed = match store.connect().await {
+        let probed = match store.connect_at_first().await {
             Ok(()) => store.ping().await,
             Err(error) => Err(error),
         };
@@ -71,6 +71,11 @@ impl RedisStore {
             Err(error) => store.breaker.trip(&error),
         }
         Ok(store)
+    }
+
+    /// Which servers there are, for whoever needs a connection of its own.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// Puts all questions in one round trip; one reply for each, errors among them.
@@ -166,16 +171,20 @@ impl RedisStore {
 
     /// The background task: connects, probes, and connects again, until `shutdown`.
     pub(super) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
-        let () = shutdown.run_until_cancelled(self.keep_forever()).await.unwrap_or_default();
+        let both = async { tokio::join!(self.servers.watch(), self.keep_forever()) };
+        shutdown.run_until_cancelled(both).await.unwrap_or_default();
     }
 
     async fn keep_forever(&self) {
         let mut unanswered = 0;
         loop {
-            if self.link.load().is_none() {
-                unanswered = 0;
-                self.connect_at_last().await;
-            }
+            let link = match self.link.load_full() {
+                Some(link) => link,
+                None => {
+                    unanswered = 0;
+                    self.connect_at_last().await
+                }
+            };
             match self.ping().await {
                 Ok(latency) => {
                     unanswered = 0;
@@ -193,8 +202,12 @@ impl RedisStore {
                     self.breaker.failed(&error);
                 }
             }
-            // A ring means that the link is gone; else it is time for the next probe.
-            let _ = tokio::time::timeout(PROBE, self.broken.notified()).await;
+            tokio::select! {
+                () = tokio::time::sleep(PROBE) => {}
+                () = self.broken.notified() => {}
+                // Believed by nobody any more, however well it answers.
+                () = link.primary.deposed() => self.drop_link(&link, &deposed()),
+            }
         }
     }
 
@@ -203,7 +216,7 @@ impl RedisStore {
         self.breaker.reset();
     }
 
-    async fn connect_at_last(&self) {
+    async fn connect_at_last(&self) -> Arc<Link> {
         let mut delays = backon::ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(50))
@@ -212,35 +225,61 @@ impl RedisStore {
             .build();
         loop {
             match self.connect().await {
-                Ok(()) => return,
+                Ok(link) => return link,
                 Err(error) => self.breaker.trip(&error),
             }
-            tokio::time::sleep(delays.next().unwrap_or(PROBE)).await;
+            let delay = delays.next().unwrap_or(PROBE);
+            let _ = tokio::time::timeout(delay, self.servers.turns()).await;
         }
     }
 
-    async fn connect(&self) -> Result<(), StoreError> {
+    /// Where somebody has to be asked for the primary first, that is waited for a moment.
+    async fn connect_at_first(&self) -> Result<(), StoreError> {
+        let named = async {
+            loop {
+                let turns = self.servers.turns();
+                if self.servers.primary().is_ok() {
+                    return;
+                }
+                turns.await;
+            }
+        };
+        tokio::select! {
+            () = named => {}
+            () = self.servers.watch() => {}
+            () = tokio::time::sleep(PROBE) => {}
+        }
+        self.connect().await.map(drop)
+    }
+
+    async fn connect(&self) -> Result<Arc<Link>, StoreError> {
         let config = redis::AsyncConnectionConfig::new()
             // A handshake is several round trips, with TLS some more.
             .set_connection_timeout(Some(self.timeout.saturating_mul(10).max(Duration::from_secs(1))))
             .set_response_timeout(Some(self.timeout))
             // Of redis-rs's 50 the fifty-first request of a burst would wait for the driver before it is even written.
             .set_pipeline_buffer_size(1024);
-        let link = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        self.link.store(Some(Arc::new(link.map_err(|error| of_error(&error))?)));
-        Ok(())
+        let primary = self.servers.primary()?;
+        let connection = primary.connect(ProtocolVersion::RESP2, &config).await?;
+        let link = Arc::new(Link { connection, primary });
+        self.link.store(Some(Arc::clone(&link)));
+        Ok(link)
     }
 
     async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
         let link = self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))?;
-        let replies =
-            MultiplexedConnection::clone(&link).send_packed_commands(pipeline, 0, pipeline.len()).await;
+        let replies = link.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
+        // Asked after the answer: a server that hung meanwhile may have been deposed before it answered.
+        if !link.primary.stands() {
+            self.drop_link(&link, &deposed());
+            return Err(deposed());
+        }
         match replies {
             Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
             Ok(_) => Err(StoreError::malformed("not one reply for each command")),
             Err(error) => {
                 if error.is_unrecoverable_error() {
-                    self.drop_link(&link, &error);
+                    self.drop_link(&link, &of_error(&error));
                 }
                 Err(of_error(&error))
             }
@@ -248,13 +287,17 @@ impl RedisStore {
     }
 
     /// Only the link that failed: another request may have seen it first, and a new one stand in its place.
-    fn drop_link(&self, failed: &Arc<MultiplexedConnection>, error: &RedisError) {
+    fn drop_link(&self, failed: &Arc<Link>, cause: &StoreError) {
         let before = self.link.compare_and_swap(failed, None);
         if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, failed)) {
-            self.breaker.trip(&of_error(error));
+            self.breaker.trip(cause);
             self.broken.notify_one();
         }
     }
+}
+
+fn deposed() -> StoreError {
+    StoreError::unavailable("nobody vouches for this primary any more")
 }
 
 /// What one reply says to the command of a question.
