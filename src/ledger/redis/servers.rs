@@ -159,7 +159,8 @@ impl Maker {
     }
 
     fn of_address(&self, address: ConnectionAddr) -> Result<ConnectionInfo, StoreError> {
-        let mut redis = RedisConnectionInfo::default().set_db(self.database);
+        // No `CLIENT SETINFO`: servers before 7.2 have no such command, and no way to allow it.
+        let mut redis = RedisConnectionInfo::default().set_db(self.database).set_skip_set_lib_name();
         if let Some(user) = &self.login.user {
             redis = redis.set_username(user);
         }

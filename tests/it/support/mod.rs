@@ -9,7 +9,9 @@ pub mod origin;
 pub mod postgres;
 pub mod raw;
 pub mod redis;
+pub mod sentinels;
 pub mod server;
+pub mod tls;
 
 use std::fmt::Debug;
 use std::net::TcpListener;
