@@ -31,6 +31,7 @@ mod ledger_layouts;
 mod ledger_outages;
 mod ledger_pending;
 mod ledger_rules;
+mod ledger_sentinel;
 mod ledger_starts;
 mod ledger_tls;
 mod packaging;

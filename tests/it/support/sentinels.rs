@@ -68,8 +68,22 @@ impl Sentinels {
         self.servers.iter().find(|it| it.port() == port).unwrap()
     }
 
-    pub fn kill_sentinel(&mut self, index: usize) {
-        self.sentinels[index].server = None;
+    /// As an operator asks for it.
+    pub fn fail_over(&self) {
+        let words = ["SENTINEL", "FAILOVER", SERVICE];
+        eventually("a failover begins", || match Redis::ask(self.sentinels[0].port, &words).unwrap() {
+            Reply::Text(_) => Ok(()),
+            other => Err(other),
+        });
+    }
+
+    /// One command to each sentinel; no errors.
+    pub fn each(&self, words: &[&str]) -> Vec<Reply> {
+        let ask = |it: &Sentinel| match Redis::ask(it.port, words).unwrap() {
+            Reply::Error(error) => panic!("{words:?}: {error}"),
+            reply => reply,
+        };
+        self.sentinels.iter().map(ask).collect()
     }
 
     pub fn stop_sentinel(&self, index: usize) -> Stopped<'_> {
