@@ -1,4 +1,4 @@
-//! Redis: one multiplexed connection per process, kept by a background task; all questions of a request in one round
+//! Redis: one multiplexed connection per server and process, kept by a background task; all questions of a request in one round
 //! trip; writes as compare-and-set by database version.
 
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, ProtocolVersion, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,14 +16,19 @@ use super::breaker::Breaker;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
+use connection::{Connection, Failure, deposed};
 use write::{Scripted, WRITE_BACK, millis, version_key};
 
 pub use servers::{Primary, Servers};
 pub use write::RedisWrite;
 
+mod cluster;
+mod connection;
 mod lease;
+mod poll;
 mod sentinel;
 mod servers;
+mod slots;
 mod write;
 
 /// How often the background task asks whether Redis is well.
@@ -33,17 +37,11 @@ pub(super) const PROBE: Duration = Duration::from_secs(1);
 /// So many probes may go unanswered before the connection is given up.
 const UNANSWERED: u32 = 2;
 
-/// A connection, and to whom.
-struct Link {
-    connection: MultiplexedConnection,
-    primary: Primary,
-}
-
 /// The Redis of the ledger.
 pub struct RedisStore {
     servers: Servers,
     timeout: Duration,
-    link: ArcSwapOption<Link>,
+    link: ArcSwapOption<Connection>,
     /// Rung by whoever finds the connection broken, so that the keeper does not sleep on.
     broken: Notify,
     pub(super) breaker: Breaker,
@@ -152,16 +150,20 @@ impl RedisStore {
         }
     }
 
-    /// How long Redis takes to answer.
+    /// How long Redis takes to answer; of several servers, the slowest.
     pub async fn ping(&self) -> Result<Duration, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("PING");
+        let link = self.link()?;
         let started = Instant::now();
-        match self.round_trip(&pipeline).await?.pop() {
-            Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
-            Some(_) => Ok(started.elapsed()),
-            None => Err(StoreError::malformed("no reply to PING")),
+        match link.ping().await {
+            Ok(()) => Ok(started.elapsed()),
+            Err(failure) => Err(self.failed(&link, failure)),
         }
+    }
+
+    /// Of whom the present answers are; `None` without a connection. Another one means that what Redis holds may be
+    /// another, too: a server has started anew, a failover, a node of a cluster that was emptied.
+    pub fn identity(&self) -> Option<Arc<str>> {
+        self.link.load().as_ref().map(|link| Arc::clone(link.identity()))
     }
 
     /// The latency of the last probe that was answered.
@@ -206,7 +208,7 @@ impl RedisStore {
                 () = tokio::time::sleep(PROBE) => {}
                 () = self.broken.notified() => {}
                 // Believed by nobody any more, however well it answers.
-                () = link.primary.deposed() => self.drop_link(&link, &deposed()),
+                () = link.deposed() => drop(self.failed(&link, deposed())),
             }
         }
     }
@@ -216,7 +218,7 @@ impl RedisStore {
         self.breaker.reset();
     }
 
-    async fn connect_at_last(&self) -> Arc<Link> {
+    async fn connect_at_last(&self) -> Arc<Connection> {
         let mut delays = backon::ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(50))
@@ -238,7 +240,7 @@ impl RedisStore {
         let named = async {
             loop {
                 let turns = self.servers.turns();
-                if self.servers.primary().is_ok() {
+                if self.servers.are_known() {
                     return;
                 }
                 turns.await;
@@ -252,52 +254,38 @@ impl RedisStore {
         self.connect().await.map(drop)
     }
 
-    async fn connect(&self) -> Result<Arc<Link>, StoreError> {
+    async fn connect(&self) -> Result<Arc<Connection>, StoreError> {
         let config = redis::AsyncConnectionConfig::new()
             // A handshake is several round trips, with TLS some more.
             .set_connection_timeout(Some(self.timeout.saturating_mul(10).max(Duration::from_secs(1))))
             .set_response_timeout(Some(self.timeout))
             // Of redis-rs's 50 the fifty-first request of a burst would wait for the driver before it is even written.
             .set_pipeline_buffer_size(1024);
-        let primary = self.servers.primary()?;
-        let connection = primary.connect(ProtocolVersion::RESP2, &config).await?;
-        let link = Arc::new(Link { connection, primary });
+        let link = Arc::new(self.servers.connect(ProtocolVersion::RESP2, &config).await?);
         self.link.store(Some(Arc::clone(&link)));
         Ok(link)
     }
 
+    fn link(&self) -> Result<Arc<Connection>, StoreError> {
+        self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))
+    }
+
     async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let link = self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))?;
-        let replies = link.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await;
-        // Asked after the answer: a server that hung meanwhile may have been deposed before it answered.
-        if !link.primary.stands() {
-            self.drop_link(&link, &deposed());
-            return Err(deposed());
-        }
-        match replies {
-            Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
-            Ok(_) => Err(StoreError::malformed("not one reply for each command")),
-            Err(error) => {
-                if error.is_unrecoverable_error() {
-                    self.drop_link(&link, &of_error(&error));
-                }
-                Err(of_error(&error))
+        let link = self.link()?;
+        link.round_trip(pipeline).await.map_err(|failure| self.failed(&link, failure))
+    }
+
+    /// Drops the link that failed, and only that: another request may have seen it first, and a new one stand in its place.
+    fn failed(&self, link: &Arc<Connection>, failure: Failure) -> StoreError {
+        if failure.fatal {
+            let before = self.link.compare_and_swap(link, None);
+            if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, link)) {
+                self.breaker.trip(&failure.error);
+                self.broken.notify_one();
             }
         }
+        failure.error
     }
-
-    /// Only the link that failed: another request may have seen it first, and a new one stand in its place.
-    fn drop_link(&self, failed: &Arc<Link>, cause: &StoreError) {
-        let before = self.link.compare_and_swap(failed, None);
-        if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, failed)) {
-            self.breaker.trip(cause);
-            self.broken.notify_one();
-        }
-    }
-}
-
-fn deposed() -> StoreError {
-    StoreError::unavailable("nobody vouches for this primary any more")
 }
 
 /// What one reply says to the command of a question.
@@ -320,7 +308,10 @@ fn outage(reply: &Value) -> Option<StoreError> {
     match reply {
         // Only the code: the details may repeat a key.
         Value::ServerError(error)
-            if !matches!(error.code(), "WRONGTYPE" | "NOPERM" | "MOVED" | "ASK" | "CROSSSLOT") =>
+            if !matches!(
+                error.code(),
+                "WRONGTYPE" | "NOPERM" | "MOVED" | "ASK" | "CROSSSLOT" | "TRYAGAIN"
+            ) =>
         {
             Some(StoreError::unavailable(error.code()))
         }

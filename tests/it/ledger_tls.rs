@@ -64,7 +64,7 @@ fn a_redis_that_asks_for_a_certificate_gets_one() {
 }
 
 /// The one line of the documentation that makes the user, with this password.
-fn documented_acl(password: &str) -> Vec<String> {
+pub fn documented_acl(password: &str) -> Vec<String> {
     let line = DOCUMENTED.lines().find(|line| line.starts_with("ACL SETUSER portcullis ")).unwrap();
     line.replace("PASSWORD", password).split_ascii_whitespace().map(str::to_owned).collect()
 }

@@ -26,6 +26,7 @@ mod late_database;
 mod layers;
 mod living;
 mod ledger_changes;
+mod ledger_cluster;
 mod ledger_common;
 mod ledger_database;
 mod ledger_layouts;

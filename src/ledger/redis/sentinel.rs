@@ -7,27 +7,19 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ConnectionInfo, Pipeline, ProtocolVersion, PushInfo, PushKind, Value};
+use redis::{ConnectionInfo, Pipeline, Value};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use tokio::time::Instant;
 
 use super::lease::{Lease, Term};
 use super::of_error;
+use super::poll::{LEASE, POLL, Poll};
 use super::servers::Maker;
 use crate::ledger::settings::{HostPort, Login};
 use crate::ledger::store::StoreError;
-
-/// How often each sentinel is asked.
-const POLL: Duration = Duration::from_millis(500);
-/// How long an answer counts, from when it was asked for.
-const LEASE: Duration = Duration::from_secs(2);
-/// How long a sentinel may take. Its answer counts from when it was asked for, so patience costs nothing.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 pub(super) struct Sentinels {
     sentinels: Vec<ConnectionInfo>,
@@ -115,69 +107,22 @@ impl Sentinels {
     }
 
     async fn follow(&self, index: usize, info: &ConnectionInfo) {
-        let mut connection = None;
-        let mut told = String::new();
-        loop {
-            let hurry = self.hurry.notified();
-            match self.ask(info, &mut connection).await {
-                Ok(answer) => {
-                    told.clear();
-                    if let Some(place) = self.seen().answers.get_mut(index) {
-                        *place = Some(answer);
-                    }
+        let mut question = Pipeline::with_capacity(2);
+        question.cmd("SENTINEL").arg("MASTER").arg(&self.service);
+        question.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service);
+        let channel = Some("+switch-master");
+        let poll = Poll { info, who: "sentinel", question, channel, hurry: &self.hurry };
+        let heard = |replies: Result<(Vec<Value>, Instant), StoreError>| {
+            let answer = replies.and_then(|(replies, asked)| answer(replies, asked));
+            let heard = answer.map(|answer| {
+                if let Some(place) = self.seen().answers.get_mut(index) {
+                    *place = Some(answer);
                 }
-                Err(error) => {
-                    connection = None;
-                    let trouble = error.to_string();
-                    if trouble != told {
-                        tracing::warn!(sentinel = %info.addr(), %error, "A sentinel does not answer");
-                    }
-                    told = trouble;
-                }
-            }
-            self.judge();
-            let _ = tokio::time::timeout(POLL, hurry).await;
-        }
-    }
-
-    async fn ask(
-        &self,
-        info: &ConnectionInfo,
-        connection: &mut Option<MultiplexedConnection>,
-    ) -> Result<Answer, StoreError> {
-        let connection = match connection {
-            Some(connection) => connection,
-            None => connection.insert(self.connect(info).await?),
-        };
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.cmd("SENTINEL").arg("MASTER").arg(&self.service);
-        pipeline.cmd("SENTINEL").arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service);
-        let asked = Instant::now();
-        let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
-        answer(replies.map_err(|error| of_error(&error))?, asked)
-    }
-
-    /// RESP3, so that one connection is asked and tells by itself.
-    async fn connect(&self, info: &ConnectionInfo) -> Result<MultiplexedConnection, StoreError> {
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        let client = redis::Client::open(info.clone().set_redis_settings(settings));
-        let client = client.map_err(|error| of_error(&error))?;
-        let hurry = Arc::clone(&self.hurry);
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE))
-            // Only a hint: whatever it says, the sentinels are asked.
-            .set_push_sender(move |push: PushInfo| {
-                if push.kind == PushKind::Message {
-                    hurry.notify_waiters();
-                }
-                Ok::<(), redis::aio::SendError>(())
             });
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connection.map_err(|error| of_error(&error))?;
-        // Without it a failover is noticed a poll later.
-        connection.subscribe("+switch-master").await.unwrap_or_default();
-        Ok(connection)
+            self.judge();
+            heard
+        };
+        poll.run(heard).await;
     }
 
     fn judge(&self) {
@@ -270,6 +215,8 @@ fn answer(replies: Vec<Value>, asked: Instant) -> Result<Answer, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LATER: Duration = Duration::from_millis(100);

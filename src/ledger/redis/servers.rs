@@ -8,6 +8,8 @@ use redis::{
     ProtocolVersion, RedisConnectionInfo, TlsCertificates, Value,
 };
 
+use super::cluster::Cluster;
+use super::connection::{Connection, Many, One};
 use super::lease::Term;
 use super::of_error;
 use super::sentinel::Sentinels;
@@ -20,9 +22,10 @@ pub struct Servers(Kind);
 enum Kind {
     Single(ConnectionInfo),
     Sentinel(Sentinels),
+    Cluster(Cluster),
 }
 
-/// The server to connect to. With sentinels, for as long as they vouch for it.
+/// The server to connect to. Named by others, for as long as they vouch for it.
 #[derive(Clone)]
 pub struct Primary {
     info: ConnectionInfo,
@@ -41,11 +44,11 @@ impl Servers {
             RedisServers::Sentinel { sentinels, service, login } => {
                 Kind::Sentinel(Sentinels::new(sentinels, service, login, maker)?)
             }
-            RedisServers::Cluster { .. } => return Err(StoreError::unavailable("a cluster")),
+            RedisServers::Cluster { seeds } => Kind::Cluster(Cluster::new(seeds, maker)),
         }))
     }
 
-    /// The primary at this moment.
+    /// The primary at this moment. A cluster has several, and so none.
     pub fn primary(&self) -> Result<Primary, StoreError> {
         match &self.0 {
             Kind::Single(info) => Ok(Primary { info: info.clone(), term: None }),
@@ -53,14 +56,43 @@ impl Servers {
                 let (info, term) = sentinels.primary()?;
                 Ok(Primary { info, term: Some(term) })
             }
+            Kind::Cluster(_) => Err(StoreError::unavailable("a cluster has several primaries")),
         }
     }
 
-    /// Asks the sentinels again and again. Without this running nobody vouches for anything. Never returns.
+    /// Whether there is somebody to connect to at this moment.
+    pub(super) fn are_known(&self) -> bool {
+        match &self.0 {
+            Kind::Cluster(cluster) => cluster.topology().is_ok(),
+            Kind::Single(_) | Kind::Sentinel(_) => self.primary().is_ok(),
+        }
+    }
+
+    /// Whether keys lie on several servers.
+    pub fn are_a_cluster(&self) -> bool {
+        matches!(self.0, Kind::Cluster(_))
+    }
+
+    /// To all there are.
+    pub(super) async fn connect(
+        &self,
+        protocol: ProtocolVersion,
+        config: &AsyncConnectionConfig,
+    ) -> Result<Connection, StoreError> {
+        Ok(match &self.0 {
+            Kind::Cluster(cluster) => Connection::Many(Many::open(cluster, protocol, config).await?),
+            Kind::Single(_) | Kind::Sentinel(_) => {
+                Connection::One(One::open(self.primary()?, protocol, config).await?)
+            }
+        })
+    }
+
+    /// Asks sentinels and nodes again and again. Without this running nobody vouches for anything. Never returns.
     pub async fn watch(&self) {
         match &self.0 {
             Kind::Single(_) => std::future::pending().await,
             Kind::Sentinel(sentinels) => sentinels.watch().await,
+            Kind::Cluster(cluster) => cluster.watch().await,
         }
     }
 
@@ -69,6 +101,7 @@ impl Servers {
         let turns = match &self.0 {
             Kind::Single(_) => None,
             Kind::Sentinel(sentinels) => Some(sentinels.turns()),
+            Kind::Cluster(cluster) => Some(cluster.turns()),
         };
         async {
             match turns {
@@ -80,6 +113,10 @@ impl Servers {
 }
 
 impl Primary {
+    pub(super) fn of_cluster(info: ConnectionInfo, term: Term) -> Self {
+        Self { info, term: Some(term) }
+    }
+
     /// Whether it is the primary still, as far as anybody can know. To be asked after each answer of its: one that was
     /// deposed meanwhile goes on answering for many seconds as if nothing had happened.
     pub fn stands(&self) -> bool {
@@ -94,7 +131,7 @@ impl Primary {
         }
     }
 
-    /// A new connection. One that sentinels named must call itself primary, too: their word may be older than the change.
+    /// A new connection. One that was named by others must call itself primary, too: their word may be older than the change.
     pub async fn connect(
         &self,
         protocol: ProtocolVersion,
@@ -106,7 +143,7 @@ impl Primary {
         let connection = client.get_multiplexed_async_connection_with_config(config).await;
         let mut connection = connection.map_err(|error| of_error(&error))?;
         if self.term.is_some() && !is_primary(&mut connection).await? {
-            return Err(StoreError::unavailable("the server that sentinels name is a replica"));
+            return Err(StoreError::unavailable("what is named as the primary is a replica"));
         }
         match self.stands() {
             true => Ok(connection),

@@ -1,6 +1,7 @@
 //! What the tests stand on. Everything here cleans up after itself by `Drop`, or by a watchdog when the process dies.
 #![expect(dead_code, reason = "a helper may be waiting for the test that needs it")]
 
+pub mod cluster;
 pub mod gateway;
 pub mod issuer;
 pub mod leaks;
