@@ -32,6 +32,7 @@ impl Ledger {
         tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
         tokio::spawn(async move { second.run_until_cancelled(following.follow_forever()).await });
         tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
+        self.start_chores(shutdown);
     }
 
     /// What must happen although nobody asks.
@@ -56,7 +57,7 @@ impl Ledger {
                 tracing::warn!(%error, "Keys of banned users not renewed yet");
             }
             if tick % PRUNE == PRUNE - 1 {
-                match self.prune(now).await {
+                match self.writer.prune(now).await {
                     Ok(pruned) => tracing::info!(?pruned, "Pruned"),
                     Err(error) => tracing::warn!(%error, "Not pruned"),
                 }

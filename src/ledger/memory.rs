@@ -70,6 +70,11 @@ impl Memory {
         self.answers.clear();
     }
 
+    /// How often everything was forgotten.
+    pub fn generations(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
     /// The kept answer, or what `ask` finds out; one asks for all who want to know at the same time.
     pub async fn answer<F: Future<Output = Kept>>(&self, key: Key, ask: impl Fn() -> F) -> (Kept, Recall) {
         let arrived = Instant::now();

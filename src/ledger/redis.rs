@@ -19,11 +19,13 @@ use super::store::StoreError;
 use connection::{Connection, Failure, deposed};
 use write::{Scripted, WRITE_BACK, millis, version_key};
 
+pub(super) use keyspace::Eviction;
 pub use servers::{Primary, Servers};
 pub use write::RedisWrite;
 
 mod cluster;
 mod connection;
+mod keyspace;
 mod lease;
 mod poll;
 mod sentinel;

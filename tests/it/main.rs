@@ -14,6 +14,7 @@ mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
 mod chaos;
+mod chores;
 mod cli;
 mod control;
 mod dashboards;

@@ -250,10 +250,24 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         Ok(None)
     }
 
+    /// How the keys of its sets of tokens begin, from which nobody takes tokens that have expired; `None` without such sets.
+    fn sets(&self) -> Option<&str> {
+        None
+    }
+
     /// Table, key column and expiry column, for clearing away.
     fn expiry<'a>(&self, _context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
         None
     }
+}
+
+/// What a layout keeps in Redis, one key each; for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    BlacklistedTokens,
+    RefreshTokens,
+    Sessions,
+    Profiles,
 }
 
 /// A token on its way to a layout.
@@ -284,6 +298,16 @@ impl Preset {
             Self::Native(preset) => Some(preset),
             Self::TokenBlacklist(preset) => Some(preset),
             Self::InvalidUsers(_) => None,
+        }
+    }
+
+    /// How keys that are counted begin.
+    pub fn counted(&self) -> Vec<(Counted, &str)> {
+        match self {
+            Self::TokenBlacklist(preset) => {
+                vec![(Counted::BlacklistedTokens, &preset.prefix), (Counted::RefreshTokens, "refresh_token:")]
+            }
+            Self::Native(_) | Self::InvalidUsers(_) => Vec::new(),
         }
     }
 

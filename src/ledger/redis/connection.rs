@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use super::cluster::{Cluster, Topology};
+use super::keyspace::field;
 use super::of_error;
 use super::servers::Primary;
 use super::slots::{slot_of_command, tag_of};
@@ -19,7 +20,7 @@ use crate::ledger::store::StoreError;
 
 /// Connected.
 pub(super) enum Connection {
-    One(One),
+    One(Box<One>),
     Many(Many),
 }
 
@@ -104,7 +105,7 @@ impl Connection {
     /// To each server.
     pub fn each(&self) -> impl Iterator<Item = &One> {
         let (one, many) = match self {
-            Self::One(one) => (Some(one), None),
+            Self::One(one) => (Some(&**one), None),
             Self::Many(many) => (None, Some(many.nodes.iter().map(|node| &node.one))),
         };
         one.into_iter().chain(many.into_iter().flatten())
@@ -130,7 +131,9 @@ impl One {
     ) -> Result<Self, StoreError> {
         let connection = primary.connect(protocol, config).await?;
         let mut one = Self { connection, primary, identity: "".into() };
-        one.identity = one.run_id().await?.into();
+        // A server that does not tell can still be asked everything else.
+        let info = one.info("server").await.unwrap_or_default();
+        one.identity = field(&info, "run_id").unwrap_or_default().into();
         Ok(one)
     }
 
@@ -138,12 +141,15 @@ impl One {
         Ok(self.connection.clone().send_packed_commands(pipeline, 0, pipeline.len()).await?)
     }
 
-    /// Another with each start of the server.
-    async fn run_id(&self) -> Result<String, StoreError> {
-        let info = self.ask(redis::cmd("INFO").arg("server")).await?;
-        let info: String = redis::from_redis_value(info).map_err(|_| StoreError::malformed("INFO"))?;
-        let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-        run.map(|run| run.trim().to_owned()).ok_or_else(|| StoreError::malformed("INFO without run_id"))
+    /// Another with each start of the server; empty where it does not tell.
+    pub fn life(&self) -> &Arc<str> {
+        &self.identity
+    }
+
+    /// A section of `INFO`.
+    pub async fn info(&self, section: &str) -> Result<String, StoreError> {
+        let info = self.ask(redis::cmd("INFO").arg(section)).await?;
+        redis::from_redis_value(info).map_err(|_| StoreError::malformed("INFO"))
     }
 
     /// The reply to one command; an error is one.
@@ -188,6 +194,9 @@ impl Many {
         let each = topology.primaries.iter().enumerate().map(async |(place, node)| {
             let primary = Primary::of_cluster(cluster.maker.info(&node.address)?, term.clone());
             let one = One::open(primary, protocol, config).await?;
+            if one.identity.is_empty() {
+                return Err(StoreError::unavailable("a node of the cluster does not tell its `run_id`"));
+            }
             let slot =
                 topology.first_slot(place).ok_or_else(|| StoreError::malformed("a node without slots"))?;
             let key = format!("pc:ground:{{{}}}", tag_of(slot));

@@ -82,7 +82,7 @@ impl Servers {
         Ok(match &self.0 {
             Kind::Cluster(cluster) => Connection::Many(Many::open(cluster, protocol, config).await?),
             Kind::Single(_) | Kind::Sentinel(_) => {
-                Connection::One(One::open(self.primary()?, protocol, config).await?)
+                Connection::One(Box::new(One::open(self.primary()?, protocol, config).await?))
             }
         })
     }

@@ -212,3 +212,53 @@ async fn a_version_key_lies_in_the_slot_of_its_key() {
     assert_eq!(version_key("set", "7"), "pc:version:{set}:7");
     assert_eq!(version_key("a{tag}b", ""), "pc:version:a{tag}b");
 }
+
+#[tokio::test]
+async fn keys_are_counted_by_prefix_page_by_page_and_not_beyond_the_time_allowed() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    server.cli(&["DEBUG", "POPULATE", "2000", "a[*]:", "1"]).await;
+    server.cli(&["DEBUG", "POPULATE", "30", "a[*]:b", "1"]).await;
+    server.cli(&["SET", "a", "1"]).await;
+    let count = async |budget| store.census(&["a[*]:", "a[*]:b", "none"], budget).await.expect("a census");
+    let all = count(Duration::from_secs(10)).await;
+    assert!(all.complete);
+    assert_eq!(all.counts, [2030, 30, 0]);
+    let some = count(Duration::ZERO).await;
+    assert!(!some.complete && some.counts[0] < 2030, "{some:?}");
+}
+
+#[tokio::test]
+async fn members_that_are_over_leave_the_sets_that_begin_so_and_nothing_else() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    for set in ["s[1]:7", "s[1]:8", "s1:7"] {
+        server.cli(&["SADD", set, "old-1", "old-2", "new"]).await;
+    }
+    server.cli(&["SADD", "s[1]:9", "old"]).await;
+    server.cli(&["SET", "s[1]:text", "old"]).await;
+    let swept = store.sweep("s[1]:", |member| member.starts_with(b"old")).await.expect("swept");
+    assert_eq!(swept, 5);
+    assert_eq!(server.cli(&["SMEMBERS", "s[1]:8"]).await, Value::Array(vec![text("new")]));
+    assert_eq!(server.cli(&["SCARD", "s1:7"]).await, Value::Int(3));
+    assert_eq!(server.cli(&["EXISTS", "s[1]:9"]).await, Value::Int(0), "a set without members is none");
+    assert!(store.claim("pc:swept", Duration::from_secs(60)).await.expect("asked"));
+    assert!(!store.claim("pc:swept", Duration::from_secs(60)).await.expect("asked"), "once for all gateways");
+}
+
+#[tokio::test]
+async fn a_server_tells_its_policy_and_what_it_has_evicted() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    let [before] = store.eviction().await.expect("told").try_into().expect("one server");
+    assert_eq!((before.policy.as_str(), before.evicted), ("noeviction", 0));
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]).await;
+    server.cli(&["DEBUG", "POPULATE", "20000", "filler", "100"]).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "2mb"]).await;
+    eventually("keys are evicted", async || {
+        let _ = server.try_cli(&["SET", "k", "1"]).await;
+        let [now] = store.eviction().await.expect("told").try_into().expect("one server");
+        now.life == before.life && now.policy == "allkeys-random" && now.evicted > 0
+    })
+    .await;
+}
