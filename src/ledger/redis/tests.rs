@@ -24,7 +24,9 @@ impl Server {
     }
 
     fn spawn(socket: &std::path::Path, more: &[&str]) -> Child {
-        Command::new("redis-server")
+        // The same variable as for the integration tests.
+        let program = std::env::var("PORTCULLIS_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
+        Command::new(program)
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"])
             .arg("--unixsocket")
             .arg(socket)
