@@ -199,7 +199,12 @@ impl Ledger {
         let (hits, misses) = (self.metrics.memory_hit.get(), self.metrics.memory_miss.get());
         let all = hits.saturating_add(misses);
         let hit_rate = if all == 0 { 0.0 } else { hits as f64 / all as f64 };
-        MemoryCounts { hits, misses, hit_rate, invalidations: self.database.memory.generations() }
+        MemoryCounts {
+            hits,
+            misses,
+            hit_rate,
+            invalidations: self.metrics.link.pushes.get() + self.database.memory.generation(),
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::support::redis::Redis;
 fn statistics_count_rows_keys_and_memory_and_never_use_keys() {
     let (world, redis) = (World::new(), Redis::start());
     let gateway = world.start(&[&patient_redis(&redis), &presets(&["native", "token-blacklist"])]);
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     for user in ["1", "2", "3"] {
         gateway.revoke_token(&world.issuer.good(user));
     }
@@ -28,7 +28,7 @@ fn statistics_count_rows_keys_and_memory_and_never_use_keys() {
         "blacklisted_tokens": 3, "refresh_tokens": 1, "active_sessions": 0, "cached_profiles": 0,
         "complete": true, "age_seconds": 0,
     });
-    assert_eq!((&stats["redis"], &stats["mode"]), (&keys, &json!("direct")));
+    assert_eq!((&stats["redis"], &stats["mode"]), (&keys, &json!("coherent")));
     assert!(stats["memory"]["misses"].is_u64() && stats["memory"]["hit_rate"].is_number(), "{stats}");
     redis.cmd(&["SET", "refresh_token:def", "{}"]);
     assert_eq!(
@@ -39,7 +39,7 @@ fn statistics_count_rows_keys_and_memory_and_never_use_keys() {
     let commands = format!("{:?}", redis.cmd(&["INFO", "commandstats"]));
     assert!(commands.contains("cmdstat_scan:") && !commands.contains("cmdstat_keys:"), "{commands}");
     let printed = String::from_utf8(gateway.cli(&["stats"]).stdout).unwrap();
-    assert!(printed.contains("blacklisted_tokens: 3") && printed.contains("mode: direct"), "{printed}");
+    assert!(printed.contains("blacklisted_tokens: 3") && printed.contains("mode: coherent"), "{printed}");
 }
 
 #[test]
@@ -60,5 +60,5 @@ fn a_redis_that_evicts_keys_is_warned_of_at_start() {
         let log = gateway.log();
         if log.contains("This Redis evicts keys") && log.contains("volatile-lru") { Ok(()) } else { Err(log) }
     });
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
 }

@@ -39,7 +39,7 @@ fn a_primary_that_was_deposed_while_it_hung_is_not_believed_when_it_answers_agai
     let redis = section(&sentinels);
     let (alone, plain) = (world.start(&[&redis, ALONE]), world.start(&[&redis, &presets(&["native"])]));
     for gateway in [&alone, &plain] {
-        readiness_becomes(gateway, 200, "ready", "direct");
+        readiness_becomes(gateway, 200, "ready", "coherent");
     }
     let (banned, clean) = (world.issuer.good("8"), world.issuer.good("7"));
     assert_eq!((verdict(&alone, &banned), verdict(&plain, &clean)), ("200".into(), "200".into()));
@@ -62,7 +62,7 @@ fn a_primary_that_was_deposed_while_it_hung_is_not_believed_when_it_answers_agai
     }
     assert_eq!(last, "403 frozen", "the new primary is asked");
     for gateway in [&alone, &plain] {
-        readiness_becomes(gateway, 200, "ready", "direct");
+        readiness_becomes(gateway, 200, "ready", "coherent");
     }
 }
 
@@ -70,7 +70,7 @@ fn a_primary_that_was_deposed_while_it_hung_is_not_believed_when_it_answers_agai
 fn a_planned_failover_costs_no_request_and_no_ban() {
     let (world, sentinels) = (World::new(), Sentinels::start(&[]));
     let gateway = world.start(&[&section(&sentinels), &presets(&["native"])]);
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     let (banned, clean) = (world.issuer.good("8"), world.issuer.good("7"));
     gateway.ban("8");
     let old = sentinels.servers()[0].port();
@@ -80,7 +80,7 @@ fn a_planned_failover_costs_no_request_and_no_ban() {
         assert_eq!(verdict(&gateway, &clean), "200");
         let log = gateway.log();
         let named = log.matches("Redis's primary").count();
-        if named >= 2 && mode(&gateway) == "direct" { Ok(()) } else { Err(log) }
+        if named >= 2 && mode(&gateway) == "coherent" { Ok(()) } else { Err(log) }
     });
     let new = sentinels.primary_after(old);
     gateway.ban("9");
@@ -92,14 +92,14 @@ fn a_planned_failover_costs_no_request_and_no_ban() {
 fn without_a_majority_of_sentinels_redis_counts_as_away_however_well_it_is() {
     let (world, sentinels) = (World::new(), Sentinels::start(&[]));
     let gateway = world.start(&[&section(&sentinels), ALONE]);
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     let token = world.issuer.good("7");
     let one = sentinels.stop_sentinel(0);
     let other = sentinels.stop_sentinel(1);
     readiness_becomes(&gateway, 200, "degraded", "database");
     assert_eq!(verdict(&gateway, &token), "503 ledger_unavailable");
     drop(one);
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     becomes(&gateway, &token, "200");
     drop(other);
 }
@@ -116,7 +116,7 @@ fn sentinels_that_want_a_password_get_theirs_and_the_documented_acl_is_enough() 
     sentinels.each(&["ACL", "LOG", "RESET"]);
     let login = format!("sentinel_username = \"portcullis\"\nsentinel_password = \"{password}\"\n");
     let gateway = world.start(&[&format!("{}{login}", section(&sentinels)), &presets(&["native"])]);
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     for reply in sentinels.each(&["ACL", "LOG"]) {
         assert_eq!(reply, Reply::List(Vec::new()), "nothing was refused");
     }

@@ -24,7 +24,7 @@ fn section(port: u16, lines: &str) -> String {
 }
 
 fn bans(world: &World, gateway: &Gateway) {
-    readiness_becomes(gateway, 200, "ready", "direct");
+    readiness_becomes(gateway, 200, "ready", "coherent");
     let (good, banned) = (world.issuer.good("7"), world.issuer.good("8"));
     gateway.ban("8");
     assert_eq!(verdict(gateway, &good), "200");

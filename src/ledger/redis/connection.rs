@@ -112,8 +112,8 @@ impl Connection {
     }
 }
 
-pub(super) fn deposed() -> Failure {
-    Failure { error: StoreError::unavailable("nobody vouches for this primary any more"), fatal: true }
+fn deposed() -> Failure {
+    Failure { error: super::deposed(), fatal: true }
 }
 
 /// To one server.

@@ -16,8 +16,12 @@ pub(in crate::ledger) struct Server {
 
 impl Server {
     pub(in crate::ledger) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(in crate::ledger) async fn start_with(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let child = Self::spawn(&directory.path().join("redis.sock"), &[]);
+        let child = Self::spawn(&directory.path().join("redis.sock"), more);
         let server = Self { directory, child };
         server.answers().await;
         server
@@ -38,18 +42,33 @@ impl Server {
             .expect("redis-server is installed")
     }
 
-    fn socket(&self) -> PathBuf {
+    /// `STOP` makes it hang without a word, `CONT` goes on.
+    pub(in crate::ledger) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    pub(in crate::ledger) fn socket(&self) -> PathBuf {
         self.directory.path().join("redis.sock")
     }
 
     pub(in crate::ledger) fn settings(&self) -> RedisSettings {
+        Self::at(self.socket())
+    }
+
+    /// Settings for whatever listens on a socket.
+    pub(in crate::ledger) fn at(socket: PathBuf) -> RedisSettings {
         RedisSettings {
-            servers: RedisServers::Single(RedisAddress::Unix(self.socket())),
+            servers: RedisServers::Single(RedisAddress::Unix(socket)),
             login: Login::default(),
             database: 0,
             tls: None,
             timeout: Duration::from_millis(500),
         }
+    }
+
+    pub(in crate::ledger) fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
     }
 
     /// Speaks to the server as another service would.
@@ -58,7 +77,7 @@ impl Server {
     }
 
     pub(in crate::ledger) async fn try_cli(&self, arguments: &[&str]) -> redis::RedisResult<Value> {
-        let client = redis::Client::open(format!("redis+unix://{}", self.socket().display()))?;
+        let client = redis::Client::open(self.url())?;
         let mut connection = client.get_multiplexed_async_connection().await?;
         let mut command = redis::Cmd::new();
         arguments.iter().for_each(|argument| {
