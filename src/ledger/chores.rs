@@ -98,7 +98,7 @@ impl ChoreMetrics {
 
 impl ChoreMetrics {
     /// `known`: what each server had evicted when it was last asked.
-    fn note(&self, known: &mut HashMap<Arc<str>, u64>, server: Eviction) {
+    fn note(&self, known: &mut HashMap<Box<str>, u64>, server: Eviction) {
         let Eviction { life, policy, evicted } = server;
         let before = known.insert(life, evicted);
         if before.is_none() && policy != "noeviction" {

@@ -5,7 +5,7 @@
 //! Nothing here is needed for an answer: without the link every request asks Redis over the ledger's other connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -23,12 +23,10 @@ use super::redis::{Primary, RedisStore, deposed, of_error};
 use super::rule::Rule;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
-use authority::Authority;
 use canary::Canary;
 use ear::Ear;
 use handshake::Probe;
 
-pub mod authority;
 mod canary;
 mod ear;
 mod handshake;
@@ -42,14 +40,15 @@ const AWAY: Duration = Duration::from_secs(1);
 pub struct Link {
     redis: Arc<RedisStore>,
     coherence: Arc<Coherence>,
-    authority: Arc<dyn Authority>,
+    /// The round of the mark under which memory was filled.
+    round: AtomicU64,
     prefixes: Box<[Box<str>]>,
     probes: Box<[Probe]>,
     heartbeat: Duration,
     lease: Duration,
     pub(super) ear: Arc<Ear>,
     names: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
-    current: ArcSwapOption<Line>,
+    current: ArcSwapOption<Tracked>,
     /// Whether a question has gone unanswered since the last fence: nobody else should have to wait for that.
     hushed: AtomicBool,
     /// Rung when the mode may have changed.
@@ -75,16 +74,17 @@ impl Trouble {
     }
 }
 
-/// A read over the link, begun under one generation; see [`Link::begin`].
-pub struct Reading {
-    line: Arc<Line>,
-    generation: u64,
-}
-
-/// A connection, and to whom.
-struct Line {
+/// A connection that is tracked, to a server that has said who it is.
+struct Tracked {
     connection: MultiplexedConnection,
     primary: Primary,
+    run_id: Box<str>,
+}
+
+/// A read over the link, begun under one generation; see [`Link::begin`].
+pub struct Reading {
+    connection: Arc<Tracked>,
+    generation: u64,
 }
 
 impl Link {
@@ -92,7 +92,6 @@ impl Link {
     pub fn new<'a>(
         redis: Arc<RedisStore>,
         coherence: Arc<Coherence>,
-        authority: Arc<dyn Authority>,
         rules: impl Iterator<Item = &'a Rule> + Clone,
         settings: &LedgerSettings,
         turned: Arc<Notify>,
@@ -102,7 +101,7 @@ impl Link {
         Arc::new(Self {
             redis,
             coherence,
-            authority,
+            round: AtomicU64::new(0),
             prefixes: prefixes::of(rules.clone()),
             probes: handshake::probes(rules),
             heartbeat: settings.heartbeat,
@@ -138,23 +137,25 @@ impl Link {
             return None;
         }
         // The connection first: see `Link::stands`.
-        let line = self.current.load_full()?;
-        Some(Reading { line, generation: self.coherence.generation() })
+        let connection = self.current.load_full()?;
+        Some(Reading { connection, generation: self.coherence.generation() })
     }
 
     /// Puts questions over the link, and the authority's with them. `None` where no answers came, or where they come
     /// from a Redis that is not to be believed.
     pub async fn read(&self, reading: &Reading, mut questions: Pipeline) -> Option<Vec<Value>> {
-        let before = self.authority.ask(&mut questions);
-        let mut connection = reading.line.connection.clone();
+        let authority = &self.redis.authority;
+        questions.add_command(authority.command().clone());
+        let before = authority.capture();
+        let mut connection = reading.connection.connection.clone();
         let asking = connection.send_packed_commands(&questions, 0, questions.len());
         let Ok(Ok(mut replies)) = timeout(self.redis.timeout(), asking).await else {
             self.hushed.store(true, Ordering::Relaxed);
             return None;
         };
         let watermark = replies.pop()?;
-        let complete = replies.len() + 1 == questions.len() && reading.line.primary.stands();
-        (complete && self.authority.believes(before, &watermark)).then_some(replies)
+        let whole = replies.len() + 1 == questions.len() && reading.connection.primary.stands();
+        (whole && authority.hear(before, &watermark, &reading.connection.run_id)).then_some(replies)
     }
 
     /// Whether a reading's answers may be kept: the connection is still the one in use, and the generation the same.
@@ -162,7 +163,7 @@ impl Link {
     /// generation and still read over the old connection.
     pub fn stands(&self, reading: &Reading) -> bool {
         let current = self.current.load();
-        current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &reading.line))
+        current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &reading.connection))
             && self.coherence.generation() == reading.generation
     }
 
@@ -231,16 +232,16 @@ impl Link {
         let connecting = timeout(self.patience() * 2, primary.connect(ProtocolVersion::RESP3, &config));
         let mut connection = connecting.await.map_err(|_| Trouble::Silent)??;
         let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
-        shaken.await.map_err(|_| Trouble::Silent)??;
-        let line = Arc::new(Line { connection, primary });
-        self.current.store(Some(Arc::clone(&line)));
+        let run_id = shaken.await.map_err(|_| Trouble::Silent)??;
+        let connection = Arc::new(Tracked { connection, primary, run_id });
+        self.current.store(Some(Arc::clone(&connection)));
         self.ear.everything_changed();
-        self.fence(&line).await
+        self.fence(&connection).await
     }
 
     /// Fences over the connection in use until it is of no use any more.
     async fn follow(&self) -> Trouble {
-        let Some(line) = self.current.load_full() else { return Trouble::Silent };
+        let Some(connection) = self.current.load_full() else { return Trouble::Silent };
         let mut beats = interval(self.heartbeat);
         beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut canary = Canary::later();
@@ -248,16 +249,16 @@ impl Link {
             tokio::select! {
                 _ = beats.tick() => {}
                 () = self.ear.alarm.notified() => {}
-                () = line.primary.deposed() => return deposed().into(),
+                () = connection.primary.deposed() => return deposed().into(),
             }
             let beat = async {
                 if canary.is_due() {
-                    self.probe(&line.connection).await?;
+                    self.probe(&connection.connection).await?;
                     canary = Canary::fly(&self.redis, &self.ear, &self.coherence);
                 }
                 // It has to be written before the fence is sent, for the fence to prove anything.
                 let written = canary.is_written();
-                self.fence(&line).await?;
+                self.fence(&connection).await?;
                 if written { canary.judge(&self.ear, &self.metrics).await } else { Ok(()) }
             };
             if let Err(trouble) = beat.await {
@@ -267,12 +268,14 @@ impl Link {
     }
 
     /// Asks for a sign of life. Its answer means that every change up to the asking has been heard of.
-    async fn fence(&self, line: &Line) -> Result<(), Trouble> {
+    async fn fence(&self, link: &Tracked) -> Result<(), Trouble> {
+        let authority = &self.redis.authority;
         let (sent, generation) = (self.coherence.now(), self.coherence.generation());
         let mut questions = Pipeline::with_capacity(2);
         questions.cmd("ROLE");
-        let before = self.authority.ask(&mut questions);
-        let mut asked = line.connection.clone();
+        questions.add_command(authority.command().clone());
+        let before = authority.capture();
+        let mut asked = link.connection.clone();
         let asking = asked.send_packed_commands(&questions, 0, questions.len());
         tokio::pin!(asking);
         let replies = match timeout(self.lease, &mut asking).await {
@@ -289,15 +292,19 @@ impl Link {
         };
         handshake::is_master(role)?;
         // It may have been deposed while it hung, and not know.
-        if !line.primary.stands() {
+        if !link.primary.stands() {
             return Err(deposed().into());
         }
         let was_live = self.is_live(self.coherence.now());
-        if self.authority.believes(before, watermark) {
+        let believed = authority.hear(before, watermark, &link.run_id);
+        // Redis was filled anew, and somebody else may have heard of that before this fence was sent.
+        let round = authority.round();
+        let anew = self.round.swap(round, Ordering::AcqRel) != round;
+        if believed && !anew {
             self.coherence.fenced(sent, generation);
             self.hushed.store(false, Ordering::Relaxed);
             self.metrics.push_lag.observe(self.coherence.now().since(sent).as_secs_f64());
-        } else if was_live {
+        } else if was_live || anew {
             // What was read from it so far is not to be believed either, not even when it has been put right.
             self.ear.everything_changed();
         }

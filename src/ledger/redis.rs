@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
-use redis::{Pipeline, ProtocolVersion, RedisError, Value};
+use redis::{Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -17,18 +17,25 @@ use super::coherence::Coherence;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
-use connection::{Connection, Failure};
+use super::watermark::Authority;
+use connection::Failure;
+use script::{Form, Lua};
 use write::{Scripted, WRITE_BACK, millis, version_key};
 
 pub(super) use keyspace::Eviction;
+pub use link::{Link, ServerIdentity};
+pub use mark::{Marked, Step};
 pub use servers::{Primary, Servers};
-pub use write::RedisWrite;
+pub use write::{Parcel, RedisWrite, Told};
 
 mod cluster;
 mod connection;
 mod keyspace;
 mod lease;
+mod link;
+mod mark;
 mod poll;
+mod script;
 mod sentinel;
 mod servers;
 mod slots;
@@ -44,24 +51,40 @@ const UNANSWERED: u32 = 2;
 pub struct RedisStore {
     servers: Servers,
     timeout: Duration,
-    link: ArcSwapOption<Connection>,
+    link: ArcSwapOption<Link>,
     /// Rung by whoever finds the connection broken, so that the keeper does not sleep on.
     broken: Notify,
     pub(super) breaker: Breaker,
+    /// Whether what it says is to be believed.
+    pub(super) authority: Arc<Authority>,
     latency_micros: AtomicU64,
     /// What has to hear of writes at once, so that whoever wrote reads what they have written.
     pub(super) memory: OnceLock<Arc<Coherence>>,
 }
 
+/// What Redis said to one request's questions.
+#[derive(Debug)]
+pub struct Answered {
+    /// One for each question, errors among them.
+    pub replies: Vec<Value>,
+    /// Whether its silence means anything.
+    pub believed: bool,
+}
+
 impl RedisStore {
     /// Tries to connect once; [`RedisStore::keep`] goes on trying.
-    pub async fn open(settings: &RedisSettings, breaker: Breaker) -> Result<Arc<Self>, StoreError> {
+    pub async fn open(
+        settings: &RedisSettings,
+        breaker: Breaker,
+        authority: Arc<Authority>,
+    ) -> Result<Arc<Self>, StoreError> {
         let store = Arc::new(Self {
             servers: Servers::of(settings)?,
             timeout: settings.timeout,
             link: ArcSwapOption::empty(),
             broken: Notify::new(),
             breaker,
+            authority,
             latency_micros: AtomicU64::new(0),
             memory: OnceLock::new(),
         });
@@ -82,25 +105,39 @@ impl RedisStore {
         &self.servers
     }
 
-    /// Puts all questions in one round trip; one reply for each, errors among them.
-    pub async fn ask(&self, questions: &Pipeline) -> Result<Vec<Value>, StoreError> {
+    /// Puts all questions in one round trip, and behind them the one for the mark.
+    pub async fn ask(&self, questions: &Pipeline) -> Result<Answered, StoreError> {
         let Some(attempt) = self.breaker.attempt() else {
             return Err(StoreError::unavailable("left alone until it answers a probe"));
         };
-        match self.round_trip(questions).await {
-            Ok(replies) => {
+        match self.put(questions).await {
+            Ok(answered) => {
                 // `LOADING`, `NOAUTH`, `MASTERDOWN` are answers of a server that cannot answer.
-                match replies.iter().find_map(outage) {
+                match answered.replies.iter().find_map(outage) {
                     None => attempt.succeeded(),
                     Some(error) => attempt.failed(&error),
                 }
-                Ok(replies)
+                Ok(answered)
             }
             Err(error) => {
                 attempt.failed(&error);
                 Err(error)
             }
         }
+    }
+
+    async fn put(&self, questions: &Pipeline) -> Result<Answered, StoreError> {
+        let link = self.link()?;
+        let mut pipeline = Pipeline::with_capacity(questions.len() + 1);
+        questions.cmd_iter().for_each(|question| {
+            pipeline.add_command(question.clone());
+        });
+        pipeline.add_command(self.authority.command().clone());
+        let captured = self.authority.capture();
+        let mut replies = self.round_trip_on(&link, &pipeline).await?;
+        let mark = replies.pop().unwrap_or(Value::Nil);
+        let believed = self.authority.hear(captured, &mark, &link.server.run_id);
+        Ok(Answered { replies, believed })
     }
 
     /// Applies the writes of one change in one round trip, each atomically, and only where nothing newer has been
@@ -110,23 +147,53 @@ impl RedisStore {
         writes: &[RedisWrite],
         version: i64,
         restrictive: bool,
-    ) -> Result<(), StoreError> {
-        let mut pipeline = Pipeline::new();
-        for write in writes {
-            pipeline.add_command(Scripted::of(write).command(version, restrictive));
-        }
-        if pipeline.is_empty() {
-            return Ok(());
-        }
-        let written = self.round_trip(&pipeline).await;
-        // Also after an error: what was not heard of may have happened. Others are told by Redis itself.
+    ) -> Result<Told, StoreError> {
+        let link = self.link()?;
+        self.write_on(&link, &[Parcel { writes, version, restrictive, strict: false }]).await
+    }
+
+    /// Several changes' writes in one round trip.
+    pub async fn write_on(&self, link: &Arc<Link>, parcels: &[Parcel<'_>]) -> Result<Told, StoreError> {
+        let build = |form| {
+            let mut pipeline = Pipeline::new();
+            for parcel in parcels {
+                for write in parcel.writes {
+                    pipeline.add_command(Scripted::of(write).command(parcel, form));
+                }
+            }
+            pipeline
+        };
+        let replies = self.scripted(link, build).await;
+        parcels.iter().for_each(|parcel| self.forget(parcel.writes));
+        Told::of(parcels, replies?)
+    }
+
+    /// Memory hears of our own writes at once, also after an error: what was not heard of may have happened. Others are
+    /// told by Redis itself.
+    fn forget(&self, writes: &[RedisWrite]) {
         if let Some(memory) = self.memory.get() {
             writes.iter().for_each(|write| memory.changed(write.key().as_bytes()));
         }
-        written?.into_iter().try_for_each(|reply| match reply {
-            Value::ServerError(error) => Err(StoreError::unavailable(error.code())),
-            _ => Ok(()),
-        })
+    }
+
+    /// Runs scripts by their hashes, and by their text where the server does not know one of them. They may be run
+    /// twice: each is made for that.
+    async fn scripted(
+        &self,
+        link: &Arc<Link>,
+        build: impl Fn(Form) -> Pipeline,
+    ) -> Result<Vec<Value>, StoreError> {
+        let pipeline = build(Form::Hash);
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replies = self.round_trip_on(link, &pipeline).await?;
+        let unknown =
+            |reply: &Value| matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT");
+        if replies.iter().any(unknown) {
+            return self.round_trip_on(link, &build(Form::Text)).await;
+        }
+        Ok(replies)
     }
 
     /// The version last applied to a key, as text; to be handed to [`RedisStore::write_back`].
@@ -151,10 +218,14 @@ impl RedisStore {
         ttl: Duration,
         seen: &str,
     ) -> Result<(), StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("EVAL").arg(WRITE_BACK).arg(2).arg(key).arg(version_key(key, ""));
-        pipeline.arg(value).arg(millis(ttl)).arg(seen);
-        match self.round_trip(&pipeline).await?.pop() {
+        let build = |form| {
+            let mut pipeline = Pipeline::with_capacity(1);
+            let mut command = WRITE_BACK.command(form);
+            command.arg(2).arg(key).arg(version_key(key, "")).arg(value).arg(millis(ttl)).arg(seen);
+            pipeline.add_command(command);
+            pipeline
+        };
+        match self.scripted(&self.link()?, build).await?.pop() {
             Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
             _ => Ok(()),
         }
@@ -177,16 +248,10 @@ impl RedisStore {
     pub async fn ping(&self) -> Result<Duration, StoreError> {
         let link = self.link()?;
         let started = Instant::now();
-        match link.ping().await {
+        match link.connection.ping().await {
             Ok(()) => Ok(started.elapsed()),
             Err(failure) => Err(self.failed(&link, failure)),
         }
-    }
-
-    /// Of whom the present answers are; `None` without a connection. Another one means that what Redis holds may be
-    /// another, too: a server has started anew, a failover, a node of a cluster that was emptied.
-    pub fn identity(&self) -> Option<Arc<str>> {
-        self.link.load().as_ref().map(|link| Arc::clone(link.identity()))
     }
 
     /// The latency of the last probe that was answered.
@@ -231,7 +296,7 @@ impl RedisStore {
                 () = tokio::time::sleep(PROBE) => {}
                 () = self.broken.notified() => {}
                 // Believed by nobody any more, however well it answers.
-                () = link.deposed() => drop(self.failed(&link, Failure { error: deposed(), fatal: true })),
+                () = link.connection.deposed() => drop(self.failed(&link, Failure { error: deposed(), fatal: true })),
             }
         }
     }
@@ -241,7 +306,7 @@ impl RedisStore {
         self.breaker.reset();
     }
 
-    async fn connect_at_last(&self) -> Arc<Connection> {
+    async fn connect_at_last(&self) -> Arc<Link> {
         let mut delays = backon::ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(50))
@@ -277,29 +342,27 @@ impl RedisStore {
         self.connect().await.map(drop)
     }
 
-    async fn connect(&self) -> Result<Arc<Connection>, StoreError> {
-        let config = redis::AsyncConnectionConfig::new()
-            // A handshake is several round trips, with TLS some more.
-            .set_connection_timeout(Some(self.timeout.saturating_mul(10).max(Duration::from_secs(1))))
-            .set_response_timeout(Some(self.timeout))
-            // Of redis-rs's 50 the fifty-first request of a burst would wait for the driver before it is even written.
-            .set_pipeline_buffer_size(1024);
-        let link = Arc::new(self.servers.connect(ProtocolVersion::RESP2, &config).await?);
+    async fn connect(&self) -> Result<Arc<Link>, StoreError> {
+        let link = Arc::new(self.new_link(self.timeout).await?);
         self.link.store(Some(Arc::clone(&link)));
         Ok(link)
     }
 
-    fn link(&self) -> Result<Arc<Connection>, StoreError> {
+    /// The connection that stands at present.
+    pub(super) fn link(&self) -> Result<Arc<Link>, StoreError> {
         self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))
     }
 
     async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let link = self.link()?;
-        link.round_trip(pipeline).await.map_err(|failure| self.failed(&link, failure))
+        self.round_trip_on(&self.link()?, pipeline).await
+    }
+
+    async fn round_trip_on(&self, link: &Arc<Link>, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        link.connection.round_trip(pipeline).await.map_err(|failure| self.failed(link, failure))
     }
 
     /// Drops the link that failed, and only that: another request may have seen it first, and a new one stand in its place.
-    fn failed(&self, link: &Arc<Connection>, failure: Failure) -> StoreError {
+    fn failed(&self, link: &Arc<Link>, failure: Failure) -> StoreError {
         if failure.fatal {
             let before = self.link.compare_and_swap(link, None);
             if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, link)) {

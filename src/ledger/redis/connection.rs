@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use super::cluster::{Cluster, Topology};
-use super::keyspace::field;
+use super::link::ServerIdentity;
 use super::of_error;
 use super::servers::Primary;
 use super::slots::{slot_of_command, tag_of};
@@ -93,12 +93,11 @@ impl Connection {
         self.each().next().map(|one| &one.primary)
     }
 
-    /// Changes whenever what a server holds may have changed behind our back: with each start of a server, each other
-    /// primary, each node of a cluster that was emptied.
-    pub fn identity(&self) -> &Arc<str> {
+    /// Who is at the other end.
+    pub fn server(&self) -> &ServerIdentity {
         match self {
-            Self::One(one) => &one.identity,
-            Self::Many(many) => &many.identity,
+            Self::One(one) => &one.server,
+            Self::Many(many) => &many.server,
         }
     }
 
@@ -120,7 +119,7 @@ fn deposed() -> Failure {
 pub(super) struct One {
     connection: MultiplexedConnection,
     primary: Primary,
-    identity: Arc<str>,
+    server: ServerIdentity,
 }
 
 impl One {
@@ -130,10 +129,12 @@ impl One {
         config: &AsyncConnectionConfig,
     ) -> Result<Self, StoreError> {
         let connection = primary.connect(protocol, config).await?;
-        let mut one = Self { connection, primary, identity: "".into() };
+        let mut one = Self { connection, primary, server: ServerIdentity::default() };
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("INFO").arg("server");
         // A server that does not tell can still be asked everything else.
-        let info = one.info("server").await.unwrap_or_default();
-        one.identity = field(&info, "run_id").unwrap_or_default().into();
+        let info = one.round_trip(&pipeline).await.map_err(|failure| failure.error)?;
+        one.server = info.first().map(ServerIdentity::read).unwrap_or_default();
         Ok(one)
     }
 
@@ -142,8 +143,8 @@ impl One {
     }
 
     /// Another with each start of the server; empty where it does not tell.
-    pub fn life(&self) -> &Arc<str> {
-        &self.identity
+    pub fn life(&self) -> &str {
+        &self.server.run_id
     }
 
     /// A section of `INFO`.
@@ -167,7 +168,7 @@ pub(super) struct Many {
     nodes: Vec<ToNode>,
     slots: Arc<ArcSwap<Topology>>,
     hurry: Arc<Notify>,
-    identity: Arc<str>,
+    server: ServerIdentity,
 }
 
 struct ToNode {
@@ -194,7 +195,7 @@ impl Many {
         let each = topology.primaries.iter().enumerate().map(async |(place, node)| {
             let primary = Primary::of_cluster(cluster.maker.info(&node.address)?, term.clone());
             let one = One::open(primary, protocol, config).await?;
-            if one.identity.is_empty() {
+            if one.server.run_id.is_empty() {
                 return Err(StoreError::unavailable("a node of the cluster does not tell its `run_id`"));
             }
             let slot =
@@ -204,12 +205,14 @@ impl Many {
             Ok::<_, StoreError>(ToNode { one, address: node.address.clone(), ground: Ground { key, value } })
         });
         let nodes = try_join_all(each).await?;
-        let life = |node: &ToNode| format!("{}:{}\n", node.one.identity, node.ground.value);
+        let life = |node: &ToNode| format!("{}:{}\n", node.one.server.run_id, node.ground.value);
         let mut lives: Vec<_> = nodes.iter().map(life).collect();
         lives.sort_unstable();
         let digest = Sha256::digest(lives.concat());
-        let identity = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect::<String>().into();
-        Ok(Self { nodes, slots: cluster.slots(), hurry: cluster.hurry(), identity })
+        let run_id = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect::<String>().into();
+        let first = nodes.first().map(|node| node.one.server.clone()).unwrap_or_default();
+        let server = ServerIdentity { run_id, ..first };
+        Ok(Self { nodes, slots: cluster.slots(), hurry: cluster.hurry(), server })
     }
 
     /// All nodes at once, and once more where a slot has moved meanwhile.

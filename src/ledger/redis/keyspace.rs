@@ -1,7 +1,6 @@
 //! What concerns all keys of all servers: counting them, clearing away members that are over, and whether Redis throws
 //! keys away by itself. Always page by page, never all at once: `KEYS` would stop Redis for seconds.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -9,7 +8,7 @@ use redis::{Cmd, Value, cmd};
 use tokio::time::Instant;
 
 use super::RedisStore;
-use super::connection::{Connection, One};
+use super::connection::One;
 use crate::ledger::store::StoreError;
 
 /// Keys looked at in one go: some 0.1 ms of Redis's time.
@@ -29,7 +28,7 @@ pub(in crate::ledger) struct Census {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::ledger) struct Eviction {
     /// Another with each start of the server.
-    pub life: Arc<str>,
+    pub life: Box<str>,
     /// `noeviction`, `allkeys-lru`, ….
     pub policy: String,
     /// Since its start.
@@ -45,7 +44,7 @@ impl RedisStore {
     ) -> Result<Census, StoreError> {
         let link = self.link()?;
         let deadline = Instant::now() + budget;
-        let each = link.each().map(async |one| {
+        let each = link.connection.each().map(async |one| {
             let (mut counts, mut pages) = (vec![0; prefixes.len()], Pages::of_keys(None));
             while let Some(keys) = pages.next(one).await? {
                 for (prefix, count) in prefixes.iter().zip(&mut counts) {
@@ -73,7 +72,7 @@ impl RedisStore {
     ) -> Result<u64, StoreError> {
         let link = self.link()?;
         let mut swept = 0;
-        for one in link.each() {
+        for one in link.connection.each() {
             let mut pages = Pages::of_keys(Some(prefix));
             while let Some(keys) = pages.next(one).await? {
                 for key in keys.iter().filter(|key| key.starts_with(prefix.as_bytes())) {
@@ -97,19 +96,19 @@ impl RedisStore {
 
     /// How each server deals with its memory.
     pub(in crate::ledger) async fn eviction(&self) -> Result<Vec<Eviction>, StoreError> {
-        let link: Arc<Connection> = self.link()?;
-        try_join_all(link.each().map(async |one| {
+        let link = self.link()?;
+        try_join_all(link.connection.each().map(async |one| {
             let (memory, stats) = (one.info("memory").await?, one.info("stats").await?);
             let policy = field(&memory, "maxmemory_policy").unwrap_or_default().to_owned();
             let evicted = field(&stats, "evicted_keys").and_then(|it| it.parse().ok()).unwrap_or_default();
-            Ok(Eviction { life: Arc::clone(one.life()), policy, evicted })
+            Ok(Eviction { life: one.life().into(), policy, evicted })
         }))
         .await
     }
 }
 
 /// `name:value` in an answer to `INFO`.
-pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 

@@ -10,6 +10,7 @@ pub mod origin;
 pub mod postgres;
 pub mod raw;
 pub mod redis;
+pub mod relay;
 pub mod sentinels;
 pub mod server;
 pub mod tls;
