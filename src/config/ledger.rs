@@ -1,4 +1,4 @@
-//! `[redis]`, `[database]` and `[ledger]`.
+//! `[database]` and `[ledger]`.
 
 use std::time::Duration;
 
@@ -52,25 +52,6 @@ impl Written {
             max_staleness: self.max_staleness?,
             heartbeat: self.heartbeat?,
         })
-    }
-}
-
-pub fn redis(table: &mut Table<'_>) -> Option<RedisSettings> {
-    let url = table.need("url", parsed(redis_url));
-    let timeout = table.or("timeout", duration(MILLISECOND..=10 * SECOND), "50ms");
-    Some(RedisSettings { url: url?, timeout: timeout? })
-}
-
-fn redis_url(text: &str) -> Result<String, String> {
-    let fits = |url: &url::Url| {
-        let database = url.path().trim_matches('/');
-        matches!(url.scheme(), "redis" | "rediss")
-            && url.has_host()
-            && (database.is_empty() || database.parse::<u16>().is_ok())
-    };
-    match url::Url::parse(text) {
-        Ok(url) if fits(&url) => Ok(text.to_owned()),
-        _ => Err("expected a URL such as \"redis://127.0.0.1:6379/0\" or \"rediss://…\"".into()),
     }
 }
 

@@ -33,6 +33,7 @@ impl Ledger {
         tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
         tokio::spawn(async move { fourth.run_until_cancelled(recovering.recover_forever()).await });
         tokio::spawn(async move { fifth.run_until_cancelled(renewing.renew_forever()).await });
+        self.start_chores(shutdown);
     }
 
     /// The link's task: begun last, so that a gateway which starts has tried it once before.
@@ -66,7 +67,7 @@ impl Ledger {
                 tracing::warn!(%error, "Bans whose time has come not lifted yet");
             }
             if tick % PRUNE == PRUNE - 1 {
-                match self.prune(now).await {
+                match self.writer.prune(now).await {
                     Ok(pruned) => tracing::info!(?pruned, "Pruned"),
                     Err(error) => tracing::warn!(%error, "Not pruned"),
                 }

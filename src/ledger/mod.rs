@@ -12,6 +12,7 @@ mod alias;
 mod answers;
 mod breaker;
 mod chain;
+mod chores;
 mod coherence;
 mod condition;
 mod foundation;
@@ -47,6 +48,7 @@ use tokio_util::sync::CancellationToken;
 use alias::Aliases;
 use breaker::Breaker;
 use chain::Database;
+use chores::Chores;
 use foundation::Foundation;
 use memory::Memory;
 use outbox::Outbox;
@@ -190,6 +192,7 @@ pub struct Ledger {
     doubt: Doubt,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
+    chores: Chores,
     database_latency_micros: AtomicU64,
     last_mode: LastMode,
     /// Rung by the breakers.
@@ -247,6 +250,7 @@ impl Ledger {
             provisional,
             doubt: Doubt::default(),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
+            chores: Chores::default(),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
             turned,
@@ -353,13 +357,20 @@ impl Ledger {
         self.writer.record(&self.user_meant(user).await?, Timestamp::now()).await
     }
 
-    /// What the database holds, in numbers.
+    /// What the stores hold, and how memory does, in numbers.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
-        self.writer.stats().await
+        let rows = self.writer.stats().await?;
+        Ok(Stats {
+            redis: self.count_keys().await,
+            memory: self.memory_counts(),
+            mode: self.mode().word(),
+            ..rows
+        })
     }
 
     /// Removes what nobody could present any more.
     pub async fn prune(&self, now: Timestamp) -> Result<Pruned, StoreError> {
+        self.chores.sweep_soon();
         self.writer.prune(now).await
     }
 

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::flagged::{Flagged, is_down};
 use super::TableRows;
+use super::flagged::{Flagged, is_down};
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
     SqlWrite, Standing, UnknownUser, UserLayout, literal, template,

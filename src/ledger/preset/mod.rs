@@ -316,6 +316,11 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         None
     }
 
+    /// How the keys of its sets of tokens begin, from which nobody takes tokens that have expired; `None` without such sets.
+    fn sets(&self) -> Option<&str> {
+        None
+    }
+
     /// The rows of the services' own table that list tokens which could still be presented, for filling Redis from;
     /// `None` without a table. The columns after the token are read by [`TokenLayout::revoked_row`].
     fn revoked_rows<'a>(&self, _context: &'a PresetContext, _now: Timestamp) -> Option<TableRows<'a>> {
@@ -332,6 +337,15 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
     fn expiry<'a>(&self, _context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
         None
     }
+}
+
+/// What a layout keeps in Redis, one key each; for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    BlacklistedTokens,
+    RefreshTokens,
+    Sessions,
+    Profiles,
 }
 
 /// A token on its way to a layout.
@@ -367,6 +381,27 @@ impl Preset {
             Self::TokenBlacklist(preset) => Some(preset),
             Self::SessionStore(preset) => Some(preset),
             Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::UserCache(_) | Self::Record(_) => None,
+        }
+    }
+
+    /// How keys that are counted begin.
+    pub fn counted(&self) -> Vec<(Counted, &str)> {
+        match self {
+            Self::TokenBlacklist(preset) => {
+                vec![
+                    (Counted::BlacklistedTokens, &preset.prefix),
+                    (Counted::RefreshTokens, &preset.refresh.prefix),
+                ]
+            }
+            Self::SessionStore(preset) => vec![
+                (Counted::BlacklistedTokens, &preset.blacklist),
+                (Counted::Sessions, &preset.session),
+                (Counted::Profiles, &preset.profile),
+            ],
+            Self::UserCache(preset) => vec![(Counted::Profiles, &preset.prefixes.id)],
+            Self::Native(_) | Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::Record(_) => {
+                Vec::new()
+            }
         }
     }
 

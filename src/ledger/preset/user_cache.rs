@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use super::flagged::Flagged;
 use super::TableRows;
+use super::flagged::Flagged;
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
     SqlWrite, Standing, UnknownUser, UserLayout, literal, template,
