@@ -73,11 +73,13 @@ pub fn database(table: &mut Table<'_>) -> Option<DatabaseSettings> {
     let max_connections = table.or("max_connections", integer(1..=10_000), 10);
     let timeout = table.or("timeout", duration(MILLISECOND..=30 * SECOND), "250ms");
     let migrate = table.or("migrate", boolean, false);
+    let poll = table.or("poll", duration(50 * MILLISECOND..=60 * SECOND), "1s");
     Some(DatabaseSettings {
         url: url?,
         max_connections: max_connections?,
         timeout: timeout?,
         migrate: migrate?,
+        poll: poll?,
     })
 }
 

@@ -1,15 +1,22 @@
 //! From questions to one answer: Redis in one round trip, then the database for what Redis leaves open.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use prometheus::IntCounter;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::breaker::Breaker;
 use super::condition::{Finding, Moment};
-use super::memory::{Kept, Memory, Recall};
+use super::feed::Pulse;
+use super::memory::{Kept, LIFE, LONG_LIFE, Memory, Question, Recall};
 use super::metrics::StoreMetrics;
 use super::questions::{Asked, Bound, Compiled, Questions};
-use super::rule::{Condition, IfAbsent};
+use super::rule::{Condition, IfAbsent, Rule};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
 use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
@@ -21,16 +28,46 @@ pub(super) struct Database {
     pub sql: SqlStore,
     pub memory: Memory,
     pub breaker: Breaker,
+    /// How many questions may be put at one time: fewer than there are connections, so that changes get through.
+    pub permits: Semaphore,
+    /// How long a question may wait for its turn.
+    pub patience: Duration,
+    pub overloads: IntCounter,
+    pub pulse: Pulse,
+    /// Whether every table of users tells of its changes.
+    pub told: AtomicBool,
+    /// The rules whose tables may be known to tell of every change, and whether triggers are needed for that.
+    pub telling: HashMap<Arc<str>, bool>,
 }
 
 impl Database {
-    /// The first row of a rule's query, from memory if somebody asked within the last second.
-    pub async fn answer(&self, statement: &Statement, bound: &Bound) -> (Kept, Recall) {
-        self.memory.answer(bound.key, || self.query(statement, bound)).await
+    /// The first row of a rule's query, from memory if somebody asked lately.
+    pub async fn answer(&self, rule: &Rule, statement: &Statement, bound: &Bound, subject: &str) -> (Kept, Recall) {
+        let question = Question { key: bound.key, subject, life: self.life(rule) };
+        self.memory.answer(question, || self.query(statement, bound)).await
     }
 
-    /// The first row of a rule's query.
+    /// How long an answer is believed.
+    fn life(&self, rule: &Rule) -> Duration {
+        match self.telling.get(&rule.name) {
+            Some(false) if self.pulse.is_alive() => LONG_LIFE,
+            Some(true) if self.hears_of_tables() => LONG_LIFE,
+            _ => LIFE,
+        }
+    }
+
+    /// Whether every change of a table of users is known within the pulse's lease.
+    pub fn hears_of_tables(&self) -> bool {
+        self.told.load(Ordering::Acquire) && self.pulse.is_alive()
+    }
+
+    /// The first row of a rule's query. More questions than the database can take are turned away: that says nothing
+    /// against the database.
     pub async fn query(&self, statement: &Statement, bound: &Bound) -> Kept {
+        let Ok(Ok(_permit)) = timeout(self.patience, self.permits.acquire()).await else {
+            self.overloads.inc();
+            return Err(StoreError::unavailable("too many questions are waiting for it"));
+        };
         let Some(attempt) = self.breaker.attempt() else {
             return Err(StoreError::unavailable("left alone until it answers a probe"));
         };
@@ -184,7 +221,7 @@ impl Ledger {
     async fn ask_row(&self, questions: &Questions, asked: &Asked, claims: &Claims) -> Option<(Kept, Recall)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
-        Some(self.database.answer(statement, bound).await)
+        Some(self.database.answer(&asked.rule.rule, statement, bound, claims.subject()).await)
     }
 
     /// Counts an answer where it came from.

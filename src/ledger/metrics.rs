@@ -3,6 +3,7 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::Mode;
+use super::feed::FeedMetrics;
 
 /// The ledger's counters; every series exists from the first second. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -12,6 +13,7 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
+    pub(super) feed: FeedMetrics,
     modes: [(Mode, IntGauge, IntCounter); 3],
 }
 
@@ -74,6 +76,7 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
+            feed: FeedMetrics::register(registry)?,
             modes: [of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],
         })
     }

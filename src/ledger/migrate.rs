@@ -17,11 +17,13 @@ use crate::time::Timestamp;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One step each, in order; a step that has been released is never edited.
-fn steps(dialect: Dialect) -> [&'static str; 1] {
+fn steps(dialect: Dialect) -> [&'static str; 2] {
     match dialect {
-        Dialect::Sqlite => [include_str!("migrate/sqlite.sql")],
-        Dialect::Postgres => [include_str!("migrate/postgres.sql")],
-        Dialect::MySql => [include_str!("migrate/mysql.sql")],
+        Dialect::Sqlite => [include_str!("migrate/sqlite.sql"), include_str!("migrate/sqlite_feed.sql")],
+        Dialect::Postgres => {
+            [include_str!("migrate/postgres.sql"), include_str!("migrate/postgres_feed.sql")]
+        }
+        Dialect::MySql => [include_str!("migrate/mysql.sql"), include_str!("migrate/mysql_feed.sql")],
     }
 }
 

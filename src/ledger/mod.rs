@@ -11,6 +11,7 @@ pub mod settings;
 mod breaker;
 mod chain;
 mod condition;
+mod feed;
 mod foundation;
 mod keeper;
 mod memory;
@@ -18,6 +19,7 @@ mod metrics;
 mod migrate;
 mod outbox;
 mod questions;
+mod recheck;
 mod records;
 pub mod redis;
 mod schema;
@@ -27,7 +29,7 @@ mod upkeep;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -35,10 +37,12 @@ use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
 use chain::Database;
+use feed::{Keys, Pulse};
 use foundation::Foundation;
 use memory::Memory;
 use outbox::Outbox;
 use questions::Rules;
+use recheck::Queue;
 use sql::SqlStore;
 use write::Writer;
 
@@ -168,6 +172,11 @@ pub struct Ledger {
     doubt: Doubt,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
+    /// Whose keys are whose, and who is to be rechecked.
+    keys: Keys,
+    rechecks: Queue,
+    /// Whose rows have changed lately.
+    recently: quick_cache::sync::Cache<Box<str>, ()>,
     database_latency_micros: AtomicU64,
     last_mode: LastMode,
     /// Rung by the breakers.
@@ -186,6 +195,7 @@ impl Ledger {
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
         let Foundation { context, provisional } = foundation::lay(&sql, settings).await?;
+        let telling = foundation::telling(&settings.presets, &context);
         let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
         // The presets' rules first: of several rules that deny, the first one's reason is told.
         let rules = presets.chain(settings.rules.iter().cloned()).collect();
@@ -207,7 +217,19 @@ impl Ledger {
             redis: settings.redis.is_some(),
         };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone());
-        let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
+        let DatabaseSettings { max_connections, timeout, poll, .. } = settings.database;
+        let database = Arc::new(Database {
+            sql,
+            memory: Memory::new(settings.answers),
+            breaker,
+            permits: Semaphore::new(usize::try_from(max_connections.saturating_sub(2).max(1)).unwrap_or(1)),
+            patience: timeout,
+            overloads: metrics.feed.overloads.clone(),
+            pulse: Pulse::new(poll),
+            told: AtomicBool::new(false),
+            telling,
+        });
+        let keys = Keys::of(rules.all());
         let ledger = Arc::new(Self {
             rules,
             redis,
@@ -217,6 +239,9 @@ impl Ledger {
             provisional,
             doubt: Doubt::default(),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
+            keys,
+            rechecks: Queue::new(recheck::WAITING, recheck::SECOND_LOOK),
+            recently: quick_cache::sync::Cache::new(recheck::WAITING),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
             turned,
@@ -227,7 +252,7 @@ impl Ledger {
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
-        ledger.start(&shutdown);
+        ledger.start(&settings.database, &shutdown);
         Ok(ledger)
     }
 
@@ -324,6 +349,15 @@ impl Ledger {
 pub async fn migrate(settings: &LedgerSettings) -> Result<usize, StoreError> {
     let sql = SqlStore::open(&settings.database)?;
     migrate::migrate(&sql, &settings.presets, Timestamp::now()).await
+}
+
+/// Installs or removes what tells of changes that services make in their own tables. Returns the tables' names.
+pub async fn watch(settings: &LedgerSettings, on: bool) -> Result<Vec<String>, StoreError> {
+    let sql = SqlStore::open(&settings.database)?;
+    let LedgerSettings { presets, token_lifetime, refresh_lifetime, leeway, .. } = settings;
+    let context =
+        preset::PresetContext::load(&sql, presets, *token_lifetime, *refresh_lifetime, *leeway).await?;
+    feed::watch(&sql, presets, &context, on).await
 }
 
 /// Answers of the database on their way to Redis at one time.

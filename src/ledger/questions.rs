@@ -94,6 +94,11 @@ impl Rules {
         Ok(Self { rules, separators: separators.into(), redis })
     }
 
+    /// In the order they are asked.
+    pub fn all(&self) -> impl Iterator<Item = &Compiled> {
+        self.rules.iter().map(|rule| &**rule)
+    }
+
     #[cfg(test)]
     pub fn first(&self) -> &Compiled {
         &self.rules[0]

@@ -18,9 +18,10 @@ use super::breaker::Breaker;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
-use write::{Scripted, WRITE_BACK, millis, version_key};
+use write::{Scripted, WRITE_BACK, millis};
 
 pub use write::RedisWrite;
+pub(super) use write::version_key;
 
 mod write;
 

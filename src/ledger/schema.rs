@@ -94,6 +94,12 @@ impl Table {
         &self.name
     }
 
+    /// Its schema, quoted, where one was named. PostgreSQL needs none: a trigger goes with its table.
+    pub fn schema(&self) -> Option<&str> {
+        let (schema, _) = self.name.rsplit_once('.')?;
+        (self.dialect != Dialect::Postgres).then_some(schema)
+    }
+
     /// Which SQL its database speaks.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -192,6 +198,31 @@ impl Column {
             }
             (_, Dialect::MySql) => format!("CAST(FLOOR(UNIX_TIMESTAMP({name}) * 1000) AS SIGNED)"),
         }
+    }
+
+    /// SQL for an id in this column of the row `of` (`NEW`, `OLD`, a table), spelled as a token's subject spells it.
+    pub fn spelled(&self, of: &str) -> String {
+        let name = format!("{of}.{}", self.name);
+        let hex = |part: &dyn Fn(usize, usize) -> String| {
+            [(1, 8), (9, 4), (13, 4), (17, 4), (21, 12)].map(|(from, length)| part(from, length))
+        };
+        match (self.cast(), self.dialect) {
+            (Cast::Uuid, Dialect::MySql) => {
+                let parts = hex(&|from, length| format!("SUBSTR(HEX({name}), {from}, {length})"));
+                format!("LOWER(CONCAT_WS('-', {}))", parts.join(", "))
+            }
+            (Cast::Uuid, Dialect::Sqlite) => {
+                let parts = hex(&|from, length| format!("substr(hex({name}), {from}, {length})"));
+                format!("lower({})", parts.join(" || '-' || "))
+            }
+            (_, Dialect::MySql) => format!("CAST({name} AS CHAR)"),
+            (_, Dialect::Sqlite | Dialect::Postgres) => format!("CAST({name} AS text)"),
+        }
+    }
+
+    /// The name as the database has it, without quotes.
+    pub fn bare(&self) -> &str {
+        &self.bare
     }
 
     /// SQL for this column as lower-case text.

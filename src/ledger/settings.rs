@@ -35,4 +35,6 @@ pub struct DatabaseSettings {
     pub timeout: Duration,
     /// Create Portcullis's own tables at start; always done for SQLite.
     pub migrate: bool,
+    /// How often changes made elsewhere are looked for.
+    pub poll: Duration,
 }

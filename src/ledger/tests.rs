@@ -78,6 +78,7 @@ async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, Canc
             max_connections: 1,
             timeout: Duration::from_millis(250),
             migrate: false,
+            poll: Duration::from_secs(1),
         },
         token_lifetime: Duration::from_secs(900),
         refresh_lifetime: Duration::from_secs(900),

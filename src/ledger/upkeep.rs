@@ -21,8 +21,8 @@ pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -
     // Binary columns of MySQL are cast to be read as text.
     let sql = format!(
         "SELECT {}, {} FROM portcullis_users WHERE until_at <= ? AND status <> 'active' LIMIT {BATCH}",
-        readable(writer, "realm"),
-        readable(writer, "subject"),
+        writer.readable("realm"),
+        writer.readable("subject"),
     );
     let rows = writer.sql.rows(&sql, &[now.millis().into()]).await.map_err(unavailable)?;
     for (realm, subject) in rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))) {
@@ -47,8 +47,8 @@ pub async fn renew(writer: &Writer, redis: &RedisStore, now: Timestamp) -> Resul
     let sql = format!(
         "SELECT {}, {}, status, reason, until_at, not_before, version FROM portcullis_users \
          WHERE status IN ('banned', 'deactivated', 'deleted', 'security_action') AND renewed_at < ? LIMIT {BATCH}",
-        readable(writer, "realm"),
-        readable(writer, "subject"),
+        writer.readable("realm"),
+        writer.readable("subject"),
     );
     let rows = writer.sql.rows(&sql, &[due.into()]).await?;
     let standings = rows.iter().filter_map(|row| {
@@ -63,7 +63,7 @@ pub async fn renew(writer: &Writer, redis: &RedisStore, now: Timestamp) -> Resul
     });
     let mut renewed = 0;
     for standing in standings.filter(|standing| standing.until.is_none_or(|until| until > now)) {
-        redis.write(&writer.user_writes(&standing, now), standing.version, true).await?;
+        redis.write(&writer.renewals(&standing, now).await?, standing.version, true).await?;
         let sql =
             "UPDATE portcullis_users SET renewed_at = ? WHERE realm = ? AND subject = ? AND version = ?";
         let user = &standing.user;
@@ -73,11 +73,4 @@ pub async fn renew(writer: &Writer, redis: &RedisStore, now: Timestamp) -> Resul
         renewed += 1;
     }
     Ok(renewed)
-}
-
-fn readable(writer: &Writer, column: &str) -> String {
-    match writer.sql.dialect() {
-        super::sql::Dialect::MySql => format!("CONVERT({column} USING utf8mb4)"),
-        _ => column.to_owned(),
-    }
 }

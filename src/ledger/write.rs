@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
-use super::outbox;
+use super::{feed, outbox};
 use super::preset::{
     Native, Occasion, Preset, PresetContext, RevokedToken, SqlWrite, Standing, TokenLayout, UserLayout,
 };
@@ -13,7 +13,9 @@ use super::redis::{RedisStore, RedisWrite};
 use super::schema::{number, text};
 use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
-use rows::{Revoked, ended, next_version, upsert};
+use rows::{Revoked, ended, upsert};
+
+pub(super) use rows::next_version;
 
 use crate::claims::User;
 use crate::time::Timestamp;
@@ -54,7 +56,12 @@ impl Writer {
         now: Timestamp,
     ) -> Result<Applied, ChangeError> {
         let committed = self.commit(change, now).await?;
-        let state = match redis {
+        Ok(Applied { version: committed.version, redis: self.tell(redis, &committed).await })
+    }
+
+    /// Redis's half.
+    pub async fn tell(&self, redis: Option<&RedisStore>, committed: &Committed) -> RedisState {
+        match redis {
             None => RedisState::None,
             // Nothing to tell: an expired token.
             Some(_) if committed.writes.is_empty() => RedisState::Applied,
@@ -74,8 +81,7 @@ impl Writer {
                     }
                 }
             }
-        };
-        Ok(Applied { version: committed.version, redis: state })
+        }
     }
 
     /// The database's half.
@@ -148,6 +154,7 @@ impl Writer {
                 (writes.collect(), true)
             }
         };
+        feed::note(&mut open, change.subject(), now).await.map_err(unavailable)?;
         if self.redis && !writes.is_empty() {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
         }

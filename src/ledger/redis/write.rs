@@ -28,8 +28,18 @@ pub enum RedisWrite {
     },
 }
 
+impl RedisWrite {
+    /// The key, and the member where it is about one.
+    pub(in crate::ledger) fn names(&self) -> (&str, &str) {
+        match self {
+            Self::Set { key, .. } | Self::Delete { key } => (key, ""),
+            Self::AddMember { key, member, .. } | Self::RemoveMember { key, member, .. } => (key, member),
+        }
+    }
+}
+
 /// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.
-pub(super) fn version_key(key: &str, member: &str) -> String {
+pub(in crate::ledger) fn version_key(key: &str, member: &str) -> String {
     let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
     if member.is_empty() { format!("pc:version:{key}") } else { format!("pc:version:{key}:{member}") }
 }

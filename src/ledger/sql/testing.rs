@@ -32,6 +32,7 @@ pub(in crate::ledger) fn store(url: &str) -> SqlStore {
         max_connections: 8,
         timeout: Duration::from_secs(5),
         migrate: true,
+        poll: Duration::from_secs(1),
     };
     SqlStore::open(&settings).expect("the URL is good")
 }
