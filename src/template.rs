@@ -200,11 +200,11 @@ impl Template {
         (!value.is_empty() && could_be(field, value)).then_some((field, value))
     }
 
-    /// The text before the first placeholder.
-    pub fn prefix(&self) -> &str {
+    /// What all its keys begin with; empty where a placeholder comes first.
+    pub fn head(&self) -> &str {
         match self.parts.first() {
             Some(Part::Literal(literal)) => literal,
-            _ => "",
+            Some(Part::Field(_)) | None => "",
         }
     }
 

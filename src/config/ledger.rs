@@ -19,6 +19,7 @@ pub struct Written {
     presets: Option<Vec<Preset>>,
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
+    adopt: Option<bool>,
     /// `[ledger.memory] tokens`
     pub tokens: Option<usize>,
     /// What routes do unless they say otherwise.
@@ -45,6 +46,7 @@ impl Written {
             refresh_lifetime: longest(|issuer| issuer.refresh_lifetime, 7 * super::kinds::DAY),
             leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
+            adopt: self.adopt?,
         })
     }
 }
@@ -109,6 +111,7 @@ fn database_url(text: &str) -> Result<String, String> {
 pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     let names = table.or("presets", list(placed(text)), ["native"]);
     let on_outage = table.or("on_outage", word(&ON_OUTAGE), "deny");
+    let adopt = table.or("adopt", boolean, true);
     let (tokens, answers) = table.table("memory", |memory| {
         let tokens = memory.or("tokens", integer(1..=100_000_000), 100_000);
         (tokens, memory.or("answers", integer(1..=100_000_000), 1_000_000))
@@ -132,7 +135,7 @@ pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     if names.is_empty() && rules.as_ref().is_some_and(Vec::is_empty) {
         table.reader.warn(&table.place("presets"), "no presets and no rules: nothing can be revoked");
     }
-    Written { presets, rules, answers, tokens, on_outage }
+    Written { presets, rules, answers, adopt, tokens, on_outage }
 }
 
 /// The presets that exist, each once.

@@ -19,7 +19,7 @@ use super::questions::{Asked, Bound, Compiled, Questions};
 use super::rule::{Condition, IfAbsent, Rule};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
-use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
+use super::{Ledger, Lookup, Outage, Revocation, Source, adopt, redis};
 use crate::claims::Claims;
 use crate::time::Timestamp;
 
@@ -189,7 +189,10 @@ impl Ledger {
             let Open { place, asked, redis } = open;
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
                 (Some((kept, recall)), Some(sql)) => {
-                    let finding = kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at));
+                    let finding = match &asked.copy {
+                        Some(hash) => self.judge_copy(asked, hash, kept, &redis, at),
+                        None => kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at)),
+                    };
                     let source = self.count_database(&finding, recall);
                     (finding, source)
                 }
@@ -214,6 +217,26 @@ impl Ledger {
                     tally.note(place, asked, finding, source);
                 }
             }
+        }
+    }
+
+    /// What our copy of a key says. That there is none says something only where we would have one.
+    fn judge_copy(
+        &self,
+        asked: &Asked,
+        hash: &str,
+        kept: Kept,
+        redis: &Result<Finding, StoreError>,
+        at: Moment,
+    ) -> Result<Finding, StoreError> {
+        let finding = adopt::judge(&asked.rule.rule, kept?.as_deref(), at)?;
+        match (finding, redis) {
+            // A key of another type, or one that must not be read, has no copy.
+            (Finding::Absent, Err(error @ StoreError::Malformed(_))) => Err(error.clone()),
+            (Finding::Absent, _) if !self.adoption.as_ref().is_some_and(|it| it.vouches_for(hash)) => {
+                Err(StoreError::unavailable("the rule has no `sql`, and not all of its entries were copied"))
+            }
+            (finding, _) => Ok(finding),
         }
     }
 

@@ -11,6 +11,7 @@ mod keys;
 mod listen;
 mod metrics;
 mod pulse;
+mod pushes;
 mod triggers;
 
 use std::sync::Arc;
@@ -18,13 +19,15 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::adopt::Work;
 use super::preset::{Preset, PresetContext};
 use super::recheck::Cause;
-use super::settings::DatabaseSettings;
+use super::redis::RedisStore;
+use super::settings::LedgerSettings;
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
 use super::{Ledger, recheck};
@@ -34,13 +37,19 @@ pub use changes::note;
 pub use keys::Keys;
 pub use metrics::FeedMetrics;
 pub use pulse::Pulse;
+pub use pushes::Session;
 
 use changes::{Changed, Reader};
 use delta::Delta;
 use listen::listen;
+use pushes::Pushes;
 
 /// How often it is looked at whether the triggers are still there.
 const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(30);
+
+/// How often it is looked at whether pushes have been missed; and how many keys may wait to be copied.
+const LOOK_AT_SESSION: Duration = Duration::from_millis(250);
+const WORK: usize = 4096;
 
 /// Installs or removes the triggers on every table of users. Returns the tables' names.
 pub async fn watch(
@@ -62,17 +71,25 @@ pub async fn watch(
 
 impl Ledger {
     /// Starts what hears of changes and what follows from them.
-    pub(super) fn start_feed(self: &Arc<Self>, database: &DatabaseSettings, shutdown: &CancellationToken) {
+    pub(super) fn start_feed(self: &Arc<Self>, settings: &LedgerSettings, shutdown: &CancellationToken) {
         let spawn = |task: BoxFuture<'static, ()>| {
             let shutdown = shutdown.clone();
             tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
         };
+        let LedgerSettings { database, redis, .. } = settings;
         let (poll, woken) = (database.poll, Arc::new(Notify::new()));
-        if self.database.sql.dialect() == Dialect::Postgres {
-            spawn(Box::pin(listen(database.url.clone(), Arc::clone(&woken))));
+        // Rules of one's own alone need none of our tables, and there may be none.
+        if !settings.presets.is_empty() {
+            if self.database.sql.dialect() == Dialect::Postgres {
+                spawn(Box::pin(listen(database.url.clone(), Arc::clone(&woken))));
+            }
+            spawn(Box::pin(Arc::clone(self).follow_changes(poll, woken)));
+            spawn(Box::pin(Arc::clone(self).follow_tables(poll)));
         }
-        spawn(Box::pin(Arc::clone(self).follow_changes(poll, woken)));
-        spawn(Box::pin(Arc::clone(self).follow_tables(poll)));
+        let (Some(store), Some(settings)) = (self.redis.clone(), redis) else { return };
+        let (pushes, attend) = pushes::listen(settings, self.rules.heads());
+        spawn(Box::pin(attend));
+        spawn(Box::pin(Arc::clone(self).follow_pushes(store, pushes)));
         for _ in 0..recheck::WORKERS {
             spawn(Box::pin(Arc::clone(self).recheck_forever()));
         }
@@ -133,6 +150,41 @@ impl Ledger {
         if !by_gateway && self.redis.is_some() {
             self.rechecks.put(subject, Cause::Row).await;
         }
+    }
+
+    /// Deals with what Redis pushes, for ever: users are rechecked, and what only Redis knows is copied.
+    async fn follow_pushes(self: Arc<Self>, redis: Arc<RedisStore>, pushes: Pushes) {
+        let Pushes { mut names, session } = pushes;
+        let Some(adoption) = &self.adoption else {
+            while let Some(name) = names.recv().await {
+                self.pushed(&name);
+            }
+            return;
+        };
+        let (sender, work) = mpsc::channel(WORK);
+        let route = async {
+            while let Some(name) = names.recv().await {
+                self.pushed(&name);
+                // Waiting here makes names be dropped, and that makes them be listed anew.
+                if adoption.wants(&name) && sender.send(Work::Key(name)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let stock = async {
+            let mut taken = None;
+            loop {
+                let present = session();
+                if let Some(present) = present.filter(|_| present != taken) {
+                    match adoption.take_stock(&redis, &sender, present).await {
+                        Ok(()) => taken = Some(present),
+                        Err(error) => tracing::debug!(%error, "Entries of services not listed yet"),
+                    }
+                }
+                tokio::time::sleep(LOOK_AT_SESSION).await;
+            }
+        };
+        tokio::join!(route, stock, adoption.follow(&redis, work, &session));
     }
 
     /// Redis has pushed a key: it was written, it has gone, or it has run out.

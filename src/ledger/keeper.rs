@@ -10,7 +10,7 @@ use super::chain::text_for_redis;
 use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
-use super::settings::DatabaseSettings;
+use super::settings::LedgerSettings;
 use super::store::StoreError;
 use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
@@ -24,7 +24,7 @@ const PRUNE: u64 = 3600;
 
 impl Ledger {
     /// Starts the background tasks on the current runtime. They outlive requests and end with `shutdown`.
-    pub(super) fn start(self: &Arc<Self>, database: &DatabaseSettings, shutdown: &CancellationToken) {
+    pub(super) fn start(self: &Arc<Self>, settings: &LedgerSettings, shutdown: &CancellationToken) {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
@@ -33,7 +33,7 @@ impl Ledger {
         tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
         tokio::spawn(async move { second.run_until_cancelled(following.follow_forever()).await });
         tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
-        self.start_feed(database, shutdown);
+        self.start_feed(settings, shutdown);
     }
 
     /// What must happen although nobody asks.

@@ -8,6 +8,7 @@ pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod adopt;
 mod breaker;
 mod chain;
 mod condition;
@@ -35,6 +36,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use adopt::Adoption;
 use breaker::Breaker;
 use chain::Database;
 use feed::{Keys, Pulse};
@@ -175,6 +177,7 @@ pub struct Ledger {
     /// Whose keys are whose, and who is to be rechecked.
     keys: Keys,
     rechecks: Queue,
+    adoption: Option<Adoption>,
     /// Whose rows have changed lately.
     recently: quick_cache::sync::Cache<Box<str>, ()>,
     database_latency_micros: AtomicU64,
@@ -198,7 +201,12 @@ impl Ledger {
         let telling = foundation::telling(&settings.presets, &context);
         let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
         // The presets' rules first: of several rules that deny, the first one's reason is told.
-        let rules = presets.chain(settings.rules.iter().cloned()).collect();
+        let mut rules: Vec<Rule> = presets.chain(settings.rules.iter().cloned()).collect();
+        if settings.adopt && settings.redis.is_some() {
+            // A rule that cannot be asked at all is told of below, as it was written.
+            let sound = rules.iter_mut().filter(|rule| rule.check().is_ok());
+            sound.for_each(|rule| drop(adopt::give_copies(rule, sql.dialect())));
+        }
         let rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
@@ -230,6 +238,7 @@ impl Ledger {
             telling,
         });
         let keys = Keys::of(rules.all());
+        let adoption = Adoption::of(rules.all(), &database.sql, &metrics.feed);
         let ledger = Arc::new(Self {
             rules,
             redis,
@@ -240,6 +249,7 @@ impl Ledger {
             doubt: Doubt::default(),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             keys,
+            adoption,
             rechecks: Queue::new(recheck::WAITING, recheck::SECOND_LOOK),
             recently: quick_cache::sync::Cache::new(recheck::WAITING),
             database_latency_micros: AtomicU64::new(0),
@@ -252,7 +262,7 @@ impl Ledger {
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
-        ledger.start(&settings.database, &shutdown);
+        ledger.start(settings, &shutdown);
         Ok(ledger)
     }
 

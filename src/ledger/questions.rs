@@ -9,7 +9,7 @@ use redis::{Cmd, Pipeline};
 use super::memory::{Key, Memory};
 use super::rule::{Condition, Guards, IfAbsent, Rule};
 use super::sql::{Argument, Dialect, Statement};
-use super::{OpenError, Unaskable};
+use super::{OpenError, Unaskable, adopt};
 use crate::claims::Claims;
 use crate::template::{Field, RenderError, Template, is_separator};
 use crate::token::Token;
@@ -19,6 +19,8 @@ use crate::token::Token;
 pub(super) struct Compiled {
     pub rule: Rule,
     pub statement: Option<Statement>,
+    /// Whether the statement asks for our copy of the key ([`adopt`]).
+    pub copies: bool,
 }
 
 impl Compiled {
@@ -38,7 +40,8 @@ impl Compiled {
         if let Some(list) = statement.iter().flat_map(Statement::fields).find(|field| is_list(field)) {
             return Err(wrong(format!("`{{{list}}}` is a list and cannot be bound")));
         }
-        Ok(Arc::new(Self { rule, statement }))
+        let copies = rule.sql.as_ref().is_some_and(|sql| adopt::is_of_copies(&sql.query));
+        Ok(Arc::new(Self { rule, statement, copies }))
     }
 
     /// What Redis's silence means.
@@ -49,6 +52,11 @@ impl Compiled {
         }
     }
 
+    /// The placeholders of the query. That for a copy's hash is none that a token says anything for.
+    fn fields(&self) -> impl Iterator<Item = &Field> {
+        self.statement.iter().filter(|_| !self.copies).flat_map(Statement::fields)
+    }
+
     /// Whether a token's other spelling has to be asked about as well: where the rule lists tokens by their text, and
     /// being listed denies.
     fn lists_tokens(&self) -> bool {
@@ -57,8 +65,7 @@ impl Compiled {
         let conditions = redis.map(|it| &it.deny_if).into_iter().chain(sql.as_ref().map(|it| &it.deny_if));
         let member = redis.and_then(|redis| redis.deny_if.member());
         let templates = redis.map(|redis| &redis.key).into_iter().chain(member);
-        let mut fields =
-            templates.flat_map(Template::fields).chain(self.statement.iter().flat_map(Statement::fields));
+        let mut fields = templates.flat_map(Template::fields).chain(self.fields());
         !conditions.into_iter().any(Condition::presence_allows) && fields.any(Field::is_token)
     }
 
@@ -99,6 +106,19 @@ impl Rules {
         self.rules.iter().map(|rule| &**rule)
     }
 
+    /// What all keys begin with. No two overlap: Redis refuses to push by such prefixes.
+    pub fn heads(&self) -> Vec<String> {
+        let mut heads: Vec<&str> = self.keys().map(Template::head).collect();
+        // Sorted, a prefix stands before everything that begins with it.
+        heads.sort_unstable();
+        heads.into_iter().fold(Vec::new(), |mut kept: Vec<String>, head| {
+            if kept.last().is_none_or(|last| !head.starts_with(last.as_str())) {
+                kept.push(head.to_owned());
+            }
+            kept
+        })
+    }
+
     #[cfg(test)]
     pub fn first(&self) -> &Compiled {
         &self.rules[0]
@@ -117,9 +137,12 @@ impl Rules {
         let put =
             self.rules.iter().flat_map(|compiled| spellings(compiled).map(move |token| (compiled, token)));
         for (compiled, token) in put {
-            let (command, key) = match self.command(compiled, claims, &token) {
-                Ok(Some((command, key))) => (Some(command), compiled.writes_back().then(|| key.into())),
-                Ok(None) => (None, None),
+            let (command, key, copy) = match self.command(compiled, claims, &token) {
+                Ok(Some((command, key))) => {
+                    let copy = compiled.copies.then(|| adopt::hash(&key).into());
+                    (Some(command), compiled.writes_back().then(|| key.into()), copy)
+                }
+                Ok(None) => (None, None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
                 Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
                 Err(error) => return Err(Unaskable(error.field().to_string().into())),
@@ -128,9 +151,9 @@ impl Rules {
                 pipeline.add_command(command);
                 pipeline.len() - 1
             });
-            let binds_token = compiled.statement.iter().flat_map(Statement::fields).any(Field::is_token);
+            let binds_token = compiled.fields().any(Field::is_token);
             let token = binds_token.then(|| token.compact().into());
-            asked.push(Asked { rule: compiled.clone(), reply, key, token, sql: OnceLock::new() });
+            asked.push(Asked { rule: compiled.clone(), reply, key, token, copy, sql: OnceLock::new() });
         }
         Ok(Questions { asked: asked.into(), pipeline: (!pipeline.is_empty()).then_some(pipeline) })
     }
@@ -143,7 +166,7 @@ impl Rules {
         claims: &Claims,
         token: &Token<'_>,
     ) -> Result<Option<(Cmd, String)>, RenderError> {
-        for field in compiled.statement.iter().flat_map(Statement::fields) {
+        for field in compiled.fields() {
             // Some databases refuse text with NUL by an error, and errors would open the breaker for everybody.
             if field.value(claims, token)?.contains(char::is_control) {
                 return Err(RenderError::Unsafe(field.clone()));
@@ -195,6 +218,8 @@ pub(super) struct Asked {
     key: Option<Box<str>>,
     /// Kept only where the query binds it.
     token: Option<Box<str>>,
+    /// What our copy of the key is found by, where there are copies.
+    pub copy: Option<Box<str>>,
     sql: OnceLock<Arc<Bound>>,
 }
 
@@ -225,7 +250,10 @@ impl Questions {
         }
         let token = Token::new(asked.token.as_deref().unwrap_or_default());
         let value = |field: &Field| field.value(claims, &token).map(Argument::from).ok();
-        let arguments = statement.fields().map(value).collect::<Option<Box<[_]>>>()?;
+        let arguments = match &asked.copy {
+            Some(hash) => [hash.clone()].into(),
+            None => statement.fields().map(value).collect::<Option<Box<[_]>>>()?,
+        };
         let key = memory.key(&(&sql.query, &arguments));
         Some(asked.sql.get_or_init(|| Arc::new(Bound { arguments, key })))
     }

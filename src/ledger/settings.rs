@@ -16,6 +16,8 @@ pub struct LedgerSettings {
     pub refresh_lifetime: Duration,
     /// How long past its `exp` some issuer's token is still accepted.
     pub leeway: Duration,
+    /// Whether entries that services keep in Redis alone are copied to the database.
+    pub adopt: bool,
     /// How many database answers are kept in memory.
     pub answers: usize,
 }

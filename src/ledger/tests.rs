@@ -83,6 +83,7 @@ async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, Canc
         token_lifetime: Duration::from_secs(900),
         refresh_lifetime: Duration::from_secs(900),
         leeway: Duration::ZERO,
+        adopt: true,
         answers: 1000,
     };
     let shutdown = CancellationToken::new();

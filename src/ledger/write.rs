@@ -13,9 +13,9 @@ use super::redis::{RedisStore, RedisWrite};
 use super::schema::{number, text};
 use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
-use rows::{Revoked, ended, upsert};
+use rows::{Revoked, ended};
 
-pub(super) use rows::next_version;
+pub(super) use rows::{next_version, upsert};
 
 use crate::claims::User;
 use crate::time::Timestamp;
