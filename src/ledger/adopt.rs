@@ -6,6 +6,8 @@
 //! name; where that holds a whole token, so does our table, as such services' own tables do. Only strings are copied:
 //! of a set or hash a push does not say which member has changed.
 
+mod stock;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,6 +24,7 @@ use super::questions::Compiled;
 use super::redis::RedisStore;
 use super::rule::{Condition, Rule, SqlQuestion};
 use super::schema::{number, text};
+use super::settings::LedgerSettings;
 use super::sql::{Dialect, Row, SqlStore, Value};
 use super::store::StoreError;
 use super::write::upsert;
@@ -30,9 +33,8 @@ use crate::time::Timestamp;
 
 /// Keys dealt with in one go.
 const BATCH: usize = 128;
-/// Keys that Redis lists, or rows read back, in one go; and the pause after each.
+/// Keys that Redis lists, or rows read back, in one go.
 const PAGE: usize = 500;
-const PAUSE: Duration = Duration::from_millis(10);
 /// Larger values are no flags; their beginning is kept, and that there is one.
 const LONGEST_VALUE: usize = 64 * 1024;
 const LONGEST_KEY: usize = 64 * 1024;
@@ -67,9 +69,8 @@ pub enum Work {
     Done(u64),
 }
 
-/// Gives a rule that only Redis can answer its copies to ask. Returns whether it is one.
-pub fn give_copies(rule: &mut Rule, dialect: Dialect) -> bool {
-    let Some(redis) = rule.redis.as_ref().filter(|_| rule.sql.is_none()) else { return false };
+fn give_copies(rule: &mut Rule, dialect: Dialect) {
+    let Some(redis) = rule.redis.as_ref().filter(|_| rule.sql.is_none()) else { return };
     let adoptable = matches!(
         redis.deny_if,
         Condition::Exists
@@ -81,10 +82,16 @@ pub fn give_copies(rule: &mut Rule, dialect: Dialect) -> bool {
     if adoptable {
         rule.sql = Some(SqlQuestion { query: query(dialect), deny_if: redis.deny_if.clone() });
     }
-    adoptable
 }
 
-/// Whether that is the question [`give_copies`] gives. Its one placeholder stands for the hash of the rule's own key.
+/// Gives every sound rule that needs them its copies; one that could not be asked at all is told of later, as written.
+pub fn give_all(rules: &mut [Rule], settings: &LedgerSettings, dialect: Dialect) {
+    if settings.adopt && settings.redis.is_some() {
+        rules.iter_mut().filter(|rule| rule.check().is_ok()).for_each(|rule| give_copies(rule, dialect));
+    }
+}
+
+/// Whether that is the question [`give_all`] gives. Its one placeholder stands for the hash of the rule's own key.
 pub fn is_of_copies(query: &str) -> bool {
     query.starts_with("SELECT value FROM portcullis_adopted ")
 }
@@ -273,83 +280,6 @@ impl Adoption {
         Ok(rows.iter().filter_map(|row| Some((text(row, 0)?, (text(row, 1)?, number(row, 2))))).collect())
     }
 
-    /// Everything that Redis holds and everything that was copied is looked at: what has changed while nobody told.
-    pub async fn take_stock(
-        &self,
-        redis: &RedisStore,
-        work: &mpsc::Sender<Work>,
-        session: u64,
-    ) -> Result<(), StoreError> {
-        self.complete.store(false, Ordering::Release);
-        let over = |_| StoreError::unavailable("shutting down");
-        let heads: HashSet<&str> = self.templates.iter().map(Template::head).collect();
-        for head in heads {
-            if head.is_empty() {
-                return Err(StoreError::malformed("a key that begins with a placeholder cannot be listed"));
-            }
-            let pattern = format!("{}*", escaped(head));
-            let mut cursor = b"0".to_vec();
-            loop {
-                let mut pipeline = Pipeline::with_capacity(1);
-                pipeline.cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
-                let (next, keys) = listed(redis.ask(&pipeline).await?.pop())?;
-                for key in keys.into_iter().filter(|key| self.wants(key)) {
-                    work.send(Work::Key(key)).await.map_err(over)?;
-                }
-                if next == b"0" {
-                    break;
-                }
-                cursor = next;
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-        let mut after = String::new();
-        loop {
-            let rows = self.page(&after).await?;
-            let Some(last) = rows.last().and_then(|row| text(row, 0)) else { break };
-            for name in rows.iter().filter_map(|row| text(row, 1)) {
-                work.send(Work::Key(name.into_bytes())).await.map_err(over)?;
-            }
-            after = last;
-            tokio::time::sleep(PAUSE).await;
-        }
-        work.send(Work::Done(session)).await.map_err(over)
-    }
-
-    async fn page(&self, after: &str) -> Result<Vec<Row>, StoreError> {
-        let sql = format!(
-            "SELECT key_hash, name, value, expires_at FROM portcullis_adopted WHERE key_hash > ? \
-             ORDER BY key_hash LIMIT {PAGE}"
-        );
-        self.sql.rows(&sql, &[after.into()]).await
-    }
-
-    /// Writes one page of copies to Redis, each only where there is nothing. To be called with "" first and then with
-    /// what it returned, until that is `None`.
-    pub async fn restore(&self, redis: &RedisStore, after: &str) -> Result<Option<String>, StoreError> {
-        let rows = self.page(after).await?;
-        let now = self.sql.clock(Timestamp::now()).await?.millis();
-        let mut pipeline = Pipeline::with_capacity(rows.len());
-        for row in &rows {
-            let (Some(name), Some(value)) = (text(row, 1), text(row, 2)) else { continue };
-            match number(row, 3).map(|expires_at| expires_at.saturating_sub(now)) {
-                Some(..1) => {}
-                Some(ttl) => drop(pipeline.cmd("SET").arg(name).arg(value).arg("PX").arg(ttl).arg("NX")),
-                None => drop(pipeline.cmd("SET").arg(name).arg(value).arg("NX")),
-            }
-        }
-        if !pipeline.is_empty() {
-            let refused = redis.ask(&pipeline).await?.into_iter().find_map(|reply| match reply {
-                Reply::ServerError(error) => Some(StoreError::unavailable(error.code())),
-                _ => None,
-            });
-            if let Some(error) = refused {
-                return Err(error);
-            }
-        }
-        Ok(rows.last().and_then(|row| text(row, 0)))
-    }
-
     /// Counts, and clears away what ran out long ago.
     async fn tend(&self) -> Result<(), StoreError> {
         let grace = i64::try_from(GRACE.as_millis()).unwrap_or(i64::MAX);
@@ -383,28 +313,4 @@ fn same(copy: &Copy, entry: &Copy) -> bool {
 fn storable(value: &[u8]) -> String {
     let start = value.get(..LONGEST_VALUE).unwrap_or(value);
     String::from_utf8_lossy(start).replace('\0', "\u{fffd}")
-}
-
-/// Letter by letter what it says, where a pattern is expected.
-fn escaped(prefix: &str) -> String {
-    let special = |char: char| matches!(char, '*' | '?' | '[' | ']' | '^' | '\\');
-    prefix.chars().flat_map(|char| special(char).then_some('\\').into_iter().chain([char])).collect()
-}
-
-/// The next cursor and the keys.
-fn listed(reply: Option<Reply>) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
-    let text = |reply: Reply| match reply {
-        Reply::BulkString(bytes) => Some(bytes),
-        _ => None,
-    };
-    match reply {
-        Some(Reply::Array(mut parts)) => match (parts.pop(), parts.pop().and_then(text)) {
-            (Some(Reply::Array(keys)), Some(cursor)) => {
-                Ok((cursor, keys.into_iter().filter_map(text).collect()))
-            }
-            _ => Err(StoreError::malformed("a list of keys")),
-        },
-        Some(Reply::ServerError(error)) => Err(StoreError::unavailable(error.code())),
-        _ => Err(StoreError::malformed("a list of keys")),
-    }
 }

@@ -14,9 +14,10 @@ use super::breaker::Breaker;
 use super::condition::{Finding, Moment};
 use super::feed::Pulse;
 use super::memory::{Kept, LIFE, LONG_LIFE, Memory, Question, Recall};
-use super::metrics::StoreMetrics;
+use super::metrics::{LedgerMetrics, StoreMetrics};
 use super::questions::{Asked, Bound, Compiled, Questions};
 use super::rule::{Condition, IfAbsent, Rule};
+use super::settings::{DatabaseSettings, LedgerSettings};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
 use super::{Ledger, Lookup, Outage, Revocation, Source, adopt, redis};
@@ -41,8 +42,35 @@ pub(super) struct Database {
 }
 
 impl Database {
+    pub fn new(
+        sql: SqlStore,
+        breaker: Breaker,
+        settings: &LedgerSettings,
+        metrics: &LedgerMetrics,
+        telling: HashMap<Arc<str>, bool>,
+    ) -> Self {
+        let DatabaseSettings { max_connections, timeout, poll, .. } = settings.database;
+        Self {
+            sql,
+            memory: Memory::new(settings.answers),
+            breaker,
+            permits: Semaphore::new(usize::try_from(max_connections.saturating_sub(2).max(1)).unwrap_or(1)),
+            patience: timeout,
+            overloads: metrics.feed.overloads.clone(),
+            pulse: Pulse::new(poll),
+            told: AtomicBool::new(false),
+            telling,
+        }
+    }
+
     /// The first row of a rule's query, from memory if somebody asked lately.
-    pub async fn answer(&self, rule: &Rule, statement: &Statement, bound: &Bound, subject: &str) -> (Kept, Recall) {
+    pub async fn answer(
+        &self,
+        rule: &Rule,
+        statement: &Statement,
+        bound: &Bound,
+        subject: &str,
+    ) -> (Kept, Recall) {
         let question = Question { key: bound.key, subject, life: self.life(rule) };
         self.memory.answer(question, || self.query(statement, bound)).await
     }

@@ -24,7 +24,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::Work;
-use super::preset::{Preset, PresetContext};
+use super::preset::PresetContext;
 use super::recheck::Cause;
 use super::redis::RedisStore;
 use super::settings::LedgerSettings;
@@ -52,17 +52,15 @@ const LOOK_AT_SESSION: Duration = Duration::from_millis(250);
 const WORK: usize = 4096;
 
 /// Installs or removes the triggers on every table of users. Returns the tables' names.
-pub async fn watch(
-    sql: &SqlStore,
-    presets: &[Preset],
-    context: &PresetContext,
-    on: bool,
-) -> Result<Vec<String>, StoreError> {
+pub async fn watch(settings: &LedgerSettings, on: bool) -> Result<Vec<String>, StoreError> {
+    let sql = SqlStore::open(&settings.database)?;
+    let LedgerSettings { presets, token_lifetime, refresh_lifetime, leeway, .. } = settings;
+    let context = PresetContext::load(&sql, presets, *token_lifetime, *refresh_lifetime, *leeway).await?;
     let mut names = Vec::new();
-    for watched in triggers::watched(presets, context) {
+    for watched in triggers::watched(presets, &context) {
         match on {
-            true => triggers::install(sql, &watched).await?,
-            false => triggers::remove(sql, &watched).await?,
+            true => triggers::install(&sql, &watched).await?,
+            false => triggers::remove(&sql, &watched).await?,
         }
         names.push(watched.table.name().to_owned());
     }
@@ -234,8 +232,8 @@ impl Ledger {
                     self.poll(table).await;
                 }
             }
-            // However large a table is and however it is indexed, this takes no more than a twentieth of one core.
-            tokio::time::sleep(poll.max(began.elapsed() * 20)).await;
+            // However large a table is and however it is indexed, this takes no more than a tenth of one core.
+            tokio::time::sleep(poll.max(began.elapsed() * 10)).await;
         }
     }
 

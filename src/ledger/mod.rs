@@ -30,7 +30,7 @@ mod upkeep;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -39,9 +39,8 @@ use tokio_util::sync::CancellationToken;
 use adopt::Adoption;
 use breaker::Breaker;
 use chain::Database;
-use feed::{Keys, Pulse};
+use feed::Keys;
 use foundation::Foundation;
-use memory::Memory;
 use outbox::Outbox;
 use questions::Rules;
 use recheck::Queue;
@@ -53,6 +52,7 @@ use crate::time::Timestamp;
 use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
+pub use feed::watch;
 pub use metrics::LedgerMetrics;
 pub use questions::Questions;
 pub use records::{Pruned, Stats};
@@ -202,11 +202,7 @@ impl Ledger {
         let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
         // The presets' rules first: of several rules that deny, the first one's reason is told.
         let mut rules: Vec<Rule> = presets.chain(settings.rules.iter().cloned()).collect();
-        if settings.adopt && settings.redis.is_some() {
-            // A rule that cannot be asked at all is told of below, as it was written.
-            let sound = rules.iter_mut().filter(|rule| rule.check().is_ok());
-            sound.for_each(|rule| drop(adopt::give_copies(rule, sql.dialect())));
-        }
+        adopt::give_all(&mut rules, settings, sql.dialect());
         let rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
@@ -225,18 +221,7 @@ impl Ledger {
             redis: settings.redis.is_some(),
         };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone());
-        let DatabaseSettings { max_connections, timeout, poll, .. } = settings.database;
-        let database = Arc::new(Database {
-            sql,
-            memory: Memory::new(settings.answers),
-            breaker,
-            permits: Semaphore::new(usize::try_from(max_connections.saturating_sub(2).max(1)).unwrap_or(1)),
-            patience: timeout,
-            overloads: metrics.feed.overloads.clone(),
-            pulse: Pulse::new(poll),
-            told: AtomicBool::new(false),
-            telling,
-        });
+        let database = Arc::new(Database::new(sql, breaker, settings, &metrics, telling));
         let keys = Keys::of(rules.all());
         let adoption = Adoption::of(rules.all(), &database.sql, &metrics.feed);
         let ledger = Arc::new(Self {
@@ -359,15 +344,6 @@ impl Ledger {
 pub async fn migrate(settings: &LedgerSettings) -> Result<usize, StoreError> {
     let sql = SqlStore::open(&settings.database)?;
     migrate::migrate(&sql, &settings.presets, Timestamp::now()).await
-}
-
-/// Installs or removes what tells of changes that services make in their own tables. Returns the tables' names.
-pub async fn watch(settings: &LedgerSettings, on: bool) -> Result<Vec<String>, StoreError> {
-    let sql = SqlStore::open(&settings.database)?;
-    let LedgerSettings { presets, token_lifetime, refresh_lifetime, leeway, .. } = settings;
-    let context =
-        preset::PresetContext::load(&sql, presets, *token_lifetime, *refresh_lifetime, *leeway).await?;
-    feed::watch(&sql, presets, &context, on).await
 }
 
 /// Answers of the database on their way to Redis at one time.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
-use super::{feed, outbox};
 use super::preset::{
     Native, Occasion, Preset, PresetContext, RevokedToken, SqlWrite, Standing, TokenLayout, UserLayout,
 };
@@ -13,6 +12,7 @@ use super::redis::{RedisStore, RedisWrite};
 use super::schema::{number, text};
 use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
+use super::{feed, outbox};
 use rows::{Revoked, ended};
 
 pub(super) use rows::{next_version, upsert};

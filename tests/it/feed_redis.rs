@@ -13,7 +13,7 @@ use crate::support::postgres::Postgres;
 use crate::support::redis::{Redis, Reply};
 use crate::support::within;
 
-const SOON: Duration = Duration::from_secs(6);
+const SOON: Duration = Duration::from_secs(15);
 const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active'); \
                      INSERT INTO users (user_id) VALUES (7), (8)";
 
@@ -66,17 +66,25 @@ fn an_entry_deleted_by_hand_is_written_again_while_the_row_denies() {
 }
 
 #[test]
-fn a_member_taken_from_the_set_by_hand_is_put_back() {
+fn a_ban_typed_into_the_table_is_put_into_the_set_that_services_read() {
     let (world, redis) = (World::new(), Redis::start());
     let database = Postgres::shared().create_database();
-    database.psql(USERS);
-    let ledger =
-        format!("{}[ledger.preset.invalid-users]\nlayout = \"set\"\n", presets(&["invalid-users"]));
-    let setup = world.setup(&[&patient(&database), &patient_redis(&redis), &ledger]);
-    let gateway = setup.start();
-    database.psql("UPDATE users SET status = 'banned' WHERE user_id = 7");
-    gateway.ban("8");
-    assert_eq!(redis.cmd(&["SISMEMBER", "invalid_users", "8"]), Reply::Integer(1));
+    database.psql("CREATE TABLE users (user_id int PRIMARY KEY, status text, status_updated_at timestamptz)");
+    database.psql("INSERT INTO users VALUES (7, 'active')");
+    let ledger = format!("{}[ledger.preset.invalid-users]\nlayout = \"set\"\n", presets(&["invalid-users"]));
+    let gateway = world.start(&[&patient(&database), &patient_redis(&redis), &ledger]);
+    let becomes_member = |expected: i64| {
+        within(SOON, "the set follows the row", || match redis.cmd(&["SISMEMBER", "invalid_users", "7"]) {
+            Reply::Integer(it) if it == expected => Ok(()),
+            other => Err(other),
+        });
+    };
+    database.psql("UPDATE users SET status = 'banned', status_updated_at = now()");
+    becomes_member(1);
+    becomes(&gateway, &world.issuer.good("7"), "403 user_banned");
+    database.psql("UPDATE users SET status = 'active', status_updated_at = now()");
+    becomes_member(0);
+    becomes(&gateway, &world.issuer.good("7"), "200");
 }
 
 #[test]
@@ -137,10 +145,18 @@ fn a_stale_copy_is_taken_away_after_a_second_look() {
     let token = world.issuer.good("7");
     assert_eq!(verdict(&gateway, &token), "200");
     // What a service's cache would look like that missed an activation.
-    redis.cmd(&["SET", "pc:user:7", "{\"status\":\"banned\",\"reason\":null,\"until\":null,\"not_before\":null}"]);
+    redis.cmd(&[
+        "SET",
+        "pc:user:7",
+        "{\"status\":\"banned\",\"reason\":null,\"until\":null,\"not_before\":null}",
+    ]);
     gateway.ban("7");
     gateway.activate("7");
-    redis.cmd(&["SET", "pc:user:7", "{\"status\":\"banned\",\"reason\":null,\"until\":null,\"not_before\":null}"]);
+    redis.cmd(&[
+        "SET",
+        "pc:user:7",
+        "{\"status\":\"banned\",\"reason\":null,\"until\":null,\"not_before\":null}",
+    ]);
     becomes(&gateway, &token, "403 user_banned");
     within(SOON, "it is taken away", || match verdict(&gateway, &token) {
         it if it == "200" => Ok(()),

@@ -14,6 +14,8 @@ use crate::support::{unique, within};
 
 /// Twice what is promised: two slow cores, many tests at once.
 const SOON: Duration = Duration::from_secs(4);
+/// A table that is polled on a busy machine is polled less often.
+const LATER: Duration = Duration::from_secs(15);
 const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
                      status_updated_at timestamptz, last_security_action timestamptz, last_login timestamptz); \
                      INSERT INTO users (user_id) SELECT generate_series(1, 20)";
@@ -127,7 +129,9 @@ fn a_change_that_commits_late_is_not_missed() {
     // A slow transaction draws its number first, and commits after others.
     std::thread::scope(|scope| {
         let slow = scope.spawn(|| {
-            database.psql("BEGIN; UPDATE users SET status = 'banned' WHERE user_id = 7; SELECT pg_sleep(2); COMMIT");
+            database.psql(
+                "BEGIN; UPDATE users SET status = 'banned' WHERE user_id = 7; SELECT pg_sleep(2); COMMIT",
+            );
         });
         within(SOON, "it sleeps", || {
             match database.psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN; UPDATE%' AND wait_event = 'PgSleep'").as_str() {
@@ -163,14 +167,17 @@ fn a_service_without_rights_on_our_tables_is_not_disturbed_and_neither_by_their_
     database.psql(&update);
     assert_eq!(database.psql("SELECT source, subject FROM portcullis_changes"), "users|7");
     // Somebody's own table of that name must not be written instead.
-    database.psql("CREATE SCHEMA fake; CREATE TABLE fake.portcullis_changes (source text, subject text, at bigint)");
+    database.psql(
+        "CREATE SCHEMA fake; CREATE TABLE fake.portcullis_changes (source text, subject text, at bigint)",
+    );
     database.psql("SET search_path = fake, public; UPDATE users SET status = 'active' WHERE user_id = 7");
     assert_eq!(database.psql("SELECT count(*) FROM fake.portcullis_changes"), "0");
     database.psql("UPDATE users SET user_id = 70 WHERE user_id = 8; DELETE FROM users WHERE user_id = 9");
     let noted = database.psql("SELECT string_agg(subject, ',' ORDER BY subject) FROM portcullis_changes");
     assert_eq!(noted, "7,7,70,8,9");
     database.psql("ALTER TABLE portcullis_changes RENAME TO elsewhere");
-    database.psql(&format!("{update}; TRUNCATE users"));
+    database.psql(&update);
+    database.psql("TRUNCATE users");
     database.psql("ALTER TABLE elsewhere RENAME TO portcullis_changes; TRUNCATE users");
     assert_eq!(database.psql("SELECT count(*) FROM portcullis_changes WHERE subject IS NULL"), "1");
     assert!(migrate(&setup, &["--unwatch-users"]).contains("No longer watched: "));
@@ -229,14 +236,19 @@ fn a_table_of_users_in_mariadb_is_watched_or_polled() {
             migrate(&setup, &["--watch-users"]);
         }
         database.query("UPDATE users SET status = 'banned'");
-        within(SOON, "the ban is found", || text(&redis, "invalid_user:7").ok_or("no key"));
-        soon(&gateway, &token, "403 user_banned");
+        within(LATER, "the ban is found", || text(&redis, "invalid_user:7").ok_or("no key"));
+        becomes(&gateway, &token, "403 user_banned");
         assert!(ttl(&redis, "invalid_user:7") > 0);
         database.query("UPDATE users SET status = 'active'");
-        soon(&gateway, &token, "200");
+        becomes(&gateway, &token, "200");
     }
-    assert!(metric(&gateway, "portcullis_feed_changes_total{source=\"poll\"}") >= 2.0);
-    assert!(metric(&gateway, "portcullis_feed_changes_total{source=\"table\"}") >= 2.0);
+    for source in ["poll", "table"] {
+        let series = format!("portcullis_feed_changes_total{{source=\"{source}\"}}");
+        within(LATER, "both have told", || match metric(&gateway, &series) {
+            2.0.. => Ok(()),
+            other => Err(other),
+        });
+    }
 }
 
 #[test]
@@ -250,7 +262,10 @@ fn many_requests_of_many_users_cost_the_database_few_queries() {
     let asked = || {
         ["clear", "deny", "absent", "error"]
             .map(|outcome| {
-                metric(&gateway, &format!("portcullis_lookups_total{{outcome=\"{outcome}\",store=\"database\"}}"))
+                metric(
+                    &gateway,
+                    &format!("portcullis_lookups_total{{outcome=\"{outcome}\",store=\"database\"}}"),
+                )
             })
             .iter()
             .sum::<f64>()

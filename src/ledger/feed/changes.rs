@@ -86,7 +86,8 @@ impl Reader {
         for some in gaps.chunks(BATCH) {
             // Numbers of our own making: nothing to bind.
             let list = some.iter().map(i64::to_string).collect::<Vec<_>>().join(", ");
-            let statement = format!("SELECT seq, source, subject FROM portcullis_changes WHERE seq IN ({list})");
+            let statement =
+                format!("SELECT seq, source, subject FROM portcullis_changes WHERE seq IN ({list})");
             found.extend(sql.rows(&statement, &[]).await?);
         }
         for seq in found.iter().filter_map(|row| number(row, 0)) {

@@ -49,7 +49,8 @@ impl<'a> Delta<'a> {
             let rows = sql.rows(statement, &values).await?;
             let read = rows.iter().filter_map(|row| Some((Box::from(text(row, 0)?), number(row, 1)?)));
             found.extend(read);
-            let last = rows.last().and_then(|row| text(row, 0)).and_then(|it| self.watched.id.cast().value(&it));
+            let last =
+                rows.last().and_then(|row| text(row, 0)).and_then(|it| self.watched.id.cast().value(&it));
             match last {
                 Some(last) if rows.len() == BATCH => {
                     values = vec![changed_at.instant(since), last];

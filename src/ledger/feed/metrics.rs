@@ -23,7 +23,10 @@ impl FeedMetrics {
     /// Registers them.
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let changes = IntCounterVec::new(
-            Opts::new("portcullis_feed_changes_total", "Changes made without this gateway, by who told of them."),
+            Opts::new(
+                "portcullis_feed_changes_total",
+                "Changes made without this gateway, by who told of them.",
+            ),
             &["source"],
         )?;
         let repairs = IntCounterVec::new(

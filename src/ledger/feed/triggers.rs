@@ -19,7 +19,10 @@ const PREFIX: &str = "portcullis_watch";
 pub fn watched<'a>(presets: &'a [Preset], context: &'a PresetContext) -> Vec<Watched<'a>> {
     let mut all: Vec<Watched<'a>> = Vec::new();
     for watched in presets.iter().filter_map(Preset::users).filter_map(|layout| layout.watched(context)) {
-        match all.iter_mut().find(|other| other.table.name() == watched.table.name() && other.id == watched.id) {
+        match all
+            .iter_mut()
+            .find(|other| other.table.name() == watched.table.name() && other.id == watched.id)
+        {
             // Two layouts over one table: one trigger, over the columns of both.
             Some(other) => {
                 let more = watched.columns.into_iter().filter(|column| !other.columns.contains(column));
@@ -69,14 +72,18 @@ pub async fn installed(sql: &SqlStore, watched: &Watched<'_>) -> Result<bool, St
     // Names of our own making: letters, digits and underscores.
     let names = EVENTS.map(|event| format!("'{}'", name(watched, event))).join(", ");
     let (statement, values) = match sql.dialect() {
-        Dialect::Sqlite => ("SELECT COUNT(*) AS n FROM sqlite_master WHERE type = 'trigger' AND name", vec![]),
+        Dialect::Sqlite => {
+            ("SELECT COUNT(*) AS n FROM sqlite_master WHERE type = 'trigger' AND name", vec![])
+        }
         // A disabled trigger (`D`) tells nothing, and neither does one that fires for replication alone (`R`).
         Dialect::Postgres => (
             "SELECT COUNT(*) AS n FROM pg_trigger WHERE tgrelid = to_regclass(?) AND tgenabled IN ('O', 'A') \
              AND tgname",
             vec![watched.table.name().into()],
         ),
-        Dialect::MySql => ("SELECT COUNT(*) AS n FROM information_schema.triggers WHERE trigger_name", vec![]),
+        Dialect::MySql => {
+            ("SELECT COUNT(*) AS n FROM information_schema.triggers WHERE trigger_name", vec![])
+        }
     };
     let rows = sql.rows(&format!("{statement} IN ({names})"), &values).await?;
     Ok(rows.first().and_then(|row| number(row, 0)).is_some_and(|found| found >= 3))
@@ -163,8 +170,7 @@ $portcullis$"
             name(watched, &event.to_ascii_lowercase()),
         )
     };
-    let mut statements =
-        vec![function, format!("REVOKE ALL ON FUNCTION {schema}.{PREFIX}() FROM PUBLIC")];
+    let mut statements = vec![function, format!("REVOKE ALL ON FUNCTION {schema}.{PREFIX}() FROM PUBLIC")];
     statements.extend(EVENTS.map(|event| drop_trigger(watched, event)));
     statements.push(drop_trigger(watched, "truncate"));
     statements.push(trigger("INSERT", "", "ROW"));
@@ -179,10 +185,10 @@ $portcullis$"
 fn sqlite(watched: &Watched<'_>) -> Vec<String> {
     let at = "CAST((julianday('now') - 2440587.5) * 86400000.0 AS INTEGER)";
     let source = watched.table.name().replace('\'', "''");
-    let note = |row: &str| {
+    let note = |row: &str, when: &str| {
         let id = watched.id.spelled(row);
         format!(
-            "INSERT OR IGNORE INTO portcullis_changes (source, subject, at) VALUES ('{source}', {id}, {at});"
+            "INSERT OR IGNORE INTO portcullis_changes (source, subject, at) SELECT '{source}', {id}, {at} {when};"
         )
     };
     let differs = |column: &&Column| format!("OLD.{0} IS NOT NEW.{0}", column.name);
@@ -191,12 +197,12 @@ fn sqlite(watched: &Watched<'_>) -> Vec<String> {
         let name = name(watched, event);
         format!("CREATE TRIGGER {name} AFTER {event} ON {} {when} BEGIN {body} END", watched.table.name())
     };
-    // A row whose id changes is two users' change; one noted twice is looked at once.
-    let both = format!("{} {}", note("OLD"), note("NEW"));
+    // A row whose id changes is two users' change.
+    let both = format!("{} {}", note("NEW", ""), note("OLD", &format!("WHERE {}", differs(&watched.id))));
     let mut statements: Vec<String> = EVENTS.map(|event| drop_trigger(watched, event)).into();
-    statements.push(trigger("insert", "", &note("NEW")));
+    statements.push(trigger("insert", "", &note("NEW", "")));
     statements.push(trigger("update", &format!("WHEN {changed}"), &both));
-    statements.push(trigger("delete", "", &note("OLD")));
+    statements.push(trigger("delete", "", &note("OLD", "")));
     statements
 }
 
@@ -205,7 +211,9 @@ fn mysql(watched: &Watched<'_>, schema: &str) -> Vec<String> {
     let source = watched.table.name().replace(['\'', '\\'], "");
     let note = |row: &str| {
         let id = watched.id.spelled(row);
-        format!("INSERT INTO {schema}.portcullis_changes (source, subject, at) VALUES ('{source}', {id}, {at});")
+        format!(
+            "INSERT INTO {schema}.portcullis_changes (source, subject, at) VALUES ('{source}', {id}, {at});"
+        )
     };
     let same = |column: &&Column| format!("OLD.{0} <=> NEW.{0}", column.name);
     let same_all = watched.all().iter().map(same).collect::<Vec<_>>().join(" AND ");

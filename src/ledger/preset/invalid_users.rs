@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::native::USER_QUERY;
 use super::{
     Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, Occasion, PresetContext, RECORD_TTL,
-    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, UserLayout, Watched, literal, recorded,
-    template,
+    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, UserLayout, Watched, literal,
+    recorded, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
