@@ -257,14 +257,19 @@ impl Ledger {
         redis: &Result<Finding, StoreError>,
         at: Moment,
     ) -> Result<Finding, StoreError> {
-        let finding = adopt::judge(&asked.rule.rule, kept?.as_deref(), at)?;
+        let finding = kept.and_then(|row| adopt::judge(&asked.rule.rule, row.as_deref(), at));
+        let vouched = self.adoption.as_ref().is_some_and(|it| it.vouches_for(hash));
         match (finding, redis) {
-            // A key of another type, or one that must not be read, has no copy.
-            (Finding::Absent, Err(error @ StoreError::Malformed(_))) => Err(error.clone()),
-            (Finding::Absent, _) if !self.adoption.as_ref().is_some_and(|it| it.vouches_for(hash)) => {
+            // Redis did answer, of something that is newer than any copy.
+            (_, Err(error @ StoreError::Malformed(_))) => Err(error.clone()),
+            (Ok(denied @ (Finding::Denied | Finding::Because(_))), _) => Ok(denied),
+            (Ok(finding), _) if vouched => Ok(finding),
+            // What kept the one who knows from answering.
+            (_, Err(error)) => Err(error.clone()),
+            (Err(error), Ok(_)) => Err(error),
+            (Ok(_), Ok(_)) => {
                 Err(StoreError::unavailable("the rule has no `sql`, and not all of its entries were copied"))
             }
-            (finding, _) => Ok(finding),
         }
     }
 

@@ -135,3 +135,84 @@ fn listed(reply: Option<Reply>) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
         _ => Err(StoreError::malformed("a list of keys")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::adopt::{hash, query};
+    use crate::ledger::breaker::Breaker;
+    use crate::ledger::feed::FeedMetrics;
+    use crate::ledger::migrate::migrate;
+    use crate::ledger::redis::tests::Server as RedisServer;
+    use crate::ledger::sql::testing::Server;
+    use crate::ledger::sql::{Dialect, Statement};
+
+    async fn adoption(server: &Server) -> Adoption {
+        migrate(&server.sql, &[], Timestamp::from_seconds(1)).await.expect("migrated");
+        Adoption {
+            sql: server.sql.clone(),
+            templates: [Template::parse("frozen:{sub}").expect("a key")].into(),
+            complete: false.into(),
+            unread: std::sync::Mutex::default(),
+            metrics: FeedMetrics::register(&prometheus::Registry::new()).expect("metrics"),
+        }
+    }
+
+    async fn copies_outlive_a_flush_and_are_written_back_where_nothing_is(server: Server) {
+        let (redis, adoption) = (RedisServer::start().await, adoption(&server).await);
+        let up = prometheus::IntGauge::new("up", "up").expect("a gauge");
+        let breaker = Breaker::new("redis", Duration::from_secs(1), up, std::sync::Arc::default());
+        let store = RedisStore::open(&redis.settings(), breaker).await.expect("a store");
+        redis.cli(&["HSET", "pc:watermark", "1", "1:x"]).await;
+        redis.cli(&["SET", "frozen:7", "so", "PX", "60000"]).await;
+        for user in ["8", "9"] {
+            redis.cli(&["SET", &format!("frozen:{user}"), "so"]).await;
+        }
+        let keys = ["7", "8", "9"].map(|user| format!("frozen:{user}"));
+        adoption.copy(&store, &keys).await.expect("copied");
+        redis.cli(&["DEL", "frozen:9"]).await;
+        adoption.copy(&store, &keys).await.expect("copied");
+        redis.cli(&["FLUSHALL"]).await;
+        adoption.copy(&store, &keys).await.expect("copied");
+        let statement = Statement::parse(&query(server.sql.dialect()), server.sql.dialect());
+        let statement = statement.expect("our own query");
+        let said = async |key: &str| {
+            let row = server.sql.first_row(&statement, &[hash(key).into()]).await.expect("an answer");
+            row.map(|row| row[0].1.clone())
+        };
+        assert_eq!(said("frozen:7").await, Some("so".into()));
+        assert_eq!(said("frozen:9").await, None, "it was lifted before the flush");
+        redis.cli(&["SET", "frozen:8", "newer"]).await;
+        let last = adoption.restore(&store, "").await.expect("a page").expect("its end");
+        assert_eq!(adoption.restore(&store, &last).await.expect("no page"), None);
+        let get = async |key: &str| redis.cli(&["GET", key]).await;
+        assert_eq!(get("frozen:7").await, Reply::BulkString(b"so".to_vec()));
+        assert_eq!(get("frozen:8").await, Reply::BulkString(b"newer".to_vec()));
+        assert_eq!(get("frozen:9").await, Reply::Nil);
+        assert!(matches!(redis.cli(&["PTTL", "frozen:7"]).await, Reply::Int(1..=60000)));
+        // What has run out is no answer, whether it was cleared away or not.
+        server.sql.execute("UPDATE portcullis_adopted SET expires_at = 1", &[]).await.expect("changed");
+        assert_eq!(said("frozen:7").await, None);
+    }
+
+    #[tokio::test]
+    async fn sqlite_keeps_copies() {
+        copies_outlive_a_flush_and_are_written_back_where_nothing_is(Server::sqlite()).await;
+    }
+
+    #[tokio::test]
+    async fn postgres_keeps_copies() {
+        copies_outlive_a_flush_and_are_written_back_where_nothing_is(Server::postgres().await).await;
+    }
+
+    #[tokio::test]
+    async fn mariadb_keeps_copies() {
+        copies_outlive_a_flush_and_are_written_back_where_nothing_is(Server::mariadb().await).await;
+    }
+
+    #[test]
+    fn a_prefix_is_no_pattern() {
+        assert_eq!(escaped("a*[b]?\\"), "a\\*\\[b\\]\\?\\\\");
+        assert!(query(Dialect::Sqlite).contains("julianday"));
+    }
+}

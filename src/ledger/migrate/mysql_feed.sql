@@ -7,7 +7,7 @@ CREATE TABLE IF NOT EXISTS portcullis_changes (
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;
 CREATE INDEX portcullis_users_subject ON portcullis_users (subject);
 CREATE TABLE IF NOT EXISTS portcullis_adopted (
-    key_hash CHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+    key_hash CHAR(64) CHARACTER SET ascii NOT NULL PRIMARY KEY,
     name LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
     value LONGTEXT CHARACTER SET utf8mb4 NOT NULL,
     expires_at BIGINT,
