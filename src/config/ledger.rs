@@ -20,6 +20,8 @@ pub struct Written {
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
     adopt: Option<bool>,
+    max_staleness: Option<Duration>,
+    heartbeat: Option<Duration>,
     /// `[ledger.memory] tokens`
     pub tokens: Option<usize>,
     /// What routes do unless they say otherwise.
@@ -47,6 +49,8 @@ impl Written {
             leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
             adopt: self.adopt?,
+            max_staleness: self.max_staleness?,
+            heartbeat: self.heartbeat?,
         })
     }
 }
@@ -112,6 +116,14 @@ pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     let names = table.or("presets", list(placed(text)), ["native"]);
     let on_outage = table.or("on_outage", word(&ON_OUTAGE), "deny");
     let adopt = table.or("adopt", boolean, true);
+    let max_staleness = table.or("max_staleness", duration(100 * MILLISECOND..=5 * SECOND), "500ms");
+    let heartbeat = table.or("heartbeat", duration(10 * MILLISECOND..=5 * SECOND), "100ms");
+    if let (Some(patience), Some(beat)) = (max_staleness, heartbeat)
+        && beat >= patience
+    {
+        let at = table.place("heartbeat");
+        table.reader.problem(&at, "`heartbeat` must be shorter than `max_staleness`");
+    }
     let (tokens, answers) = table.table("memory", |memory| {
         let tokens = memory.or("tokens", integer(1..=100_000_000), 100_000);
         (tokens, memory.or("answers", integer(1..=100_000_000), 1_000_000))
@@ -135,7 +147,7 @@ pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     if names.is_empty() && rules.as_ref().is_some_and(Vec::is_empty) {
         table.reader.warn(&table.place("presets"), "no presets and no rules: nothing can be revoked");
     }
-    Written { presets, rules, answers, adopt, tokens, on_outage }
+    Written { presets, rules, answers, adopt, max_staleness, heartbeat, tokens, on_outage }
 }
 
 /// The presets that exist, each once.

@@ -19,7 +19,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
 use super::condition::{Finding, Moment, Reply as Said};
-use super::feed::{FeedMetrics, Session};
+use super::feed::FeedMetrics;
+use super::link::Link;
 use super::questions::Compiled;
 use super::redis::RedisStore;
 use super::rule::{Condition, Rule, SqlQuestion};
@@ -155,7 +156,7 @@ impl Adoption {
     }
 
     /// Copies what is named, for ever. All keys come this way, so that of two looks at one key the later one counts.
-    pub async fn follow(&self, redis: &RedisStore, mut work: mpsc::Receiver<Work>, session: &Session) {
+    pub async fn follow(&self, redis: &RedisStore, mut work: mpsc::Receiver<Work>, link: &Link) {
         let mut batch = Vec::with_capacity(BATCH);
         let (mut tended, mut failing): (Option<Instant>, bool) = (None, false);
         loop {
@@ -181,7 +182,7 @@ impl Adoption {
                 }
             }
             // What was pushed since the list was begun has come this way as well.
-            if done.is_some() && done == session() {
+            if done.is_some() && done == link.session() {
                 self.complete.store(true, Ordering::Release);
                 tracing::info!("Entries that services keep in Redis alone are copied as they change");
             }

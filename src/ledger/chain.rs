@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use prometheus::IntCounter;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::breaker::Breaker;
 use super::condition::{Finding, Moment};
@@ -70,7 +70,7 @@ impl Database {
         statement: &Statement,
         bound: &Bound,
         subject: &str,
-    ) -> (Kept, Recall) {
+    ) -> (Kept, Recall, Instant) {
         let question = Question { key: bound.key, subject, life: self.life(rule) };
         self.memory.answer(question, || self.query(statement, bound)).await
     }
@@ -110,7 +110,7 @@ impl Database {
 
 /// What is known so far. A known revocation outweighs an outage; of several the first rule's is told.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     denied: Option<(usize, Revocation)>,
     outage: Option<Outage>,
 }
@@ -121,7 +121,7 @@ impl Tally {
         let (reason, status) = match finding {
             Ok(Finding::Clear | Finding::Absent) => return,
             Ok(Finding::Denied) => (rule.reason.clone(), rule.status),
-            Ok(Finding::Because(why)) => (why.reason.into(), why.status),
+            Ok(Finding::Because(why)) => (why.reason().into(), why.status()),
             Err(error) => {
                 self.outage.get_or_insert_with(|| Outage {
                     rule: rule.name.clone(),
@@ -135,6 +135,28 @@ impl Tally {
         }
     }
 
+    /// Notes what settles a rule; what does not is returned.
+    pub fn settle<'a>(
+        &mut self,
+        place: usize,
+        asked: &'a Asked,
+        finding: Result<Finding, StoreError>,
+        source: Source,
+        trusted: bool,
+    ) -> Option<Open<'a>> {
+        let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
+        let settled = match &finding {
+            Ok(Finding::Absent) => !silent,
+            Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
+            Err(_) => false,
+        };
+        if !settled || (!trusted && asked.rule.statement.is_some()) {
+            return Some(Open { place, asked, redis: finding });
+        }
+        self.note(place, asked, finding, source);
+        None
+    }
+
     fn lookup(self) -> Lookup {
         match (self.denied, self.outage) {
             (Some((_, revocation)), _) => Lookup::Revoked(revocation),
@@ -145,7 +167,7 @@ impl Tally {
 }
 
 /// A rule that Redis did not settle.
-struct Open<'a> {
+pub(super) struct Open<'a> {
     place: usize,
     asked: &'a Asked,
     /// What Redis said, where it is not to be relied on or could not answer.
@@ -159,12 +181,20 @@ impl Ledger {
         }
         let at = Moment { issued_at: claims.issued_at(), now };
         let mut tally = Tally::default();
-        let open = self.ask_redis(questions, at, &mut tally).await;
+        let (open, voucher) = match self.recall(questions, at, &mut tally).await {
+            Some((open, voucher)) => (open, Some(voucher)),
+            None => (self.ask_redis(questions, at, &mut tally).await, None),
+        };
+        let mut database_asked = None;
         // What Redis says against a credential is enough; the database need not be asked for more.
         if !open.is_empty() && tally.denied.is_none() {
-            self.ask_database(questions, open, claims, at, &mut tally).await;
+            database_asked = self.ask_database(questions, open, claims, at, &mut tally).await;
         }
-        tally.lookup()
+        let lookup = tally.lookup();
+        if let (Lookup::Live, Some(voucher)) = (&lookup, voucher) {
+            self.vouch(questions, voucher, database_asked);
+        }
+        lookup
     }
 
     /// One round trip. Answers that settle their rule go to `tally`, the others are returned.
@@ -186,23 +216,12 @@ impl Ledger {
             if asks && asked.reply.is_some() {
                 count(&self.metrics.redis, &finding);
             }
-            let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
-            let settled = match &finding {
-                Ok(Finding::Absent) => !silent,
-                Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
-                Err(_) => false,
-            };
-            let untrusted = !trusted && asked.rule.statement.is_some();
-            if settled && !untrusted {
-                tally.note(place, asked, finding, Source::Redis);
-            } else {
-                open.push(Open { place, asked, redis: finding });
-            }
+            open.extend(tally.settle(place, asked, finding, Source::Redis, trusted));
         }
         open
     }
 
-    /// All open questions at once.
+    /// All open questions at once. Returns when the oldest of the answers was asked for.
     async fn ask_database(
         &self,
         questions: &Questions,
@@ -210,13 +229,14 @@ impl Ledger {
         claims: &Claims,
         at: Moment,
         tally: &mut Tally,
-    ) {
+    ) -> Option<Instant> {
         let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims));
         let answers = join_all(answers).await;
+        let oldest = answers.iter().flatten().map(|(_, _, asked)| *asked).min();
         for (open, answer) in open.into_iter().zip(answers) {
             let Open { place, asked, redis } = open;
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
-                (Some((kept, recall)), Some(sql)) => {
+                (Some((kept, recall, _)), Some(sql)) => {
                     let finding = match &asked.copy {
                         Some(hash) => self.judge_copy(asked, hash, kept, &redis, at),
                         None => kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at)),
@@ -246,6 +266,7 @@ impl Ledger {
                 }
             }
         }
+        oldest
     }
 
     /// What our copy of a key says. That there is none says something only where we would have one.
@@ -274,7 +295,12 @@ impl Ledger {
     }
 
     /// `None` where the rule has no query.
-    async fn ask_row(&self, questions: &Questions, asked: &Asked, claims: &Claims) -> Option<(Kept, Recall)> {
+    async fn ask_row(
+        &self,
+        questions: &Questions,
+        asked: &Asked,
+        claims: &Claims,
+    ) -> Option<(Kept, Recall, Instant)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
         Some(self.database.answer(&asked.rule.rule, statement, bound, claims.subject()).await)
@@ -318,7 +344,7 @@ fn of_redis(
     }
 }
 
-fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
+pub(super) fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
     match finding {
         Ok(Finding::Clear) => store.clear.inc(),
         Ok(Finding::Absent) => store.absent.inc(),

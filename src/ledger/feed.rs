@@ -11,7 +11,6 @@ mod keys;
 mod listen;
 mod metrics;
 mod pulse;
-mod pushes;
 mod triggers;
 
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::adopt::Work;
+use super::link::Link;
 use super::preset::PresetContext;
 use super::recheck::Cause;
 use super::redis::RedisStore;
@@ -37,12 +37,10 @@ pub use changes::note;
 pub use keys::Keys;
 pub use metrics::FeedMetrics;
 pub use pulse::Pulse;
-pub use pushes::Session;
 
 use changes::{Changed, Reader};
 use delta::Delta;
 use listen::listen;
-use pushes::Pushes;
 
 /// How often it is looked at whether the triggers are still there.
 const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(30);
@@ -74,7 +72,7 @@ impl Ledger {
             let shutdown = shutdown.clone();
             tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
         };
-        let LedgerSettings { database, redis, .. } = settings;
+        let database = &settings.database;
         let (poll, woken) = (database.poll, Arc::new(Notify::new()));
         // Rules of one's own alone need none of our tables, and there may be none.
         if !settings.presets.is_empty() {
@@ -84,10 +82,11 @@ impl Ledger {
             spawn(Box::pin(Arc::clone(self).follow_changes(poll, woken)));
             spawn(Box::pin(Arc::clone(self).follow_tables(poll)));
         }
-        let (Some(store), Some(settings)) = (self.redis.clone(), redis) else { return };
-        let (pushes, attend) = pushes::listen(settings, self.rules.heads());
-        spawn(Box::pin(attend));
-        spawn(Box::pin(Arc::clone(self).follow_pushes(store, pushes)));
+        let (Some(redis), Some(coherent)) = (self.redis.clone(), &self.coherent) else { return };
+        if let Some(names) = coherent.link.pushes() {
+            let link = Arc::clone(&coherent.link);
+            spawn(Box::pin(Arc::clone(self).follow_pushes(redis, link, names)));
+        }
         for _ in 0..recheck::WORKERS {
             spawn(Box::pin(Arc::clone(self).recheck_forever()));
         }
@@ -151,8 +150,12 @@ impl Ledger {
     }
 
     /// Deals with what Redis pushes, for ever: users are rechecked, and what only Redis knows is copied.
-    async fn follow_pushes(self: Arc<Self>, redis: Arc<RedisStore>, pushes: Pushes) {
-        let Pushes { mut names, session } = pushes;
+    async fn follow_pushes(
+        self: Arc<Self>,
+        redis: Arc<RedisStore>,
+        link: Arc<Link>,
+        mut names: mpsc::Receiver<Vec<u8>>,
+    ) {
         let Some(adoption) = &self.adoption else {
             while let Some(name) = names.recv().await {
                 self.pushed(&name);
@@ -172,7 +175,7 @@ impl Ledger {
         let stock = async {
             let mut taken = None;
             loop {
-                let present = session();
+                let present = link.session();
                 if let Some(present) = present.filter(|_| present != taken) {
                     match adoption.take_stock(&redis, &sender, present).await {
                         Ok(()) => taken = Some(present),
@@ -182,7 +185,7 @@ impl Ledger {
                 tokio::time::sleep(LOOK_AT_SESSION).await;
             }
         };
-        tokio::join!(route, stock, adoption.follow(&redis, work, &session));
+        tokio::join!(route, stock, adoption.follow(&redis, work, &link));
     }
 
     /// Redis has pushed a key: it was written, it has gone, or it has run out.

@@ -33,12 +33,20 @@ pub type Kept = Result<Option<Arc<Row>>, StoreError>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(u64, u64);
 
+impl Key {
+    /// Of two hashes of one thing, by two random seeds.
+    pub fn new(first: u64, second: u64) -> Self {
+        Self(first, second)
+    }
+}
+
 /// The kept answers.
 #[derive(Debug)]
 pub struct Memory {
     answers: Cache<Key, Entry>,
     hashers: (RandomState, RandomState),
     generation: AtomicU64,
+    forgotten: AtomicU64,
     users: Box<[AtomicU64]>,
 }
 
@@ -80,18 +88,20 @@ impl Memory {
             answers: Cache::new(answers.max(1)),
             hashers: (RandomState::new(), RandomState::new()),
             generation: AtomicU64::new(0),
+            forgotten: AtomicU64::new(0),
             users: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
     /// What a question is kept under.
     pub fn key(&self, question: &impl Hash) -> Key {
-        Key(self.hashers.0.hash_one(question), self.hashers.1.hash_one(question))
+        Key::new(self.hashers.0.hash_one(question), self.hashers.1.hash_one(question))
     }
 
     /// Forgets everything, and the answers that are on their way: what was asked before a change says nothing after it.
     pub fn clear(&self) {
         self.generation.fetch_add(1, Ordering::Release);
+        self.forgotten.fetch_add(1, Ordering::Release);
         self.answers.clear();
     }
 
@@ -100,6 +110,12 @@ impl Memory {
         if let Some(user) = self.users.get(self.place(subject)) {
             user.fetch_add(1, Ordering::Release);
         }
+        self.forgotten.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts the times that anything was forgotten: what was concluded from several answers goes by this.
+    pub fn generation(&self) -> u64 {
+        self.forgotten.load(Ordering::Acquire)
     }
 
     /// Ids that are hexadecimal are spelled in either case, and name one user.
@@ -113,17 +129,20 @@ impl Memory {
         Ticket { generation: self.generation.load(Ordering::Acquire), place, user }
     }
 
-    /// The kept answer, or what `ask` finds out; one asks for all who want to know at the same time.
+    /// The kept answer, or what `ask` finds out; one asks for all who want to know at the same time. And when it was
+    /// asked: the answer may be as old as that.
     pub async fn answer<F: Future<Output = Kept>>(
         &self,
         question: Question<'_>,
         ask: impl Fn() -> F,
-    ) -> (Kept, Recall) {
+    ) -> (Kept, Recall, Instant) {
         let Question { key, subject, life } = question;
         let (arrived, place) = (Instant::now(), self.place(subject));
         loop {
             let guard = match self.answers.get_value_or_guard_async(&key).await {
-                Ok(entry) if self.is_good(&entry, arrived, life) => return (entry.kept, Recall::Hit),
+                Ok(entry) if self.is_good(&entry, arrived, life) => {
+                    return (entry.kept, Recall::Hit, entry.asked);
+                }
                 Ok(stale) => {
                     self.answers.remove_if(&key, |entry| entry.is(&stale));
                     continue;
@@ -137,7 +156,7 @@ impl Memory {
             // It fails when the entry was removed meanwhile; then nobody waits for it either.
             let _ = guard.insert(entry.clone());
             if self.is_good(&entry, arrived, life) {
-                return (entry.kept, Recall::Miss);
+                return (entry.kept, Recall::Miss, entry.asked);
             }
         }
     }
@@ -249,7 +268,7 @@ mod tests {
         memory.forget("D9428888");
         assert_eq!((ask("d9428888").await, ask("8").await), (Recall::Miss, Recall::Hit));
         let silent = Question { key: memory.key(&"8"), subject: "8", life: LIFE };
-        let (_, recall) = memory.answer(silent, || database.ask()).await;
+        let (_, recall, _) = memory.answer(silent, || database.ask()).await;
         assert_eq!(recall, Recall::Miss, "nobody tells of changes any more");
     }
 

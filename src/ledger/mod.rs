@@ -9,18 +9,22 @@ pub mod rule;
 pub mod settings;
 
 mod adopt;
+mod answers;
 mod breaker;
 mod chain;
+mod coherence;
 mod condition;
 mod feed;
 mod foundation;
 mod keeper;
+mod link;
 mod memory;
 mod metrics;
 mod migrate;
 mod outbox;
 mod questions;
 mod recheck;
+mod recall;
 mod records;
 pub mod redis;
 mod schema;
@@ -41,8 +45,10 @@ use breaker::Breaker;
 use chain::Database;
 use feed::Keys;
 use foundation::Foundation;
+use link::authority::Believing;
 use outbox::Outbox;
 use questions::Rules;
+use recall::Coherent;
 use recheck::Queue;
 use sql::SqlStore;
 use write::Writer;
@@ -109,6 +115,8 @@ pub struct Unaskable(pub Box<str>);
 /// How answers are found at present (SPEC: coherent, direct, database, blind).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
+    /// Memory answers: it is known to say what Redis says.
+    Coherent,
     /// Each request asks Redis, and the database for what Redis leaves open.
     Direct,
     /// Redis is not there, is being left alone, or does not hold every change yet.
@@ -121,6 +129,7 @@ impl Mode {
     /// As in metrics, logs and `/readyz`.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Coherent => "coherent",
             Self::Direct => "direct",
             Self::Database => "database",
             Self::Blind => "blind",
@@ -165,6 +174,8 @@ pub enum OpenError {
 pub struct Ledger {
     rules: Rules,
     redis: Option<Arc<RedisStore>>,
+    /// What is kept of Redis's answers; there is one where there is a Redis.
+    coherent: Option<Coherent>,
     database: Arc<Database>,
     writer: Writer,
     outbox: Outbox,
@@ -203,7 +214,7 @@ impl Ledger {
         // The presets' rules first: of several rules that deny, the first one's reason is told.
         let mut rules: Vec<Rule> = presets.chain(settings.rules.iter().cloned()).collect();
         adopt::give_all(&mut rules, settings, sql.dialect());
-        let rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
+        let mut rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -212,6 +223,9 @@ impl Ledger {
                 Some(RedisStore::open(redis, breaker).await.map_err(OpenError::Redis)?)
             }
         };
+        let coherent = redis.as_ref().map(|redis| {
+            Coherent::new(redis, Arc::new(Believing), &mut rules, settings, turned.clone(), &metrics)
+        });
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let writer = Writer {
@@ -227,6 +241,7 @@ impl Ledger {
         let ledger = Arc::new(Self {
             rules,
             redis,
+            coherent,
             database,
             writer,
             outbox,
@@ -244,6 +259,11 @@ impl Ledger {
         });
         ledger.probe_database_at_start().await;
         ledger.deliver_outbox().await;
+        if let (Some(coherent), Some(redis)) = (&ledger.coherent, &ledger.redis)
+            && !redis.breaker.is_open()
+        {
+            coherent.link.try_once().await;
+        }
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
@@ -256,14 +276,23 @@ impl Ledger {
         self.rules.questions(claims, token)
     }
 
-    /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
+    /// Asks: memory while it is known to say what Redis says, else Redis, in one round trip; the database only for
+    /// what Redis leaves open.
     pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        self.ask(questions, claims, now).await
+        // This is all that a request costs whose credential was good a moment ago.
+        if self.vouches(questions) {
+            return Lookup::Live;
+        }
+        // Boxed, so that the requests which need none of it do not carry it along.
+        Box::pin(self.ask(questions, claims, now)).await
     }
 
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
-        if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open()) {
+        if self.is_coherent() {
+            Mode::Coherent
+        } else if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open())
+        {
             Mode::Direct
         } else if !self.database.breaker.is_open() {
             Mode::Database
@@ -386,12 +415,14 @@ impl LastMode {
     fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
         let code = match now {
             Mode::Direct => 0,
-            Mode::Database => 1,
-            Mode::Blind => 2,
+            Mode::Coherent => 1,
+            Mode::Database => 2,
+            Mode::Blind => 3,
         };
         match self.0.swap(code, ordering) {
             0 => Mode::Direct,
-            1 => Mode::Database,
+            1 => Mode::Coherent,
+            2 => Mode::Database,
             _ => Mode::Blind,
         }
     }

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, Pipeline};
 
+use super::answers::Memo;
+use super::coherence::{Coherence, Slot};
 use super::memory::{Key, Memory};
 use super::rule::{Condition, Guards, IfAbsent, Rule};
 use super::sql::{Argument, Dialect, Statement};
@@ -90,6 +92,8 @@ pub(super) struct Rules {
     separators: Box<str>,
     /// Whether Redis is there to be asked.
     redis: bool,
+    /// Under which names answers of Redis are kept, where any are.
+    names: Option<Arc<Coherence>>,
 }
 
 impl Rules {
@@ -98,25 +102,22 @@ impl Rules {
             rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect::<Result<_, _>>()?;
         let literals = rules.iter().filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
         let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
-        Ok(Self { rules, separators: separators.into(), redis })
+        Ok(Self { rules, separators: separators.into(), redis, names: None })
+    }
+
+    /// From now on questions know where their answers are kept.
+    pub fn keep_answers(&mut self, names: Arc<Coherence>) {
+        self.names = Some(names);
+    }
+
+    /// The rules as they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> + Clone {
+        self.rules.iter().map(|compiled| &compiled.rule)
     }
 
     /// In the order they are asked.
     pub fn all(&self) -> impl Iterator<Item = &Compiled> {
         self.rules.iter().map(|rule| &**rule)
-    }
-
-    /// What all keys begin with. No two overlap: Redis refuses to push by such prefixes.
-    pub fn heads(&self) -> Vec<String> {
-        let mut heads: Vec<&str> = self.keys().map(Template::head).collect();
-        // Sorted, a prefix stands before everything that begins with it.
-        heads.sort_unstable();
-        heads.into_iter().fold(Vec::new(), |mut kept: Vec<String>, head| {
-            if kept.last().is_none_or(|last| !head.starts_with(last.as_str())) {
-                kept.push(head.to_owned());
-            }
-            kept
-        })
     }
 
     #[cfg(test)]
@@ -134,15 +135,21 @@ impl Rules {
             let other = twin.filter(|_| compiled.lists_tokens());
             [Some(*token), other].into_iter().flatten()
         };
+        let put = self.rules.iter().enumerate();
         let put =
-            self.rules.iter().flat_map(|compiled| spellings(compiled).map(move |token| (compiled, token)));
-        for (compiled, token) in put {
-            let (command, key, copy) = match self.command(compiled, claims, &token) {
+            put.flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
+        for (place, compiled, token) in put {
+            let (command, key, kept, copy) = match self.command(compiled, claims, &token) {
                 Ok(Some((command, key))) => {
+                    let kept = self.names.as_ref().map(|names| Kept {
+                        slot: names.slot(key.as_bytes()),
+                        // Two rules may read different things from one reply.
+                        answer: names.key(&(place, command.get_packed_command())),
+                    });
                     let copy = compiled.copies.then(|| adopt::hash(&key).into());
-                    (Some(command), compiled.writes_back().then(|| key.into()), copy)
+                    (Some(command), compiled.writes_back().then(|| key.into()), kept, copy)
                 }
-                Ok(None) => (None, None, None),
+                Ok(None) => (None, None, None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
                 Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
                 Err(error) => return Err(Unaskable(error.field().to_string().into())),
@@ -153,9 +160,13 @@ impl Rules {
             });
             let binds_token = compiled.fields().any(Field::is_token);
             let token = binds_token.then(|| token.compact().into());
-            asked.push(Asked { rule: compiled.clone(), reply, key, token, copy, sql: OnceLock::new() });
+            asked.push(Asked { rule: compiled.clone(), reply, kept, key, token, copy, sql: OnceLock::new() });
         }
-        Ok(Questions { asked: asked.into(), pipeline: (!pipeline.is_empty()).then_some(pipeline) })
+        let mut slots: Vec<Slot> = asked.iter().filter_map(|asked| Some(asked.kept.as_ref()?.slot)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let pipeline = (!pipeline.is_empty()).then_some(pipeline);
+        Ok(Questions { asked: asked.into(), pipeline, slots: slots.into(), memo: Memo::default() })
     }
 
     /// The one command that asks Redis. Also makes sure that the statement's placeholders have their values, so that
@@ -207,6 +218,10 @@ impl Rules {
 pub struct Questions {
     pub(super) asked: Box<[Asked]>,
     pub(super) pipeline: Option<Pipeline>,
+    /// Where the versions of all its keys are counted.
+    pub(super) slots: Box<[Slot]>,
+    /// That all answers were in its favour a moment ago.
+    pub(super) memo: Memo,
 }
 
 /// One rule, as put to the stores.
@@ -214,6 +229,7 @@ pub(super) struct Asked {
     pub rule: Arc<Compiled>,
     /// Which reply of the pipeline is its own.
     pub reply: Option<usize>,
+    pub kept: Option<Kept>,
     /// Kept only where an answer of the database is kept in Redis.
     key: Option<Box<str>>,
     /// Kept only where the query binds it.
@@ -221,6 +237,12 @@ pub(super) struct Asked {
     /// What our copy of the key is found by, where there are copies.
     pub copy: Option<Box<str>>,
     sql: OnceLock<Arc<Bound>>,
+}
+
+/// Where an answer of Redis is kept, and where its key's version is counted.
+pub(super) struct Kept {
+    pub slot: Slot,
+    pub answer: Key,
 }
 
 impl Asked {

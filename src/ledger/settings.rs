@@ -18,8 +18,12 @@ pub struct LedgerSettings {
     pub leeway: Duration,
     /// Whether entries that services keep in Redis alone are copied to the database.
     pub adopt: bool,
-    /// How many database answers are kept in memory.
+    /// How many answers of each store are kept in memory.
     pub answers: usize,
+    /// How long memory may be believed without a sign of life from Redis.
+    pub max_staleness: Duration,
+    /// How often a sign of life is asked for; shorter than `max_staleness`.
+    pub heartbeat: Duration,
 }
 
 #[derive(Clone, PartialEq)]

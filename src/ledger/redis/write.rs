@@ -29,6 +29,11 @@ pub enum RedisWrite {
 }
 
 impl RedisWrite {
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        self.names().0
+    }
+
     /// The key, and the member where it is about one.
     pub(in crate::ledger) fn names(&self) -> (&str, &str) {
         match self {
