@@ -22,12 +22,13 @@ use super::condition::{Finding, Moment, Reply as Said};
 use super::feed::FeedMetrics;
 use super::link::Link;
 use super::questions::Compiled;
-use super::redis::RedisStore;
+use super::redis::{Answered, RedisStore};
 use super::rule::{Condition, Rule, SqlQuestion};
 use super::schema::{number, text};
 use super::settings::LedgerSettings;
 use super::sql::{Dialect, Row, SqlStore, Value};
 use super::store::StoreError;
+use super::watermark;
 use super::write::upsert;
 use crate::template::Template;
 use crate::time::Timestamp;
@@ -47,9 +48,6 @@ const SAME_MILLIS: u64 = 2000;
 const GRACE: Duration = Duration::from_secs(3600);
 /// How often copies are counted and cleared away.
 const TEND: Duration = Duration::from_secs(30);
-/// Says in every round trip whether Redis has been emptied.
-const WATERMARK: &str = "pc:watermark";
-
 /// The copies and how complete they are.
 pub struct Adoption {
     sql: SqlStore,
@@ -225,9 +223,9 @@ impl Adoption {
             pipeline.cmd("GET").arg(key).cmd("PTTL").arg(key);
         }
         // Asked last: had it been emptied before, the mark would be missing by now.
-        pipeline.cmd("EXISTS").arg(WATERMARK);
-        let replies = redis.ask(&pipeline).await?;
-        let whole = replies.last() == Some(&Reply::Int(1));
+        pipeline.cmd("EXISTS").arg(watermark::KEY);
+        let Answered { replies, believed } = redis.ask(&pipeline).await?;
+        let whole = believed && replies.last() == Some(&Reply::Int(1));
         let now = self.sql.clock(Timestamp::now()).await?.millis();
         let hashes: Vec<String> = keys.iter().map(|key| hash(key)).collect();
         let known = self.known(&hashes).await?;

@@ -16,6 +16,7 @@ use super::feed::Pulse;
 use super::memory::{Kept, LIFE, LONG_LIFE, Memory, Question, Recall};
 use super::metrics::{LedgerMetrics, StoreMetrics};
 use super::questions::{Asked, Bound, Compiled, Questions};
+use super::redis::Answered;
 use super::rule::{Condition, IfAbsent, Rule};
 use super::settings::{DatabaseSettings, LedgerSettings};
 use super::sql::{Row, SqlStore, Statement};
@@ -203,10 +204,12 @@ impl Ledger {
         let trusted = !self.doubt.is_raised();
         // While Redis is left alone nothing is asked, and nothing counted.
         let asks = self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open());
-        let replies = match (&self.redis, &questions.pipeline) {
+        let answered = match (&self.redis, &questions.pipeline) {
             (Some(redis), Some(pipeline)) => redis.ask(pipeline).await,
-            (None, _) | (_, None) => Ok(Vec::new()),
+            (None, _) | (_, None) => Ok(Answered { replies: Vec::new(), believed: true }),
         };
+        let trusted = trusted && answered.as_ref().is_ok_and(|answered| answered.believed);
+        let replies = answered.map(|answered| answered.replies);
         let mut open = Vec::new();
         for (place, asked) in questions.asked.iter().enumerate() {
             let finding = match asked.reply {

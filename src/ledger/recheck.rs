@@ -18,10 +18,10 @@ use tokio::time::timeout;
 use super::change::Status;
 use super::condition::Moment;
 use super::feed::Keys;
-use super::redis::{RedisStore, RedisWrite, version_key};
+use super::redis::{Answered, RedisStore, RedisWrite, version_key};
 use super::store::StoreError;
-use super::write::Committed;
-use super::{Ledger, RedisState, outbox};
+use super::write::{Committed, Drawn};
+use super::{Ledger, outbox};
 use crate::time::Timestamp;
 
 pub use queue::{Cause, Queue};
@@ -127,7 +127,7 @@ impl Ledger {
         for (key, _) in &copies {
             pipeline.cmd("GET").arg(key).cmd("GET").arg(version_key(key, ""));
         }
-        let Ok(replies) = redis.ask(&pipeline).await else { return true };
+        let Ok(Answered { replies, .. }) = redis.ask(&pipeline).await else { return true };
         let moment = Moment { issued_at: None, now: Timestamp::now() };
         replies.chunks(2).zip(&copies).any(|(replies, (_, guarded))| match replies {
             [Reply::Nil, _] => false,
@@ -157,7 +157,7 @@ impl Ledger {
         if pipeline.is_empty() {
             return Ok(Vec::new());
         }
-        let replies = redis.ask(&pipeline).await?;
+        let replies = redis.ask(&pipeline).await?.replies;
         replies.chunks(2).map(Held::read).collect()
     }
 
@@ -195,7 +195,7 @@ impl Ledger {
     ) -> Result<(), StoreError> {
         let mut open = self.writer.sql.begin().await?;
         let now = open.clock(Timestamp::now()).await?;
-        let version = super::write::next_version(&mut open, now).await?;
+        let Drawn { version, predecessor } = super::write::next_version(&mut open, now).await?;
         let standings = self.writer.standings_in(&mut open, subject, version, now).await?;
         let amendments = self.amendments(&standings, held, cause, now);
         let restrictive = amendments.iter().any(|amendment| amendment.need == Need::Restrictive);
@@ -207,8 +207,9 @@ impl Ledger {
         outbox::enqueue(&mut open, version, &writes, restrictive, now).await?;
         open.commit().await?;
         tracing::info!(version, restrictive, "Redis is made to agree with the database about a user");
-        let committed = Committed { version, writes, restrictive };
-        if self.writer.tell(Some(redis), &committed).await == RedisState::Pending {
+        let committed = Committed { version, predecessor: Some(predecessor), writes, restrictive };
+        if let Err(error) = self.writer.tell(redis, &committed).await {
+            tracing::warn!(%error, version, "Redis will be told later");
             self.doubt_redis();
         }
         self.database.memory.forget(subject);

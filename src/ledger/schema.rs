@@ -137,6 +137,11 @@ impl Column {
         }
     }
 
+    /// Whether its values are bytes rather than text or numbers.
+    pub fn is_binary(&self) -> bool {
+        self.kind() == Kind::Uuid && self.dialect != Dialect::Postgres && self.declared != "uuid"
+    }
+
     /// `{sub}`, `{sub:int}` or `{sub:uuid}`.
     pub fn placeholder(&self, field: &str) -> String {
         match self.cast() {
@@ -223,6 +228,12 @@ impl Column {
     /// The name as the database has it, without quotes.
     pub fn bare(&self) -> &str {
         &self.bare
+    }
+
+    /// SQL for this column as text.
+    pub fn as_text(&self) -> String {
+        let kind = if self.dialect == Dialect::MySql { "CHAR" } else { "text" };
+        format!("CAST({} AS {kind})", self.name)
     }
 
     /// SQL for this column as lower-case text.

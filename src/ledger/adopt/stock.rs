@@ -39,7 +39,7 @@ impl Adoption {
             loop {
                 let mut pipeline = Pipeline::with_capacity(1);
                 pipeline.cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
-                let (next, keys) = listed(redis.ask(&pipeline).await?.pop())?;
+                let (next, keys) = listed(redis.ask(&pipeline).await?.replies.pop())?;
                 for key in keys.into_iter().filter(|key| self.wants(key)) {
                     work.send(Work::Key(key)).await.map_err(over)?;
                 }
@@ -86,7 +86,7 @@ impl Adoption {
             }
         }
         if !pipeline.is_empty() {
-            let refused = redis.ask(&pipeline).await?.into_iter().find_map(|reply| match reply {
+            let refused = redis.ask(&pipeline).await?.replies.into_iter().find_map(|reply| match reply {
                 Reply::ServerError(error) => Some(StoreError::unavailable(error.code())),
                 _ => None,
             });
@@ -140,10 +140,9 @@ fn listed(reply: Option<Reply>) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
 mod tests {
     use super::*;
     use crate::ledger::adopt::{hash, query};
-    use crate::ledger::breaker::Breaker;
     use crate::ledger::feed::FeedMetrics;
     use crate::ledger::migrate::migrate;
-    use crate::ledger::redis::tests::Server as RedisServer;
+    use crate::ledger::redis::tests::{Server as RedisServer, store};
     use crate::ledger::sql::testing::Server;
     use crate::ledger::sql::{Dialect, Statement};
 
@@ -160,9 +159,7 @@ mod tests {
 
     async fn copies_outlive_a_flush_and_are_written_back_where_nothing_is(server: Server) {
         let (redis, adoption) = (RedisServer::start().await, adoption(&server).await);
-        let up = prometheus::IntGauge::new("up", "up").expect("a gauge");
-        let breaker = Breaker::new("redis", Duration::from_secs(1), up, std::sync::Arc::default());
-        let store = RedisStore::open(&redis.settings(), breaker).await.expect("a store");
+        let store = store(&redis).await;
         redis.cli(&["HSET", "pc:watermark", "1", "1:x"]).await;
         redis.cli(&["SET", "frozen:7", "so", "PX", "60000"]).await;
         for user in ["8", "9"] {

@@ -29,23 +29,6 @@ impl Writer {
         Ok(self.compose(subject, &own, &rows, None, now))
     }
 
-    /// What is written again for a user whom our table denies. A layout with a table of its own goes by that: what was
-    /// lifted there must not come back.
-    pub async fn renewals(&self, standing: &Standing, now: Timestamp) -> Result<Vec<RedisWrite>, StoreError> {
-        let mut writes = Vec::new();
-        for layout in self.users() {
-            let row = match layout.row_query(&self.context, &standing.user.subject) {
-                Some((sql, id)) => self.sql.rows(&sql, &[id]).await?.pop(),
-                None => None,
-            };
-            let lifted = row.is_some_and(|row| text(&row, 0).as_deref() == Some(Status::Active.word()));
-            if !lifted {
-                writes.extend(layout.writes(standing, &self.context, now));
-            }
-        }
-        Ok(writes)
-    }
-
     pub async fn standings_in(
         &self,
         open: &mut Transaction,
