@@ -137,29 +137,3 @@ fn entries_that_services_keep_in_redis_alone_outlive_it() {
     metric_becomes(&gateway, "portcullis_store_up{store=\"redis\"}", 1.0);
     assert_eq!(copies(), "flag:8,flag:9,frozen:7,frozen:before", "an empty Redis deletes nothing");
 }
-
-#[test]
-fn a_stale_copy_is_taken_away_after_a_second_look() {
-    let (world, redis) = (World::new(), Redis::start());
-    let gateway = world.start(&[&patient_redis(&redis), &presets(&["native"])]);
-    let token = world.issuer.good("7");
-    assert_eq!(verdict(&gateway, &token), "200");
-    // What a service's cache would look like that missed an activation.
-    redis.cmd(&[
-        "SET",
-        "pc:user:7",
-        "{\"status\":\"banned\",\"reason\":null,\"until\":null,\"not_before\":null}",
-    ]);
-    gateway.ban("7");
-    gateway.activate("7");
-    redis.cmd(&[
-        "SET",
-        "pc:user:7",
-        "{\"status\":\"banned\",\"reason\":null,\"until\":null,\"not_before\":null}",
-    ]);
-    becomes(&gateway, &token, "403 user_banned");
-    within(SOON, "it is taken away", || match verdict(&gateway, &token) {
-        it if it == "200" => Ok(()),
-        other => Err(other),
-    });
-}
