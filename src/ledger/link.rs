@@ -49,6 +49,8 @@ pub struct Link {
     pub(super) ear: Arc<Ear>,
     names: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
     current: ArcSwapOption<Tracked>,
+    /// Connections so far.
+    connections: AtomicU64,
     /// Whether a question has gone unanswered since the last fence: nobody else should have to wait for that.
     hushed: AtomicBool,
     /// Rung when the mode may have changed.
@@ -109,6 +111,7 @@ impl Link {
             ear: Arc::new(ear),
             names: Mutex::new(Some(names)),
             current: ArcSwapOption::empty(),
+            connections: AtomicU64::new(0),
             hushed: AtomicBool::new(false),
             turned,
             metrics,
@@ -123,6 +126,14 @@ impl Link {
             self.ear.follow();
         }
         names
+    }
+
+    /// A number that changes when names may have been missed: with every connection, and when some were dropped. `None`
+    /// while there is no connection.
+    pub fn session(&self) -> Option<u64> {
+        let connections = self.connections.load(Ordering::Acquire);
+        let number = connections.wrapping_add(self.metrics.pushes_dropped.get() << 32);
+        self.current.load().is_some().then_some(number)
     }
 
     /// Whether memory may be believed at `now`.
@@ -234,6 +245,7 @@ impl Link {
         let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
         let run_id = shaken.await.map_err(|_| Trouble::Silent)??;
         let connection = Arc::new(Tracked { connection, primary, run_id });
+        self.connections.fetch_add(1, Ordering::AcqRel);
         self.current.store(Some(Arc::clone(&connection)));
         self.ear.everything_changed();
         self.fence(&connection).await

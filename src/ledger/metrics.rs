@@ -6,6 +6,7 @@ use prometheus::{
 
 use super::Mode;
 use super::chores::ChoreMetrics;
+use super::feed::FeedMetrics;
 
 /// The ledger's counters; every series exists from the first second. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -18,6 +19,7 @@ pub struct LedgerMetrics {
     pub(super) chores: ChoreMetrics,
     pub(super) outbox_refused: IntGauge,
     pub(super) reconcile: ReconcileMetrics,
+    pub(super) feed: FeedMetrics,
     pub(super) memory_answers: IntGauge,
     pub(super) link: LinkMetrics,
     modes: [(Mode, IntGauge, IntCounter); 4],
@@ -163,6 +165,7 @@ impl LedgerMetrics {
             chores: ChoreMetrics::register(registry)?,
             outbox_refused,
             reconcile: ReconcileMetrics::register(registry)?,
+            feed: FeedMetrics::register(registry)?,
             memory_answers,
             link: LinkMetrics::register(registry)?,
             modes: [of(Mode::Coherent), of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],

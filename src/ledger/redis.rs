@@ -20,12 +20,13 @@ use super::store::StoreError;
 use super::watermark::Authority;
 use connection::Failure;
 use script::{Form, Lua};
-use write::{Scripted, WRITE_BACK, millis, version_key};
+use write::{Scripted, WRITE_BACK, millis};
 
 pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
 pub use servers::{Primary, Servers};
+pub(super) use write::version_key;
 pub use write::{Parcel, RedisWrite, Told};
 
 mod cluster;

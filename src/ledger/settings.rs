@@ -17,6 +17,8 @@ pub struct LedgerSettings {
     pub refresh_lifetime: Duration,
     /// How long past its `exp` some issuer's token is still accepted.
     pub leeway: Duration,
+    /// Whether entries that services keep in Redis alone are copied to the database.
+    pub adopt: bool,
     /// How many answers of each store are kept in memory.
     pub answers: usize,
     /// What identity headers tell of a user's profile.
@@ -95,4 +97,6 @@ pub struct DatabaseSettings {
     pub timeout: Duration,
     /// Create Portcullis's own tables at start; always done for SQLite.
     pub migrate: bool,
+    /// How often changes made elsewhere are looked for.
+    pub poll: Duration,
 }

@@ -21,6 +21,8 @@ mod dashboards;
 mod demo;
 mod examples;
 mod exchange;
+mod feed_redis;
+mod feed_tables;
 mod identity;
 mod jwks;
 mod late_database;

@@ -245,6 +245,28 @@ pub(super) struct SqlWrite {
     pub must_match: bool,
 }
 
+/// What to look at to learn that a service has changed a user without telling anybody.
+pub(in crate::ledger) struct Watched<'a> {
+    pub table: &'a Table,
+    /// Holds what tokens call the subject.
+    pub id: &'a Column,
+    /// What decides about a user.
+    pub columns: Vec<&'a Column>,
+    /// Holds the instant of the last such change, if services keep it.
+    pub changed_at: Option<&'a Column>,
+}
+
+impl<'a> Watched<'a> {
+    /// The deciding columns and the id.
+    pub fn all(&self) -> Vec<&'a Column> {
+        let mut all = self.columns.clone();
+        if !all.contains(&self.id) {
+            all.push(self.id);
+        }
+        all
+    }
+}
+
 /// A layout that says which users are denied: the services' half of a user's [`Standing`].
 pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// What Redis is to hold for a user of that standing.
@@ -264,6 +286,11 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// Asks the services' own table for the columns `status` (a word) and `not_before` (unix milliseconds) of one user;
     /// `None` without a table, or where it cannot hold such an id.
     fn row_query(&self, _context: &PresetContext, _subject: &str) -> Option<(String, Value)> {
+        None
+    }
+
+    /// The services' own table, as far as changes of it matter; `None` where there is none.
+    fn watched<'a>(&self, _context: &'a PresetContext) -> Option<Watched<'a>> {
         None
     }
 

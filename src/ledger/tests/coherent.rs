@@ -326,24 +326,3 @@ async fn a_user_with_only_what_is_documented_is_enough_and_one_who_may_not_write
         server.cli(&["SREM", "invalid_users", "7"]).await;
     }
 }
-
-#[tokio::test]
-async fn names_of_changed_keys_are_handed_on_once_somebody_wants_them() {
-    let server = Server::start().await;
-    let (ledger, _shutdown) = coherent(&server).await;
-    server.cli(&["SET", "pc:user:1", "1"]).await;
-    let mut names = ledger.pushes().expect("a Redis");
-    assert!(ledger.pushes().is_none(), "somebody has them");
-    server.cli(&["SET", "other:2", "1"]).await;
-    server.cli(&["SET", "pc:user:3", "1"]).await;
-    let name = tokio::time::timeout(Duration::from_secs(5), async {
-        // The first one may have been on its way.
-        loop {
-            match names.recv().await.expect("a name") {
-                name if name == b"pc:user:1" => {}
-                name => break name,
-            }
-        }
-    });
-    assert_eq!(name.await.expect("in time"), b"pc:user:3");
-}
