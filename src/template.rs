@@ -215,6 +215,20 @@ impl Template {
         matches(&self.parts, key)
     }
 
+    /// The template backwards, where it has one placeholder: what stands for it in `key`.
+    pub fn sole<'a>(&self, key: &'a str) -> Option<(&Field, &'a str)> {
+        let place = self.parts.iter().position(|part| matches!(part, Part::Field(_)))?;
+        let (before, rest) = self.parts.split_at_checked(place)?;
+        let (Part::Field(field), after) = rest.split_first()? else { return None };
+        let literal = |parts: &[Part]| match parts {
+            [] => Some(Box::default()),
+            [Part::Literal(literal)] => Some(literal.clone()),
+            _ => None,
+        };
+        let value = key.strip_prefix(&*literal(before)?)?.strip_suffix(&*literal(after)?)?;
+        (!value.is_empty() && could_be(field, value)).then_some((field, value))
+    }
+
     /// Whether two templates differ only in what their placeholders are called: then the operator wrote one key space
     /// on purpose, and no value can lead from one to the other.
     pub fn same_shape(&self, other: &Self) -> bool {

@@ -13,6 +13,7 @@ mod path;
 mod presets;
 mod problem;
 mod reader;
+mod redis;
 mod routes;
 mod rules;
 mod server;
@@ -138,7 +139,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let issuers: Option<Vec<_>> = issuers.into_iter().map(|issuer| issuer.value).collect();
     issuers::rules_between(table.reader, issuers.as_deref().unwrap_or_default());
 
-    let redis = if table.has("redis") { Some(table.table("redis", ledger::redis)) } else { None };
+    let redis = if table.has("redis") { Some(table.table("redis", redis::redis)) } else { None };
     table.exists("redis");
     let database = table.table("database", ledger::database);
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));

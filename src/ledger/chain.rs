@@ -1,20 +1,27 @@
 //! From questions to one answer: Redis in one round trip, then the database for what Redis leaves open.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use prometheus::IntCounter;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 use super::breaker::Breaker;
 use super::condition::{Finding, Moment};
-use super::memory::{Kept, Memory, Recall};
-use super::metrics::StoreMetrics;
+use super::feed::Pulse;
+use super::memory::{Kept, LIFE, LONG_LIFE, Memory, Question, Recall};
+use super::metrics::{LedgerMetrics, StoreMetrics};
 use super::questions::{Asked, Bound, Compiled, Questions};
 use super::redis::Answered;
-use super::rule::{Condition, Flag, IfAbsent, Spelling};
+use super::rule::{Condition, Flag, IfAbsent, Rule, Spelling};
+use super::settings::{DatabaseSettings, LedgerSettings};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
-use super::{Ledger, Lookup, Outage, Revocation, Source, alias, profile, redis};
+use super::{Ledger, Lookup, Outage, Revocation, Source, adopt, alias, profile, redis};
 use crate::claims::Claims;
 use crate::time::Timestamp;
 
@@ -23,16 +30,76 @@ pub(super) struct Database {
     pub sql: SqlStore,
     pub memory: Memory,
     pub breaker: Breaker,
+    /// How many questions may be put at one time: fewer than there are connections, so that changes get through.
+    pub permits: Semaphore,
+    /// How long an answer is believed of whose table nobody tells: no longer than memory may be stale.
+    pub life: Duration,
+    /// How long a question may wait for its turn.
+    pub patience: Duration,
+    pub overloads: IntCounter,
+    pub pulse: Pulse,
+    /// Whether every table of users tells of its changes.
+    pub told: AtomicBool,
+    /// The rules whose tables may be known to tell of every change, and whether triggers are needed for that.
+    pub telling: HashMap<Arc<str>, bool>,
 }
 
 impl Database {
-    /// The first row of a rule's query, from memory if somebody asked within the last second.
-    pub async fn answer(&self, statement: &Statement, bound: &Bound) -> (Kept, Recall, Instant) {
-        self.memory.answer(bound.key, || self.query(statement, bound)).await
+    pub fn new(
+        sql: SqlStore,
+        breaker: Breaker,
+        settings: &LedgerSettings,
+        metrics: &LedgerMetrics,
+        telling: HashMap<Arc<str>, bool>,
+    ) -> Self {
+        let DatabaseSettings { max_connections, timeout, .. } = settings.database;
+        Self {
+            sql,
+            memory: Memory::new(settings.answers),
+            breaker,
+            permits: Semaphore::new(usize::try_from(max_connections.saturating_sub(2).max(1)).unwrap_or(1)),
+            life: LIFE.min(settings.max_staleness),
+            patience: timeout,
+            overloads: metrics.feed.overloads.clone(),
+            pulse: Pulse::new(settings.max_staleness),
+            told: AtomicBool::new(false),
+            telling,
+        }
     }
 
-    /// The first row of a rule's query.
+    /// The first row of a query about a user, from memory if somebody asked within `life`.
+    pub async fn answer(
+        &self,
+        statement: &Statement,
+        bound: &Bound,
+        subject: &str,
+        life: Duration,
+    ) -> (Kept, Recall, Instant) {
+        let question = Question { key: bound.key, subject, life };
+        self.memory.answer(question, || self.query(statement, bound)).await
+    }
+
+    /// How long an answer to a rule's query is believed.
+    pub fn life(&self, rule: &Rule) -> Duration {
+        match self.telling.get(&rule.name) {
+            Some(false) if self.pulse.is_alive() => LONG_LIFE,
+            Some(true) if self.hears_of_tables() => LONG_LIFE,
+            _ => self.life,
+        }
+    }
+
+    /// Whether every change of a table of users is known within the pulse's lease.
+    pub fn hears_of_tables(&self) -> bool {
+        self.told.load(Ordering::Acquire) && self.pulse.is_alive()
+    }
+
+    /// The first row of a rule's query. More questions than the database can take are turned away: that says nothing
+    /// against the database.
     pub async fn query(&self, statement: &Statement, bound: &Bound) -> Kept {
+        let Ok(Ok(_permit)) = timeout(self.patience, self.permits.acquire()).await else {
+            self.overloads.inc();
+            return Err(StoreError::unavailable("too many questions are waiting for it"));
+        };
         let Some(attempt) = self.breaker.attempt() else {
             return Err(StoreError::unavailable("left alone until it answers a probe"));
         };
@@ -212,7 +279,10 @@ impl Ledger {
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
                 (Some((kept, recall, _)), Some(sql)) => {
                     self.rules.learn_row(asked, &kept, &tally.stamps);
-                    let finding = kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at));
+                    let finding = match &asked.copy {
+                        Some(hash) => self.judge_copy(asked, hash, kept, &redis, at),
+                        None => kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at)),
+                    };
                     let source = self.count_database(&finding, recall);
                     (finding, source)
                 }
@@ -241,6 +311,31 @@ impl Ledger {
         oldest
     }
 
+    /// What our copy of a key says. That there is none says something only where we would have one.
+    fn judge_copy(
+        &self,
+        asked: &Asked,
+        hash: &str,
+        kept: Kept,
+        redis: &Result<Finding, StoreError>,
+        at: Moment,
+    ) -> Result<Finding, StoreError> {
+        let finding = kept.and_then(|row| adopt::judge(&asked.rule.rule, row.as_deref(), at));
+        let vouched = self.adoption.as_ref().is_some_and(|it| it.vouches_for(hash));
+        match (finding, redis) {
+            // Redis did answer, of something that is newer than any copy.
+            (_, Err(error @ StoreError::Malformed(_))) => Err(error.clone()),
+            (Ok(denied @ (Finding::Denied | Finding::Because(_))), _) => Ok(denied),
+            (Ok(finding), _) if vouched => Ok(finding),
+            // What kept the one who knows from answering.
+            (_, Err(error)) => Err(error.clone()),
+            (Err(error), Ok(_)) => Err(error),
+            (Ok(_), Ok(_)) => {
+                Err(StoreError::unavailable("the rule has no `sql`, and not all of its entries were copied"))
+            }
+        }
+    }
+
     /// `None` where the rule has no query.
     async fn ask_row(
         &self,
@@ -250,7 +345,8 @@ impl Ledger {
     ) -> Option<(Kept, Recall, Instant)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
-        Some(self.database.answer(statement, bound).await)
+        let subject = questions.user.as_ref().map_or(claims.subject(), |user| &user.subject);
+        Some(self.database.answer(statement, bound, subject, self.database.life(&asked.rule.rule)).await)
     }
 
     /// Counts an answer where it came from.

@@ -93,6 +93,20 @@ pub enum TokenKind {
     Refresh,
 }
 
+impl Change {
+    /// Whose answers it changes; `None` where it cannot be told.
+    pub(super) fn subject(&self) -> Option<&str> {
+        match self {
+            Self::Status { user, .. }
+            | Self::Lift { user }
+            | Self::Logout { user }
+            | Self::Track { user, .. } => Some(&user.subject),
+            Self::Token { claims, .. } => claims.as_ref().map(|facts| &*facts.user.subject),
+            Self::TokenId { .. } | Self::Session { .. } => None,
+        }
+    }
+}
+
 /// What is known of a token that is being revoked (read from it; it need not verify any more).
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenFacts {

@@ -11,6 +11,7 @@ use super::members::{self, Member};
 use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
+use super::settings::LedgerSettings;
 use super::store::StoreError;
 use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
@@ -22,7 +23,7 @@ const PRUNE: u64 = 3600;
 
 impl Ledger {
     /// Starts the background tasks on the current runtime. They outlive requests and end with `shutdown`.
-    pub(super) fn start(self: &Arc<Self>, shutdown: &CancellationToken) {
+    pub(super) fn start(self: &Arc<Self>, settings: &LedgerSettings, shutdown: &CancellationToken) {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
@@ -33,6 +34,8 @@ impl Ledger {
         tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
         tokio::spawn(async move { fourth.run_until_cancelled(recovering.recover_forever()).await });
         tokio::spawn(async move { fifth.run_until_cancelled(renewing.renew_forever()).await });
+        self.start_chores(shutdown);
+        self.start_feed(settings, shutdown);
     }
 
     /// The link's task: begun last, so that a gateway which starts has tried it once before.
@@ -66,7 +69,7 @@ impl Ledger {
                 tracing::warn!(%error, "Bans whose time has come not lifted yet");
             }
             if tick % PRUNE == PRUNE - 1 {
-                match self.prune(now).await {
+                match self.writer.prune(now).await {
                     Ok(pruned) => tracing::info!(?pruned, "Pruned"),
                     Err(error) => tracing::warn!(%error, "Not pruned"),
                 }

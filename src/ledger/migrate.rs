@@ -19,11 +19,23 @@ use crate::time::Timestamp;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One step each, in order; a step that has been released is never edited.
-fn steps(dialect: Dialect) -> [&'static str; 2] {
+fn steps(dialect: Dialect) -> [&'static str; 3] {
     match dialect {
-        Dialect::Sqlite => [include_str!("migrate/sqlite.sql"), include_str!("migrate/sqlite-2.sql")],
-        Dialect::Postgres => [include_str!("migrate/postgres.sql"), include_str!("migrate/postgres-2.sql")],
-        Dialect::MySql => [include_str!("migrate/mysql.sql"), include_str!("migrate/mysql-2.sql")],
+        Dialect::Sqlite => [
+            include_str!("migrate/sqlite.sql"),
+            include_str!("migrate/sqlite-2.sql"),
+            include_str!("migrate/sqlite-3.sql"),
+        ],
+        Dialect::Postgres => [
+            include_str!("migrate/postgres.sql"),
+            include_str!("migrate/postgres-2.sql"),
+            include_str!("migrate/postgres-3.sql"),
+        ],
+        Dialect::MySql => [
+            include_str!("migrate/mysql.sql"),
+            include_str!("migrate/mysql-2.sql"),
+            include_str!("migrate/mysql-3.sql"),
+        ],
     }
 }
 

@@ -223,7 +223,8 @@ impl Ledger {
                 && let Some(statement) = &asked.rule.statement
                 && let Some(bound) = questions.bound(asked, claims, &self.database.memory)
             {
-                let (kept, ..) = self.database.answer(statement, bound).await;
+                let life = self.database.life(&asked.rule.rule);
+                let (kept, ..) = self.database.answer(statement, bound, claims.subject(), life).await;
                 self.rules.learn_row(asked, &kept, &stamps);
             }
         }

@@ -13,7 +13,7 @@ use super::memory::{Key, Memory};
 use super::profile::{Profiles, Source};
 use super::rule::{Condition, Flag, Guards, IfAbsent, Rule};
 use super::sql::{Argument, Dialect, Statement};
-use super::{OpenError, Unaskable};
+use super::{OpenError, Unaskable, adopt};
 use crate::claims::{Claims, User};
 use crate::template::{Field, RenderError, Template, is_separator};
 use crate::token::Token;
@@ -25,6 +25,8 @@ pub(super) struct Compiled {
     pub statement: Option<Statement>,
     /// Asks for all that is kept in Redis, where that is more than the answer.
     pub whole: Option<Statement>,
+    /// Whether the statement asks for our copy of the key ([`adopt`]).
+    pub copies: bool,
 }
 
 impl Compiled {
@@ -47,7 +49,8 @@ impl Compiled {
             }
             _ => None,
         };
-        Ok(Arc::new(Self { rule, statement, whole }))
+        let copies = rule.sql.as_ref().is_some_and(|sql| adopt::is_of_copies(&sql.query));
+        Ok(Arc::new(Self { rule, statement, whole, copies }))
     }
 
     /// What Redis's silence means.
@@ -58,6 +61,11 @@ impl Compiled {
         }
     }
 
+    /// The placeholders of the query. That for a copy's hash is none that a token says anything for.
+    fn fields(&self) -> impl Iterator<Item = &Field> {
+        self.statement.iter().filter(|_| !self.copies).flat_map(Statement::fields)
+    }
+
     /// Whether a token's other spelling has to be asked about as well: where the rule lists tokens by their text, and
     /// being listed denies.
     fn lists_tokens(&self) -> bool {
@@ -66,8 +74,7 @@ impl Compiled {
         let conditions = redis.map(|it| &it.deny_if).into_iter().chain(sql.as_ref().map(|it| &it.deny_if));
         let member = redis.and_then(|redis| redis.deny_if.member());
         let templates = redis.map(|redis| &redis.key).into_iter().chain(member);
-        let mut fields =
-            templates.flat_map(Template::fields).chain(self.statement.iter().flat_map(Statement::fields));
+        let mut fields = templates.flat_map(Template::fields).chain(self.fields());
         !conditions.into_iter().any(Condition::presence_allows) && fields.any(Field::is_token)
     }
 
@@ -102,7 +109,7 @@ pub(super) struct Rules {
 
 impl Rules {
     pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
-        let rules = Self::all(rules, dialect, redis)?;
+        let rules = Self::compile_all(rules, dialect, redis)?;
         let (aliases, profiles) = (Box::default(), Arc::new(Profiles::new(Box::default(), 1)));
         Ok(Self { separators: "".into(), rules, redis, aliases, profiles, names: None }.separated())
     }
@@ -114,11 +121,11 @@ impl Rules {
         profiles: Profiles,
         dialect: Dialect,
     ) -> Result<Self, OpenError> {
-        let aliases = Self::all(aliases, dialect, self.redis)?;
+        let aliases = Self::compile_all(aliases, dialect, self.redis)?;
         Ok(Self { aliases, profiles: Arc::new(profiles), ..self }.separated())
     }
 
-    fn all(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Box<[Arc<Compiled>]>, OpenError> {
+    fn compile_all(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Box<[Arc<Compiled>]>, OpenError> {
         rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect()
     }
 
@@ -136,6 +143,11 @@ impl Rules {
     /// The rules as they were given, those about aliases last.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> + Clone {
         self.rules.iter().chain(&self.aliases).map(|compiled| &compiled.rule)
+    }
+
+    /// In the order they are asked.
+    pub fn all(&self) -> impl Iterator<Item = &Compiled> {
+        self.rules.iter().map(|rule| &**rule)
     }
 
     #[cfg(test)]
@@ -165,7 +177,7 @@ impl Rules {
             .flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
         for (place, compiled, token) in put {
             let speaker = Speaker { claims, token: &token, user };
-            let (command, key, member, kept) = match self.command(compiled, &speaker) {
+            let (command, key, member, kept, copy) = match self.command(compiled, &speaker) {
                 Ok(Some((command, key, member))) => {
                     let kept = self.names.as_ref().filter(|_| self.redis).map(|names| Kept {
                         slot: names.slot(key.as_bytes()),
@@ -176,9 +188,10 @@ impl Rules {
                             answer_about(compiled, user),
                         )),
                     });
-                    (self.redis.then_some(command), Some(key), member, kept)
+                    let copy = compiled.copies.then(|| adopt::hash(&key).into());
+                    (self.redis.then_some(command), Some(key), member, kept, copy)
                 }
-                Ok(None) => (None, None, None, None),
+                Ok(None) => (None, None, None, None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
                 Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
                 Err(error) => return Err(Unaskable(error.field().to_string().into())),
@@ -187,7 +200,7 @@ impl Rules {
                 pipeline.add_command(command);
                 pipeline.len() - 1
             });
-            let binds_token = compiled.statement.iter().flat_map(Statement::fields).any(Field::is_token);
+            let binds_token = compiled.fields().any(Field::is_token);
             let token = binds_token.then(|| token.compact().into());
             let feeds = match &key {
                 Some(key) if compiled.rule.tells_profile() => self.profiles.source(key),
@@ -202,6 +215,7 @@ impl Rules {
                 member: member.filter(|_| writes_back).map(Into::into),
                 token,
                 feeds,
+                copy,
                 sql: OnceLock::new(),
             });
         }
@@ -226,7 +240,7 @@ impl Rules {
         compiled: &Compiled,
         speaker: &Speaker<'_>,
     ) -> Result<Option<(Cmd, String, Option<String>)>, RenderError> {
-        for field in compiled.statement.iter().flat_map(Statement::fields) {
+        for field in compiled.fields() {
             // Some databases refuse text with NUL by an error, and errors would open the breaker for everybody.
             if speaker.value(field)?.contains(char::is_control) {
                 return Err(RenderError::Unsafe(field.clone()));
@@ -291,6 +305,8 @@ pub(super) struct Asked {
     token: Option<Box<str>>,
     /// Where the profile in its answer is kept.
     pub feeds: Option<Source>,
+    /// What our copy of the key is found by, where there are copies.
+    pub copy: Option<Box<str>>,
     sql: OnceLock<Arc<Bound>>,
 }
 
@@ -339,7 +355,10 @@ impl Questions {
         let token = Token::new(asked.token.as_deref().unwrap_or_default());
         let speaker = Speaker { claims, token: &token, user: self.user.as_ref() };
         let value = |field: &Field| speaker.value(field).map(Argument::from).ok();
-        let arguments = statement.fields().map(value).collect::<Option<Box<[_]>>>()?;
+        let arguments = match &asked.copy {
+            Some(hash) => [hash.clone()].into(),
+            None => statement.fields().map(value).collect::<Option<Box<[_]>>>()?,
+        };
         let key = memory.key(&(&sql.query, &arguments));
         Some(asked.sql.get_or_init(|| Arc::new(Bound { arguments, key })))
     }

@@ -19,7 +19,7 @@ use super::redis::{self as store, RedisStore};
 use super::rule::Condition;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
-use super::{Ledger, Source, alias, memory};
+use super::{Ledger, Source, alias};
 
 /// No answer is believed for longer without being asked for again, whatever its key's life: should a push be lost in a
 /// way that nobody has thought of, this ends it.
@@ -120,7 +120,7 @@ impl Ledger {
     pub(super) fn vouch(&self, questions: &Questions, mut voucher: Voucher, database_asked: Option<Instant>) {
         let Some(coherent) = &self.coherent else { return };
         if let Some(asked) = database_asked {
-            voucher.ends(coherent.coherence.tick(asked).plus(memory::LIFE));
+            voucher.ends(coherent.coherence.tick(asked).plus(self.database.life));
         }
         questions.memo.keep(voucher.stamp, voucher.until);
     }

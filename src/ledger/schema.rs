@@ -99,6 +99,12 @@ impl Table {
         self.columns.iter()
     }
 
+    /// Its schema, quoted, where one was named. PostgreSQL needs none: a trigger goes with its table.
+    pub fn schema(&self) -> Option<&str> {
+        let (schema, _) = self.name.rsplit_once('.')?;
+        (self.dialect != Dialect::Postgres).then_some(schema)
+    }
+
     /// Which SQL its database speaks.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -246,7 +252,15 @@ impl Column {
 
     /// SQL for an id in this column as the text that tokens and keys call it by.
     pub fn readable(&self) -> String {
-        let name = &self.name;
+        self.id_as_text(&self.name)
+    }
+
+    /// As [`Column::readable`], of the row `of`: `NEW`, `OLD`, a table.
+    pub fn spelled(&self, of: &str) -> String {
+        self.id_as_text(&format!("{of}.{}", self.name))
+    }
+
+    fn id_as_text(&self, name: &str) -> String {
         let part = |from, length| format!("substr(hex({name}), {from}, {length})");
         let binary = || [part(1, 8), part(9, 4), part(13, 4), part(17, 4), part(21, 12)];
         match (self.cast(), self.dialect) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::change::{Applied, Change, ChangeError, RedisState, Status, TokenFacts};
-use super::outbox;
 use super::preset::{
     Native, Occasion, Preset, PresetContext, RevokedToken, SqlWrite, Standing, TokenLayout, UserLayout,
 };
@@ -13,9 +12,10 @@ use super::redis::{Marked, RedisStore, RedisWrite, Step};
 use super::schema::{number, text};
 use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
-use rows::{Drawn, ended, upsert};
+use super::{feed, outbox};
+use rows::ended;
 
-pub(in crate::ledger) use rows::{Revoked, next_version};
+pub(in crate::ledger) use rows::{Drawn, Revoked, next_version, upsert};
 
 use crate::claims::User;
 use crate::time::Timestamp;
@@ -181,6 +181,7 @@ impl Writer {
                 (self.track(&mut open, &track::Opened { user, tokens }, now).await?, false)
             }
         };
+        feed::note(&mut open, change.subject(), now).await.map_err(unavailable)?;
         if self.redis && !writes.is_empty() {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
         }

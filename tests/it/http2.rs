@@ -13,7 +13,7 @@ use crate::support::http2::{self, Http2};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
-use crate::support::tls::Client;
+use crate::support::https::Client;
 
 pub struct Scene {
     pub authority: Authority,

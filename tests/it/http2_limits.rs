@@ -12,7 +12,7 @@ use crate::http2::Scene;
 use crate::support::eventually;
 use crate::support::http2;
 use crate::support::origin::Answer;
-use crate::support::tls::Client;
+use crate::support::https::Client;
 
 #[test]
 fn heads_are_bounded_however_well_they_compress() {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::flagged::{Flagged, is_down};
 use super::TableRows;
+use super::flagged::{Flagged, is_down};
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
-    SqlWrite, Standing, UnknownUser, UserLayout, literal, template,
+    SqlWrite, Standing, UnknownUser, UserLayout, Watched, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
@@ -92,6 +92,10 @@ impl UserLayout for ActiveFlagCache {
     /// The record beside it does.
     fn carries_cut_off(&self, _context: &PresetContext) -> bool {
         false
+    }
+
+    fn watched<'a>(&self, context: &'a PresetContext) -> Option<Watched<'a>> {
+        Some(self.users(context)?.watched())
     }
 
     fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {

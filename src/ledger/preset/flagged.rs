@@ -3,7 +3,7 @@
 //! The flag knows two states, a status five: which word it was stands in `portcullis_users`. The flag decides; the word
 //! only tells why. Where the table does not exist, `portcullis_users` stands in for it.
 
-use super::{Occasion, PresetContext, SqlName, SqlWrite, Standing, TableRows, UnknownUser};
+use super::{Occasion, PresetContext, SqlName, SqlWrite, Standing, TableRows, UnknownUser, Watched};
 use crate::ledger::change::Status;
 use crate::ledger::schema::{Column, Table};
 use crate::ledger::sql::{Cast, Value};
@@ -37,6 +37,12 @@ impl<'a> Flagged<'a> {
             "SELECT u.*, p.status AS portcullis_status FROM (SELECT {flag} AS portcullis_active{more} FROM {table} WHERE {id} = {place}) AS u \
              LEFT JOIN portcullis_users p ON p.realm = {{realm}} AND p.subject = {{sub}}"
         )
+    }
+
+    /// As far as changes of it matter. Where services keep an instant of the last change, it has one of these names.
+    pub fn watched(&self) -> Watched<'a> {
+        let changed_at = ["status_updated_at", "updated_at"].iter().find_map(|name| self.table.column(name));
+        Watched { table: self.table, id: self.id, columns: vec![self.flag], changed_at }
     }
 
     /// What Portcullis itself holds, where there is no such table.

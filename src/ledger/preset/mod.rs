@@ -245,6 +245,28 @@ pub(super) struct SqlWrite {
     pub must_match: bool,
 }
 
+/// What to look at to learn that a service has changed a user without telling anybody.
+pub(in crate::ledger) struct Watched<'a> {
+    pub table: &'a Table,
+    /// Holds what tokens call the subject.
+    pub id: &'a Column,
+    /// What decides about a user.
+    pub columns: Vec<&'a Column>,
+    /// Holds the instant of the last such change, if services keep it.
+    pub changed_at: Option<&'a Column>,
+}
+
+impl<'a> Watched<'a> {
+    /// The deciding columns and the id.
+    pub fn all(&self) -> Vec<&'a Column> {
+        let mut all = self.columns.clone();
+        if !all.contains(&self.id) {
+            all.push(self.id);
+        }
+        all
+    }
+}
+
 /// A layout that says which users are denied: the services' half of a user's [`Standing`].
 pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// What Redis is to hold for a user of that standing.
@@ -264,6 +286,11 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// Asks the services' own table for the columns `status` (a word) and `not_before` (unix milliseconds) of one user;
     /// `None` without a table, or where it cannot hold such an id.
     fn row_query(&self, _context: &PresetContext, _subject: &str) -> Option<(String, Value)> {
+        None
+    }
+
+    /// The services' own table, as far as changes of it matter; `None` where there is none.
+    fn watched<'a>(&self, _context: &'a PresetContext) -> Option<Watched<'a>> {
         None
     }
 
@@ -316,6 +343,11 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         None
     }
 
+    /// How the keys of its sets of tokens begin, from which nobody takes tokens that have expired; `None` without such sets.
+    fn sets(&self) -> Option<&str> {
+        None
+    }
+
     /// The rows of the services' own table that list tokens which could still be presented, for filling Redis from;
     /// `None` without a table. The columns after the token are read by [`TokenLayout::revoked_row`].
     fn revoked_rows<'a>(&self, _context: &'a PresetContext, _now: Timestamp) -> Option<TableRows<'a>> {
@@ -332,6 +364,15 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
     fn expiry<'a>(&self, _context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {
         None
     }
+}
+
+/// What a layout keeps in Redis, one key each; for counting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    BlacklistedTokens,
+    RefreshTokens,
+    Sessions,
+    Profiles,
 }
 
 /// A token on its way to a layout.
@@ -367,6 +408,27 @@ impl Preset {
             Self::TokenBlacklist(preset) => Some(preset),
             Self::SessionStore(preset) => Some(preset),
             Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::UserCache(_) | Self::Record(_) => None,
+        }
+    }
+
+    /// How keys that are counted begin.
+    pub fn counted(&self) -> Vec<(Counted, &str)> {
+        match self {
+            Self::TokenBlacklist(preset) => {
+                vec![
+                    (Counted::BlacklistedTokens, &preset.prefix),
+                    (Counted::RefreshTokens, &preset.refresh.prefix),
+                ]
+            }
+            Self::SessionStore(preset) => vec![
+                (Counted::BlacklistedTokens, &preset.blacklist),
+                (Counted::Sessions, &preset.session),
+                (Counted::Profiles, &preset.profile),
+            ],
+            Self::UserCache(preset) => vec![(Counted::Profiles, &preset.prefixes.id)],
+            Self::Native(_) | Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::Record(_) => {
+                Vec::new()
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use super::rows::Insert;
 use super::track::{SessionLayout, TrackedToken};
 use super::{
     Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, RevokedToken, Rule, SqlName,
-    SqlQuestion, SqlWrite, Standing, TableRows, TokenLayout, UserLayout, blacklisted, literal, remaining, template,
+    SqlQuestion, SqlWrite, Standing, TableRows, TokenLayout, UserLayout, blacklisted, literal, remaining,
+    template,
 };
 use crate::ledger::change::{Status, TokenKind};
 use crate::ledger::redis::RedisWrite;
@@ -195,6 +196,10 @@ impl UserLayout for SessionStore {
 }
 
 impl TokenLayout for SessionStore {
+    fn sets(&self) -> Option<&str> {
+        Some(&self.tokens)
+    }
+
     fn writes(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
         let member = |subject: &str| RedisWrite::RemoveMember {
             key: format!("{}{subject}", self.tokens),

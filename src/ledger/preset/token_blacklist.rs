@@ -39,10 +39,7 @@ impl TokenLayout for TokenBlacklist {
         let RevokedToken { compact, expires_at, at, .. } = *token;
         let ttl = remaining(expires_at.map(|end| end.plus(context.leeway)), at);
         let key = format!("{}{compact}", self.prefix);
-        vec![
-            RedisWrite::Set { key, value: blacklisted(token), ttl },
-            self.refresh.revoked(token, ttl),
-        ]
+        vec![RedisWrite::Set { key, value: blacklisted(token), ttl }, self.refresh.revoked(token, ttl)]
     }
 
     /// All but those that are over; a table without an expiry lists for ever.

@@ -62,19 +62,21 @@ impl RedisWrite {
 
     /// The key it changes.
     pub fn key(&self) -> &str {
+        self.names().0
+    }
+
+    /// The key, and the member where it is about one.
+    pub(in crate::ledger) fn names(&self) -> (&str, &str) {
         match self {
-            Self::Set { key, .. }
-            | Self::Delete { key }
-            | Self::Replace { key, .. }
-            | Self::AddMember { key, .. }
-            | Self::RemoveMember { key, .. } => key,
+            Self::Set { key, .. } | Self::Delete { key } | Self::Replace { key, .. } => (key, ""),
+            Self::AddMember { key, member, .. } | Self::RemoveMember { key, member, .. } => (key, member),
         }
     }
 }
 
 /// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one. A member that
 /// is as long as a token stands there by its hash.
-pub(super) fn version_key(key: &str, member: &str) -> String {
+pub(in crate::ledger) fn version_key(key: &str, member: &str) -> String {
     let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
     match member.len() {
         0 => format!("pc:version:{key}"),
