@@ -74,8 +74,9 @@ async fn accept(
         };
         match accepted {
             Ok((tcp, peer)) => {
+                let Some(place) = door.place() else { continue };
                 let (door, entrance, closed) = (Arc::clone(&door), Arc::clone(&entrance), closed.clone());
-                tokio::spawn(async move { door.serve(tcp, peer, &entrance, closed).await });
+                tokio::spawn(async move { door.serve(place, tcp, peer, &entrance, closed).await });
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {

@@ -1,4 +1,4 @@
-//! `[redis]`, `[database]` and `[ledger]`.
+//! `[database]` and `[ledger]`.
 
 use std::time::Duration;
 
@@ -16,9 +16,10 @@ pub const ON_OUTAGE: [(&str, OnOutage); 2] = [("deny", OnOutage::Deny), ("allow"
 
 /// `[ledger]`, as written; stores and lifetimes come from elsewhere in the file.
 pub struct Written {
-    presets: Option<Vec<Preset>>,
+    pub presets: Option<Vec<Preset>>,
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
+    adopt: Option<bool>,
     max_staleness: Option<Duration>,
     heartbeat: Option<Duration>,
     /// `[ledger.memory] tokens`
@@ -33,6 +34,7 @@ impl Written {
         redis: Option<RedisSettings>,
         database: Option<DatabaseSettings>,
         issuers: &[IssuerSettings],
+        profile: Box<[Box<str>]>,
     ) -> Option<LedgerSettings> {
         // With leeway a token lives that much longer; without issuers nothing lives, and the defaults do.
         let longest = |life: fn(&IssuerSettings) -> Duration, default| {
@@ -47,28 +49,11 @@ impl Written {
             refresh_lifetime: longest(|issuer| issuer.refresh_lifetime, 7 * super::kinds::DAY),
             leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
+            profile,
+            adopt: self.adopt?,
             max_staleness: self.max_staleness?,
             heartbeat: self.heartbeat?,
         })
-    }
-}
-
-pub fn redis(table: &mut Table<'_>) -> Option<RedisSettings> {
-    let url = table.need("url", parsed(redis_url));
-    let timeout = table.or("timeout", duration(MILLISECOND..=10 * SECOND), "50ms");
-    Some(RedisSettings { url: url?, timeout: timeout? })
-}
-
-fn redis_url(text: &str) -> Result<String, String> {
-    let fits = |url: &url::Url| {
-        let database = url.path().trim_matches('/');
-        matches!(url.scheme(), "redis" | "rediss")
-            && url.has_host()
-            && (database.is_empty() || database.parse::<u16>().is_ok())
-    };
-    match url::Url::parse(text) {
-        Ok(url) if fits(&url) => Ok(text.to_owned()),
-        _ => Err("expected a URL such as \"redis://127.0.0.1:6379/0\" or \"rediss://…\"".into()),
     }
 }
 
@@ -77,11 +62,13 @@ pub fn database(table: &mut Table<'_>) -> Option<DatabaseSettings> {
     let max_connections = table.or("max_connections", integer(1..=10_000), 10);
     let timeout = table.or("timeout", duration(MILLISECOND..=30 * SECOND), "250ms");
     let migrate = table.or("migrate", boolean, false);
+    let poll = table.or("poll", duration(50 * MILLISECOND..=60 * SECOND), "1s");
     Some(DatabaseSettings {
         url: url?,
         max_connections: max_connections?,
         timeout: timeout?,
         migrate: migrate?,
+        poll: poll?,
     })
 }
 
@@ -111,6 +98,7 @@ fn database_url(text: &str) -> Result<String, String> {
 pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     let names = table.or("presets", list(placed(text)), ["native"]);
     let on_outage = table.or("on_outage", word(&ON_OUTAGE), "deny");
+    let adopt = table.or("adopt", boolean, true);
     let max_staleness = table.or("max_staleness", duration(100 * MILLISECOND..=5 * SECOND), "500ms");
     let heartbeat = table.or("heartbeat", duration(10 * MILLISECOND..=5 * SECOND), "100ms");
     if let (Some(patience), Some(beat)) = (max_staleness, heartbeat)
@@ -142,7 +130,7 @@ pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     if names.is_empty() && rules.as_ref().is_some_and(Vec::is_empty) {
         table.reader.warn(&table.place("presets"), "no presets and no rules: nothing can be revoked");
     }
-    Written { presets, rules, answers, max_staleness, heartbeat, tokens, on_outage }
+    Written { presets, rules, answers, adopt, max_staleness, heartbeat, tokens, on_outage }
 }
 
 /// The presets that exist, each once.

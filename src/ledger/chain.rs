@@ -1,20 +1,27 @@
 //! From questions to one answer: Redis in one round trip, then the database for what Redis leaves open.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::Instant;
+use prometheus::IntCounter;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 use super::breaker::Breaker;
 use super::condition::{Finding, Moment};
-use super::memory::{Kept, Memory, Recall};
-use super::metrics::StoreMetrics;
+use super::feed::Pulse;
+use super::memory::{Kept, LIFE, LONG_LIFE, Memory, Question, Recall};
+use super::metrics::{LedgerMetrics, StoreMetrics};
 use super::questions::{Asked, Bound, Compiled, Questions};
 use super::redis::Answered;
-use super::rule::{Condition, IfAbsent};
+use super::rule::{Condition, Flag, IfAbsent, Rule, Spelling};
+use super::settings::{DatabaseSettings, LedgerSettings};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
-use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
+use super::{Ledger, Lookup, Outage, Revocation, Source, adopt, alias, profile, redis};
 use crate::claims::Claims;
 use crate::time::Timestamp;
 
@@ -23,16 +30,76 @@ pub(super) struct Database {
     pub sql: SqlStore,
     pub memory: Memory,
     pub breaker: Breaker,
+    /// How many questions may be put at one time: fewer than there are connections, so that changes get through.
+    pub permits: Semaphore,
+    /// How long an answer is believed of whose table nobody tells: no longer than memory may be stale.
+    pub life: Duration,
+    /// How long a question may wait for its turn.
+    pub patience: Duration,
+    pub overloads: IntCounter,
+    pub pulse: Pulse,
+    /// Whether every table of users tells of its changes.
+    pub told: AtomicBool,
+    /// The rules whose tables may be known to tell of every change, and whether triggers are needed for that.
+    pub telling: HashMap<Arc<str>, bool>,
 }
 
 impl Database {
-    /// The first row of a rule's query, from memory if somebody asked within the last second.
-    pub async fn answer(&self, statement: &Statement, bound: &Bound) -> (Kept, Recall, Instant) {
-        self.memory.answer(bound.key, || self.query(statement, bound)).await
+    pub fn new(
+        sql: SqlStore,
+        breaker: Breaker,
+        settings: &LedgerSettings,
+        metrics: &LedgerMetrics,
+        telling: HashMap<Arc<str>, bool>,
+    ) -> Self {
+        let DatabaseSettings { max_connections, timeout, .. } = settings.database;
+        Self {
+            sql,
+            memory: Memory::new(settings.answers),
+            breaker,
+            permits: Semaphore::new(usize::try_from(max_connections.saturating_sub(2).max(1)).unwrap_or(1)),
+            life: LIFE.min(settings.max_staleness),
+            patience: timeout,
+            overloads: metrics.feed.overloads.clone(),
+            pulse: Pulse::new(settings.max_staleness),
+            told: AtomicBool::new(false),
+            telling,
+        }
     }
 
-    /// The first row of a rule's query.
+    /// The first row of a query about a user, from memory if somebody asked within `life`.
+    pub async fn answer(
+        &self,
+        statement: &Statement,
+        bound: &Bound,
+        subject: &str,
+        life: Duration,
+    ) -> (Kept, Recall, Instant) {
+        let question = Question { key: bound.key, subject, life };
+        self.memory.answer(question, || self.query(statement, bound)).await
+    }
+
+    /// How long an answer to a rule's query is believed.
+    pub fn life(&self, rule: &Rule) -> Duration {
+        match self.telling.get(&rule.name) {
+            Some(false) if self.pulse.is_alive() => LONG_LIFE,
+            Some(true) if self.hears_of_tables() => LONG_LIFE,
+            _ => self.life,
+        }
+    }
+
+    /// Whether every change of a table of users is known within the pulse's lease.
+    pub fn hears_of_tables(&self) -> bool {
+        self.told.load(Ordering::Acquire) && self.pulse.is_alive()
+    }
+
+    /// The first row of a rule's query. More questions than the database can take are turned away: that says nothing
+    /// against the database.
     pub async fn query(&self, statement: &Statement, bound: &Bound) -> Kept {
+        let Ok(Ok(_permit)) = timeout(self.patience, self.permits.acquire()).await else {
+            self.overloads.inc();
+            return Err(StoreError::unavailable("too many questions are waiting for it"));
+        };
         let Some(attempt) = self.breaker.attempt() else {
             return Err(StoreError::unavailable("left alone until it answers a probe"));
         };
@@ -50,13 +117,30 @@ impl Database {
 pub(super) struct Tally {
     denied: Option<(usize, Revocation)>,
     outage: Option<Outage>,
+    /// Of the keys that tell of users, from before anything is asked.
+    pub stamps: profile::Stamps,
+    /// Why, should somebody deny without knowing it.
+    told: Option<(usize, Revocation)>,
+    moved: bool,
 }
 
 impl Tally {
     fn note(&mut self, place: usize, asked: &Asked, finding: Result<Finding, StoreError>, source: Source) {
         let rule = &asked.rule.rule;
+        if rule.only_tells() {
+            return;
+        }
+        if let Ok(Finding::Tells(why)) = finding {
+            let (rule, reason) = (rule.name.clone(), why.reason().into());
+            self.told = Some((place, Revocation { rule, reason, status: why.status(), source }));
+            return;
+        }
         let (reason, status) = match finding {
-            Ok(Finding::Clear | Finding::Absent) => return,
+            Ok(Finding::Clear | Finding::Absent | Finding::Tells(_)) => return,
+            Ok(Finding::Moved) => {
+                self.moved = true;
+                return;
+            }
             Ok(Finding::Denied) => (rule.reason.clone(), rule.status),
             Ok(Finding::Because(why)) => (why.reason().into(), why.status()),
             Err(error) => {
@@ -84,7 +168,7 @@ impl Tally {
         let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
         let settled = match &finding {
             Ok(Finding::Absent) => !silent,
-            Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
+            Ok(_) => true,
             Err(_) => false,
         };
         if !settled || (!trusted && asked.rule.statement.is_some()) {
@@ -94,12 +178,25 @@ impl Tally {
         None
     }
 
-    fn lookup(self) -> Lookup {
-        match (self.denied, self.outage) {
-            (Some((_, revocation)), _) => Lookup::Revoked(revocation),
-            (None, Some(outage)) => Lookup::Unknown(outage),
-            (None, None) => Lookup::Live,
+    /// `None`: asked about the wrong user.
+    fn lookup(self) -> Option<Lookup> {
+        if self.moved {
+            return None;
         }
+        Some(match (self.denied, self.outage) {
+            (Some((_, denied)), _) => Lookup::Revoked(match self.told {
+                Some((_, told)) if &*denied.reason == "user_deactivated" => {
+                    Revocation { reason: told.reason, status: told.status, ..denied }
+                }
+                _ => denied,
+            }),
+            // Whoever could take it back cannot be asked.
+            (None, Some(outage)) => match self.told {
+                Some((_, told)) => Lookup::Revoked(told),
+                None => Lookup::Unknown(outage),
+            },
+            (None, None) => Lookup::Live,
+        })
     }
 }
 
@@ -112,12 +209,13 @@ pub(super) struct Open<'a> {
 }
 
 impl Ledger {
-    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+    /// `None`: the alias by which the credential names its user leads to somebody else by now.
+    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Option<Lookup> {
         if questions.asked.is_empty() {
-            return Lookup::Live;
+            return Some(Lookup::Live);
         }
         let at = Moment { issued_at: claims.issued_at(), now };
-        let mut tally = Tally::default();
+        let mut tally = Tally { stamps: self.profile_stamps(questions), ..Tally::default() };
         let (open, voucher) = match self.recall(questions, at, &mut tally).await {
             Some((open, voucher)) => (open, Some(voucher)),
             None => (self.ask_redis(questions, at, &mut tally).await, None),
@@ -128,7 +226,7 @@ impl Ledger {
             database_asked = self.ask_database(questions, open, claims, at, &mut tally).await;
         }
         let lookup = tally.lookup();
-        if let (Lookup::Live, Some(voucher)) = (&lookup, voucher) {
+        if let (Some(Lookup::Live), Some(voucher)) = (&lookup, voucher) {
             self.vouch(questions, voucher, database_asked);
         }
         lookup
@@ -150,7 +248,11 @@ impl Ledger {
         for (place, asked) in questions.asked.iter().enumerate() {
             let finding = match asked.reply {
                 None => Ok(Finding::Absent),
-                Some(index) => of_redis(asked, replies.as_ref().map(|all| all.get(index)), at),
+                Some(index) => {
+                    let reply = replies.as_ref().map(|all| all.get(index));
+                    self.rules.learn_reply(asked, reply, &tally.stamps);
+                    of_redis(questions, asked, reply, at)
+                }
             };
             if asks && asked.reply.is_some() {
                 count(&self.metrics.redis, &finding);
@@ -176,7 +278,11 @@ impl Ledger {
             let Open { place, asked, redis } = open;
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
                 (Some((kept, recall, _)), Some(sql)) => {
-                    let finding = kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at));
+                    self.rules.learn_row(asked, &kept, &tally.stamps);
+                    let finding = match &asked.copy {
+                        Some(hash) => self.judge_copy(asked, hash, kept, &redis, at),
+                        None => kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at)),
+                    };
                     let source = self.count_database(&finding, recall);
                     (finding, source)
                 }
@@ -205,6 +311,31 @@ impl Ledger {
         oldest
     }
 
+    /// What our copy of a key says. That there is none says something only where we would have one.
+    fn judge_copy(
+        &self,
+        asked: &Asked,
+        hash: &str,
+        kept: Kept,
+        redis: &Result<Finding, StoreError>,
+        at: Moment,
+    ) -> Result<Finding, StoreError> {
+        let finding = kept.and_then(|row| adopt::judge(&asked.rule.rule, row.as_deref(), at));
+        let vouched = self.adoption.as_ref().is_some_and(|it| it.vouches_for(hash));
+        match (finding, redis) {
+            // Redis did answer, of something that is newer than any copy.
+            (_, Err(error @ StoreError::Malformed(_))) => Err(error.clone()),
+            (Ok(denied @ (Finding::Denied | Finding::Because(_))), _) => Ok(denied),
+            (Ok(finding), _) if vouched => Ok(finding),
+            // What kept the one who knows from answering.
+            (_, Err(error)) => Err(error.clone()),
+            (Err(error), Ok(_)) => Err(error),
+            (Ok(_), Ok(_)) => {
+                Err(StoreError::unavailable("the rule has no `sql`, and not all of its entries were copied"))
+            }
+        }
+    }
+
     /// `None` where the rule has no query.
     async fn ask_row(
         &self,
@@ -214,7 +345,8 @@ impl Ledger {
     ) -> Option<(Kept, Recall, Instant)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
-        Some(self.database.answer(statement, bound).await)
+        let subject = questions.user.as_ref().map_or(claims.subject(), |user| &user.subject);
+        Some(self.database.answer(statement, bound, subject, self.database.life(&asked.rule.rule)).await)
     }
 
     /// Counts an answer where it came from.
@@ -243,12 +375,16 @@ fn native_user(row: &Row) -> String {
 }
 
 fn of_redis(
+    questions: &Questions,
     asked: &Asked,
     reply: Result<Option<&::redis::Value>, &StoreError>,
     at: Moment,
 ) -> Result<Finding, StoreError> {
     let Some(question) = &asked.rule.rule.redis else { return Ok(Finding::Absent) };
     match reply {
+        Ok(Some(value)) if question.deny_if == Condition::Leads => {
+            alias::leads(redis::reply(value)?, questions.user.as_ref())
+        }
         Ok(Some(value)) => question.deny_if.of_reply(redis::reply(value)?, at),
         Ok(None) => Err(StoreError::malformed("a reply is missing")),
         Err(error) => Err(error.clone()),
@@ -257,7 +393,7 @@ fn of_redis(
 
 pub(super) fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
     match finding {
-        Ok(Finding::Clear) => store.clear.inc(),
+        Ok(Finding::Clear | Finding::Tells(_) | Finding::Moved) => store.clear.inc(),
         Ok(Finding::Absent) => store.absent.inc(),
         Ok(Finding::Denied | Finding::Because(_)) => store.deny.inc(),
         Err(_) => store.error.inc(),
@@ -270,8 +406,13 @@ pub(super) fn text_for_redis(rule: &Compiled, kept: &Kept) -> Option<String> {
     use serde_json::Value::{Bool, Number, String};
     let (redis, sql) = (rule.rule.redis.as_ref()?, rule.rule.sql.as_ref()?);
     let Ok(Some(row)) = kept else { return None };
+    if let Condition::Flag(flag) = &redis.deny_if {
+        return users_text(flag, row);
+    }
     let text = match row.first() {
+        _ if !rule.writes_back() => return None,
         _ if redis.deny_if == Condition::NativeUser => native_user(row),
+        Some((_, String(id))) if redis.deny_if == Condition::Leads => return Some(id.clone()),
         Some((_, value @ (Bool(_) | Number(_)))) => value.to_string(),
         Some((_, String(text))) => text.clone(),
         _ => return None,
@@ -280,5 +421,16 @@ pub(super) fn text_for_redis(rule: &Compiled, kept: &Kept) -> Option<String> {
     let at = Moment { issued_at: None, now: Timestamp::from_millis(0) };
     let in_redis = redis.deny_if.of_reply(super::condition::Reply::Value(text.as_bytes()), at).ok()?;
     let in_table = sql.deny_if.of_row(Some(row), at).ok()?;
-    (rule.writes_back() && in_redis == in_table).then_some(text)
+    (in_redis == in_table).then_some(text)
+}
+
+/// A flag's value, or the whole row.
+fn users_text(flag: &Flag, row: &Row) -> Option<String> {
+    match flag.spelling {
+        Spelling::Row => profile::document(row, &flag.member),
+        _ => {
+            let (_, active) = row.iter().find(|(column, _)| column == "portcullis_active")?;
+            flag.text(active.as_i64()? == 1)
+        }
+    }
 }

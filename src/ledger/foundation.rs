@@ -1,5 +1,7 @@
 //! What the ledger stands on: the tables it needs, and what the presets' tables look like.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -50,17 +52,29 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
         }
     };
     for preset in &settings.presets {
-        if let Preset::InvalidUsers(users) = preset
-            && users.stands_in(&context)
-        {
+        if let Some(table) = preset.stands_in(&context) {
             tracing::warn!(
-                table = users.table.as_str(),
+                table = table.as_str(),
                 "There is no such table; Portcullis's own stands in for it"
             );
         }
     }
     let ground = Ground::of(epoch, &settings.presets);
     Ok(Foundation { context, provisional: false, ground, version })
+}
+
+/// The rules whose answers stay the same until somebody tells of a change, and whether it takes triggers to be told: the
+/// tables of users are services' own, Portcullis's are changed by gateways alone.
+pub(super) fn telling(presets: &[Preset], context: &PresetContext) -> HashMap<Arc<str>, bool> {
+    let of = |preset: &Preset| {
+        let triggers = match preset {
+            Preset::Native(_) => Some(false),
+            other => other.users().and_then(|layout| layout.watched(context)).map(|_| true),
+        };
+        let rules = triggers.map(|_| preset.rules(context)).unwrap_or_default();
+        rules.into_iter().filter_map(move |rule| Some((rule.name, triggers?))).collect::<Vec<_>>()
+    };
+    presets.iter().flat_map(of).collect()
 }
 
 /// A file either opens or does not; a server may be starting.

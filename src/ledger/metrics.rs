@@ -5,6 +5,8 @@ use prometheus::{
 };
 
 use super::Mode;
+use super::chores::ChoreMetrics;
+use super::feed::FeedMetrics;
 
 /// The ledger's counters; every series exists from the first second. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -14,8 +16,10 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
+    pub(super) chores: ChoreMetrics,
     pub(super) outbox_refused: IntGauge,
     pub(super) reconcile: ReconcileMetrics,
+    pub(super) feed: FeedMetrics,
     pub(super) memory_answers: IntGauge,
     pub(super) link: LinkMetrics,
     modes: [(Mode, IntGauge, IntCounter); 4],
@@ -158,8 +162,10 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
+            chores: ChoreMetrics::register(registry)?,
             outbox_refused,
             reconcile: ReconcileMetrics::register(registry)?,
+            feed: FeedMetrics::register(registry)?,
             memory_answers,
             link: LinkMetrics::register(registry)?,
             modes: [of(Mode::Coherent), of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],

@@ -8,25 +8,33 @@ pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod adopt;
+mod alias;
 mod answers;
 mod breaker;
 mod chain;
+mod chores;
 mod coherence;
 mod condition;
+mod feed;
 mod foundation;
 mod keeper;
 mod link;
+mod members;
 mod memory;
 mod metrics;
 mod migrate;
 mod outbox;
+pub mod profile;
 mod questions;
+mod recheck;
 mod recall;
 mod reconcile;
 mod records;
 mod recovery;
 pub mod redis;
 mod schema;
+pub mod sessions;
 pub mod sql;
 pub mod store;
 mod upkeep;
@@ -37,16 +45,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
+use adopt::Adoption;
+use alias::Aliases;
 use breaker::Breaker;
 use chain::Database;
+use chores::Chores;
+use feed::Keys;
 use foundation::Foundation;
-use memory::Memory;
 use outbox::Outbox;
+use profile::Profiles;
 use questions::Rules;
 use recall::Coherent;
+use recheck::Queue;
 use sql::SqlStore;
 use watermark::Authority;
 use write::Writer;
@@ -56,6 +69,7 @@ use crate::time::Timestamp;
 use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
+pub use feed::watch;
 pub use metrics::LedgerMetrics;
 pub use questions::Questions;
 pub use records::{Pruned, Stats};
@@ -170,6 +184,8 @@ pub enum OpenError {
 /// The ledger.
 pub struct Ledger {
     rules: Rules,
+    /// How subjects that are no ids are turned into ids, where a preset can.
+    aliases: Option<Aliases>,
     redis: Option<Arc<RedisStore>>,
     /// What is kept of Redis's answers; there is one where there is a Redis.
     coherent: Option<Coherent>,
@@ -182,6 +198,13 @@ pub struct Ledger {
     doubt: Doubt,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
+    chores: Chores,
+    /// Whose keys are whose, and who is to be rechecked.
+    keys: Keys,
+    rechecks: Queue,
+    adoption: Option<Adoption>,
+    /// Whose rows have changed lately.
+    recently: quick_cache::sync::Cache<Box<str>, ()>,
     database_latency_micros: AtomicU64,
     last_mode: LastMode,
     /// Rung by the breakers.
@@ -199,11 +222,21 @@ impl Ledger {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
-        let Foundation { context, provisional, ground, version } = foundation::lay(&sql, settings).await?;
-        let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
+        let Foundation { mut context, provisional, ground, version } =
+            foundation::lay(&sql, settings).await?;
+        context.profile = settings.profile.clone();
+        let telling = foundation::telling(&settings.presets, &context);
+        let presets = preset::complete(&settings.presets);
         // The presets' rules first: of several rules that deny, the first one's reason is told.
-        let rules = presets.chain(settings.rules.iter().cloned()).collect();
-        let mut rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
+        let asked = presets.iter().flat_map(|preset| preset.rules(&context));
+        let mut asked: Vec<Rule> = asked.chain(settings.rules.iter().cloned()).collect();
+        adopt::give_all(&mut asked, settings, sql.dialect());
+        let aliases = presets.iter().find_map(|preset| preset.aliases(&context));
+        let aliases = aliases.map(|rules| Aliases::new(rules, sql.dialect())).transpose()?;
+        let (aliases, alias_rules) = aliases.unzip();
+        let profiles = Profiles::new(settings.profile.clone(), settings.answers);
+        let rules = Rules::compile(asked, sql.dialect(), settings.redis.is_some())?;
+        let mut rules = rules.with_users(alias_rules.unwrap_or_default(), profiles, sql.dialect())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -217,16 +250,14 @@ impl Ledger {
             redis.as_ref().map(|redis| Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics));
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
-        let writer = Writer {
-            sql: sql.clone(),
-            presets: settings.presets.clone(),
-            context,
-            redis: settings.redis.is_some(),
-        };
+        let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some() };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
-        let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
+        let database = Arc::new(Database::new(sql, breaker, settings, &metrics, telling));
+        let keys = Keys::of(rules.all());
+        let adoption = Adoption::of(rules.all(), &database.sql, &metrics.feed);
         let ledger = Arc::new(Self {
             rules,
+            aliases,
             redis,
             coherent,
             database,
@@ -235,6 +266,11 @@ impl Ledger {
             provisional,
             doubt: Doubt::default(),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
+            chores: Chores::default(),
+            keys,
+            adoption,
+            rechecks: Queue::new(recheck::WAITING, recheck::SECOND_LOOK),
+            recently: quick_cache::sync::Cache::new(recheck::WAITING),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
             turned,
@@ -242,7 +278,7 @@ impl Ledger {
         });
         ledger.probe_database_at_start().await;
         ledger.look_into_outbox().await;
-        ledger.start(&shutdown);
+        ledger.start(settings, &shutdown);
         ledger.await_belief().await;
         if let (Some(coherent), Some(redis)) = (&ledger.coherent, &ledger.redis)
             && !redis.breaker.is_open()
@@ -258,7 +294,7 @@ impl Ledger {
 
     /// Renders what has to be asked about a credential. Pure.
     pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
-        self.rules.questions(claims, token)
+        self.questions_about(claims, token)
     }
 
     /// Asks: memory while it is known to say what Redis says, else Redis, in one round trip; the database only for
@@ -269,13 +305,7 @@ impl Ledger {
             return Lookup::Live;
         }
         // Boxed, so that the requests which need none of it do not carry it along.
-        Box::pin(self.ask(questions, claims, now)).await
-    }
-
-    /// The names of keys that changed in Redis under the rules' prefixes, from now on; they are hints, since a flush
-    /// names none and too many at once are dropped. `None` without Redis, or where somebody has taken them already.
-    pub fn pushes(&self) -> Option<mpsc::Receiver<Vec<u8>>> {
-        self.coherent.as_ref()?.link.pushes()
+        Box::pin(self.find_meant(questions, claims, now)).await
     }
 
     /// How answers are found at present.
@@ -325,6 +355,8 @@ impl Ledger {
 
     /// Writes a change: the database first, then Redis, then the answer.
     pub async fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, ChangeError> {
+        let about_id = self.about_ids(change).await?;
+        let change = about_id.as_ref().unwrap_or(change);
         let applied = self.writer.apply(self.redis.as_deref(), change, now).await;
         // Also after an error: a transaction whose end was not heard may have happened.
         self.forget_answers();
@@ -336,16 +368,23 @@ impl Ledger {
 
     /// A user's standing.
     pub async fn user(&self, user: &User) -> Result<UserRecord, StoreError> {
-        self.writer.record(user, Timestamp::now()).await
+        self.writer.record(&self.user_meant(user).await?, Timestamp::now()).await
     }
 
-    /// What the database holds, in numbers.
+    /// What the stores hold, and how memory does, in numbers.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
-        self.writer.stats().await
+        let rows = self.writer.stats().await?;
+        Ok(Stats {
+            redis: self.count_keys().await,
+            memory: self.memory_counts(),
+            mode: self.mode().word(),
+            ..rows
+        })
     }
 
     /// Removes what nobody could present any more.
     pub async fn prune(&self, now: Timestamp) -> Result<Pruned, StoreError> {
+        self.chores.sweep_soon();
         self.writer.prune(now).await
     }
 

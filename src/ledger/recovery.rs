@@ -58,6 +58,8 @@ impl Ledger {
         }
         match redis.authority.why() {
             why if why.is_loss() => {
+                // Before the mark: what services had written there alone is part of what Redis is believed for.
+                self.restore_adopted().await.map_err(FillError::Redis)?;
                 let ended = self.filler(redis).fill().await?;
                 if ended == Ended::Filled {
                     redis.renewed_for(self.renewal()).await.map_err(FillError::Redis)?;

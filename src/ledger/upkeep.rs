@@ -17,8 +17,8 @@ pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -
     // Binary columns of MySQL are cast to be read as text.
     let sql = format!(
         "SELECT {}, {} FROM portcullis_users WHERE until_at <= ? AND status <> 'active' LIMIT {BATCH}",
-        readable(writer, "realm"),
-        readable(writer, "subject"),
+        writer.readable("realm"),
+        writer.readable("subject"),
     );
     let rows = writer.sql.rows(&sql, &[now.millis().into()]).await.map_err(unavailable)?;
     for (realm, subject) in rows.iter().filter_map(|row| Some((text(row, 0)?, text(row, 1)?))) {
@@ -30,11 +30,4 @@ pub async fn lift(writer: &Writer, redis: Option<&RedisStore>, now: Timestamp) -
         }
     }
     Ok(())
-}
-
-fn readable(writer: &Writer, column: &str) -> String {
-    match writer.sql.dialect() {
-        super::sql::Dialect::MySql => format!("CONVERT({column} USING utf8mb4)"),
-        _ => column.to_owned(),
-    }
 }

@@ -16,7 +16,7 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::entrance::{Entrance, Failed, Opened, Scheme};
 use super::settings::Limits;
@@ -75,15 +75,21 @@ impl Door {
         Self { proxy, snapshot, metrics, tls, connections }
     }
 
-    /// Serves a connection from its first byte to its last. One too many is closed before a byte of it is read.
+    /// A place for one more connection; one too many is closed before a byte of it is read. Taken where connections are
+    /// accepted, so that they count in the order in which they come.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections.free).try_acquire_owned().ok()
+    }
+
+    /// Serves a connection from its first byte to its last.
     pub async fn serve(
         self: Arc<Self>,
+        _place: OwnedSemaphorePermit,
         tcp: TcpStream,
         peer: SocketAddr,
         entrance: &Entrance,
         shutdown: ShutdownWatch,
     ) {
-        let Ok(_open) = self.connections.free.try_acquire() else { return };
         let snapshot = self.snapshot.load_full();
         let (limits, h2c) = (snapshot.server.limits.clone(), snapshot.server.h2c);
         drop(snapshot);

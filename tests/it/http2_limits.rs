@@ -1,4 +1,4 @@
-//! What one HTTP/2 connection may cost: streams, heads, resets, and time.
+//! What one HTTP/2 connection may cost: streams, heads, resets, and time; and how it ends with the gateway.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use crate::http2::Scene;
 use crate::support::eventually;
 use crate::support::http2;
 use crate::support::origin::Answer;
-use crate::support::tls::Client;
+use crate::support::https::Client;
 
 #[test]
 fn heads_are_bounded_however_well_they_compress() {
@@ -268,4 +268,68 @@ fn a_head_in_endless_pieces_is_not_collected() {
     // With an error or without: nothing more is read.
     raw.wait_closed();
     scene.origin.saw_nothing();
+}
+
+#[test]
+fn requests_on_their_way_are_answered_and_clients_told_to_go_before_the_gateway_ends() {
+    let scene = Scene::new();
+    scene.origin.answer(|_| Answer::new(200, "late").delayed(Duration::from_millis(500)));
+    let mut gateway = scene.setup().start();
+    let mut client = scene.connect(&gateway);
+    let bearer = scene.bearer("alice");
+    let begun = client.begin(http2::get("a.test", "/x", &[("authorization", &bearer)]), true).unwrap();
+    eventually("it has reached the service", || match scene.origin.requests().len() {
+        1 => Ok(()),
+        seen => Err(seen),
+    });
+    gateway.signal("TERM");
+    let answer = client.answer(begun.response).unwrap();
+    assert_eq!((answer.status, answer.text()), (200, "late".to_owned()));
+    // Whether it heard the last word or was too busy with its own is no matter.
+    let end = client.ended();
+    assert!(end.is_ok() || end.as_ref().is_err_and(h2::Error::is_io), "{end:?}");
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn clients_are_told_to_go_before_the_last_answer_is_given() {
+    let scene = Scene::new();
+    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(500)));
+    let mut gateway = scene.setup().start();
+    let tls = Client::of(&scene.authority).alpn(&[b"h2"]);
+    let mut raw = tls.connect(gateway.tls_addr(), "a.test").unwrap().raw();
+    let bearer = scene.bearer("alice");
+    let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
+    raw.send(http2::raw_request(&[&head[..], &[("authorization", &*bearer)]].concat()));
+    eventually("it has reached the service", || match scene.origin.requests().len() {
+        1 => Ok(()),
+        seen => Err(seen),
+    });
+    gateway.signal("TERM");
+    let mut kinds = Vec::new();
+    while kinds.last() != Some(&http2::HEADERS) {
+        let frame = raw.frame().unwrap();
+        if frame.kind == http2::GOAWAY {
+            assert_eq!(frame.payload[4..8], [0; 4], "NO_ERROR");
+        }
+        kinds.push(frame.kind);
+    }
+    assert!(kinds.contains(&http2::GOAWAY), "{kinds:?}");
+    drop(raw);
+    assert!(gateway.wait_exit().success());
+}
+
+#[test]
+fn a_client_that_does_not_hear_is_not_waited_for() {
+    let scene = Scene::new();
+    let mut gateway = scene.setup().start();
+    let tls = Client::of(&scene.authority).alpn(&[b"h2"]);
+    let mut asleep = tls.connect(gateway.tls_addr(), "a.test").unwrap().raw();
+    let head = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", "/x")];
+    asleep.send(http2::raw_request(&head));
+    while asleep.frame().unwrap().kind != http2::HEADERS {}
+    gateway.signal("TERM");
+    // Running requests would be waited for, half a minute long.
+    assert!(gateway.wait_exit().success());
+    assert!(!gateway.log().contains("open connections are cut"), "{}", gateway.log());
 }

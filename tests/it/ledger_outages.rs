@@ -230,10 +230,11 @@ fn with_both_stores_dead_nobody_passes_unless_the_operator_said_so() {
 }
 
 #[test]
-fn a_rule_that_redis_alone_can_answer_is_unavailable_without_redis() {
+fn a_rule_that_redis_alone_can_answer_is_unavailable_without_redis_where_nothing_is_copied() {
     let world = World::new();
     let mut redis = Redis::start();
-    let gateway = world.start(&[&patient_redis(&redis), &format!("{}{ALONE}", presets(&["native"]))]);
+    let ledger = format!("{}adopt = false\n{ALONE}", presets(&["native"]));
+    let gateway = world.start(&[&patient_redis(&redis), &ledger]);
     let token = world.issuer.good("7");
     assert_eq!(verdict(&gateway, &token), "200");
     redis.kill();

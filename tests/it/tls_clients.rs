@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use crate::support::eventually;
 use crate::support::issuer::Issuer;
 use crate::support::pki::Authority;
-use crate::support::tls::Https;
+use crate::support::https::Https;
 use crate::tls::{APPLIED, Scene, counted};
 
 #[test]

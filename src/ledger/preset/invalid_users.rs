@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::native::USER_QUERY;
 use super::{
     Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Occasion, PresetContext,
-    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout, listed,
-    literal, template,
+    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout, Watched,
+    listed, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
@@ -239,6 +239,18 @@ impl UserLayout for InvalidUsers {
     fn carries_cut_off(&self, context: &PresetContext) -> bool {
         self.users(context)
             .is_none_or(|table| table.column(self.columns.last_security_action.as_str()).is_some())
+    }
+
+    fn watched<'a>(&self, context: &'a PresetContext) -> Option<Watched<'a>> {
+        let table = self.users(context)?;
+        let column = |name: &super::SqlName| table.column(name.as_str());
+        let columns = [&self.columns.status, &self.columns.last_security_action];
+        Some(Watched {
+            table,
+            id: column(&self.columns.user_id)?,
+            columns: columns.into_iter().filter_map(column).collect(),
+            changed_at: column(&self.columns.status_updated_at),
+        })
     }
 
     fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {

@@ -197,6 +197,12 @@ impl SqlStore {
         timeout(self.timeout.max(WRITE_TIMEOUT), ask).await.map_err(|_| StoreError::Timeout)?
     }
 
+    /// Runs a statement of this crate's own that cannot be prepared: MySQL refuses triggers otherwise.
+    pub async fn define(&self, sql: &str) -> Result<(), StoreError> {
+        let run = async { each!(Pool, &self.pool, pool => define(pool, sql).await) };
+        timeout(self.timeout.max(WRITE_TIMEOUT), run).await.map_err(|_| StoreError::Timeout)?
+    }
+
     /// As [`Transaction::clock`].
     pub async fn clock(&self, now: Timestamp) -> Result<Timestamp, StoreError> {
         let Some(sql) = self.dialect().clock() else { return Ok(now) };
@@ -306,6 +312,11 @@ where
 {
     let query = sqlx::query_with::<E, _>(AssertSqlSafe(sql), bound::<E>(values)?);
     query.execute(on).await.map(|result| E::changed(&result)).map_err(|error| failure(&error))
+}
+
+async fn define<'c, E: Engine>(on: impl Executor<'c, Database = E>, sql: &str) -> Result<(), StoreError> {
+    let done = on.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await;
+    done.map(|_| ()).map_err(|error| failure(&error))
 }
 
 fn read<E: Engine>(row: &E::Row) -> Result<Row, StoreError> {

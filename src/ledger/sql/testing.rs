@@ -32,6 +32,7 @@ pub(in crate::ledger) fn store(url: &str) -> SqlStore {
         max_connections: 8,
         timeout: Duration::from_secs(5),
         migrate: true,
+        poll: Duration::from_secs(1),
     };
     SqlStore::open(&settings).expect("the URL is good")
 }
@@ -87,9 +88,13 @@ impl Server {
         let mut install = Command::new("mariadb-install-db");
         install.arg("--no-defaults").arg(format!("--user={}", user.trim()));
         install.arg("--auth-root-authentication-method=normal").arg(format!("--datadir={}", data.display()));
+        // A server that starts clears away what it takes for leftovers in a folder shared with others.
+        let temporary = format!("--tmpdir={}", path.display());
+        install.arg(&temporary);
         run(&mut install);
         let mut server = Command::new("/usr/sbin/mariadbd");
         server.arg("--no-defaults").arg(format!("--user={}", user.trim())).arg("--skip-networking");
+        server.arg(&temporary);
         server.arg(format!("--datadir={}", data.display())).arg(format!("--socket={}", socket.display()));
         let process = start(&mut server, path);
         let url = format!("mysql://root@localhost/test?socket={}", socket.display());

@@ -53,6 +53,7 @@ fn a_url_with_a_password_is_not_repeated() {
         max_connections: 1,
         timeout: Duration::from_secs(1),
         migrate: false,
+        poll: Duration::from_secs(1),
     };
     let error = SqlStore::open(&settings).err().expect("broken").to_string();
     assert!(!error.contains("hunter2"), "{error}");

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::ledger::redis::RedisWrite;
+use crate::ledger::settings::Login;
 use proxy::Proxy;
 
 mod proxy;
@@ -316,33 +317,12 @@ async fn a_user_with_only_what_is_documented_is_enough_and_one_who_may_not_write
     for more in ["%R~* +set ~pc:watermark:canary:*", "%R~*"] {
         let user = format!("ACL SETUSER gateway reset on >secret resetchannels &pc:link {commands} {more}");
         server.cli(&user.split_whitespace().collect::<Vec<_>>()).await;
-        let url = format!("{}?user=gateway&pass=secret", server.settings().url);
-        let (ledger, _shutdown) = open(RedisSettings { url, ..server.settings() }, as_services_do()).await;
+        let login = Login { user: Some("gateway".into()), password: Some("secret".into()) };
+        let (ledger, _shutdown) = open(RedisSettings { login, ..server.settings() }, as_services_do()).await;
         becomes(&ledger, Mode::Coherent).await;
         assert_eq!(find(&ledger, "7").await, Lookup::Live);
         server.cli(&["SADD", "invalid_users", "7"]).await;
         assert_eq!(reason(&find(&ledger, "7").await), "in_set");
         server.cli(&["SREM", "invalid_users", "7"]).await;
     }
-}
-
-#[tokio::test]
-async fn names_of_changed_keys_are_handed_on_once_somebody_wants_them() {
-    let server = Server::start().await;
-    let (ledger, _shutdown) = coherent(&server).await;
-    server.cli(&["SET", "pc:user:1", "1"]).await;
-    let mut names = ledger.pushes().expect("a Redis");
-    assert!(ledger.pushes().is_none(), "somebody has them");
-    server.cli(&["SET", "other:2", "1"]).await;
-    server.cli(&["SET", "pc:user:3", "1"]).await;
-    let name = tokio::time::timeout(Duration::from_secs(5), async {
-        // The first one may have been on its way.
-        loop {
-            match names.recv().await.expect("a name") {
-                name if name == b"pc:user:1" => {}
-                name => break name,
-            }
-        }
-    });
-    assert_eq!(name.await.expect("in time"), b"pc:user:3");
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::DEADLINE;
 use super::raw::Response;
-use super::tls::Client;
+use super::https::Client;
 
 /// One connection.
 pub struct Http2 {

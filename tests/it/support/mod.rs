@@ -1,8 +1,10 @@
 //! What the tests stand on. Everything here cleans up after itself by `Drop`, or by a watchdog when the process dies.
 #![expect(dead_code, reason = "a helper may be waiting for the test that needs it")]
 
+pub mod cluster;
 pub mod gateway;
 pub mod http2;
+pub mod https;
 pub mod issuer;
 pub mod leaks;
 pub mod mysql;
@@ -12,6 +14,7 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod relay;
+pub mod sentinels;
 pub mod server;
 pub mod service;
 pub mod tls;
