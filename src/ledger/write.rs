@@ -390,4 +390,4 @@ mod rows;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

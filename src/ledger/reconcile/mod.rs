@@ -8,12 +8,14 @@
 mod pages;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::metrics::ReconcileMetrics;
 use super::migrate;
+use super::outbox::Outbox;
 use super::redis::{self, Link, RedisStore, RedisWrite};
 use super::store::StoreError;
 use super::watermark::Mark;
@@ -96,6 +98,24 @@ struct Note {
     touched: i64,
 }
 
+/// Which gap is closed.
+#[derive(Clone, Copy, Debug)]
+pub enum Gap<'a> {
+    Any,
+    /// One that was there at the last look as well: an older copy of Redis looks like a gap to a gateway that has not
+    /// asked of late, and until the next look one that has will have noticed.
+    MustLast(&'a AtomicI64),
+}
+
+impl Gap<'_> {
+    fn lasts(self, seq: i64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::MustLast(last) => last.swap(seq, Ordering::Relaxed) == seq,
+        }
+    }
+}
+
 /// Who fills.
 pub struct Filler<'a> {
     pub writer: &'a Writer,
@@ -131,9 +151,26 @@ impl Filler<'_> {
         .await
     }
 
+    /// Raises the mark to what the database holds, if nothing waits in the outbox.
+    pub async fn keep_up(&self, outbox: &Outbox, gap: Gap<'_>) -> Result<(), FillError> {
+        if self.redis.authority.field().is_none() {
+            return Ok(());
+        }
+        // In this order: what is committed after the version was read is not spoken of.
+        let version = migrate::version(&self.writer.sql).await.map_err(FillError::Database)?;
+        let waiting = outbox.is_waiting_up_to(version).await.map_err(FillError::Database)?;
+        let Some(mark) = self.redis.mark().await.map_err(FillError::Redis)? else { return Ok(()) };
+        if mark.seq >= version || waiting || !gap.lasts(mark.seq) {
+            return Ok(());
+        }
+        self.close_gap(&mark, version).await?;
+        let link = self.redis.link().map_err(FillError::Redis)?;
+        self.redis.mark_on(&link).await.map(|_| ()).map_err(FillError::Redis)
+    }
+
     /// Tells Redis once more of every change of ours since the mark, and raises it. Everything that waited has been
     /// delivered: what lies between is a change without anything to tell, or one whose teller died in between.
-    pub async fn close_gap(&self, read: &Mark, version: i64) -> Result<(), FillError> {
+    async fn close_gap(&self, read: &Mark, version: i64) -> Result<(), FillError> {
         let link = self.redis.link().map_err(FillError::Redis)?;
         let mut pace = Pace::new(self.metrics);
         for source in [Source::Users, Source::Tokens, Source::Sessions] {
@@ -375,3 +412,6 @@ impl Drop for Running<'_> {
         self.0.running.set(0);
     }
 }
+
+#[cfg(test)]
+mod tests;
