@@ -60,7 +60,7 @@ impl Ledger {
                 if let (Why::Behind, Some(mark)) = (why, &mark) {
                     redis.disown(mark).await.map_err(FillError::Redis)?;
                 }
-                let ended = self.filler(redis).fill().await?;
+                let ended = self.filler(redis).fill(why).await?;
                 if ended == Ended::Filled {
                     redis.renewed_for(self.renewal()).await.map_err(FillError::Redis)?;
                 }

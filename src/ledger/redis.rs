@@ -28,6 +28,7 @@ pub use write::{Parcel, RedisWrite, Told};
 
 mod link;
 mod mark;
+mod scan;
 mod script;
 mod write;
 

@@ -25,7 +25,7 @@ use crate::claims::User;
 use crate::template::Template;
 use crate::time::Timestamp;
 
-pub(in crate::ledger) use filling::{OwnedToken, TableRows};
+pub(in crate::ledger) use filling::{Listing, OwnedToken, TableRows, standing_of};
 
 /// How long Redis remembers that a user has a row. Where nothing tells of rows that are deleted, one is noticed after
 /// that; and while the database is away, users who were seen since then pass.
@@ -250,6 +250,12 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// affair: such rows have none.
     fn denied_row(&self, subject: &str, row: &Row) -> Option<Standing> {
         Some(filling::denied_row(subject, row))
+    }
+
+    /// Where its entries are found in Redis, so that those which an older copy has brought back can be looked into. Only
+    /// of a layout that decides alone.
+    fn listings(&self) -> Vec<Listing> {
+        Vec::new()
     }
 
     /// Whether the services' own table alone says who is denied in this layout: every ban that was ever given has its

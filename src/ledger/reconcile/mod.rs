@@ -5,6 +5,7 @@
 //! of Redis that has the note has them too, and whoever has to take over goes on from there. A flush takes the note away
 //! with the rest; the mark is then not set, and the work begins anew. The mark is set last of all.
 
+mod lifted;
 mod pages;
 
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use super::migrate;
 use super::outbox::Outbox;
 use super::redis::{self, Link, RedisStore, RedisWrite};
 use super::store::StoreError;
-use super::watermark::Mark;
+use super::watermark::{Mark, Why};
 use super::write::{Writer, next_version};
 use crate::time::Timestamp;
 use pages::{From, Source};
@@ -93,6 +94,8 @@ struct Note {
     server: String,
     /// What the mark will say.
     version: i64,
+    /// Whether Redis held an older state, rather than nothing.
+    older: bool,
     source: String,
     after: Vec<String>,
     touched: i64,
@@ -125,8 +128,9 @@ pub struct Filler<'a> {
 
 impl Filler<'_> {
     /// Fills Redis and sets the mark, unless another gateway is at it.
-    pub async fn fill(&self) -> Result<Ended, FillError> {
-        self.alone("fill", async |link, keep| self.fill_alone(link, keep).await).await
+    pub async fn fill(&self, why: Why) -> Result<Ended, FillError> {
+        let older = matches!(why, Why::OtherServer | Why::Behind);
+        self.alone("fill", async |link, keep| self.fill_alone(link, keep, older).await).await
     }
 
     /// Writes again what denies users, for another while: what a layout lets end does not end while the database says
@@ -205,7 +209,7 @@ impl Filler<'_> {
         done.map(|()| Ended::Filled)
     }
 
-    async fn fill_alone(&self, link: &Arc<Link>, keep: &Keep<'_>) -> Result<(), FillError> {
+    async fn fill_alone(&self, link: &Arc<Link>, keep: &Keep<'_>, older: bool) -> Result<(), FillError> {
         // Somebody else may have done it while the lock was waited for.
         self.redis.mark_on(link).await.map_err(FillError::Redis)?;
         if self.redis.authority.is_believed() {
@@ -213,7 +217,7 @@ impl Filler<'_> {
         }
         let _running = Running::of(self.metrics);
         let (field, now) = (self.note_field(), Timestamp::now());
-        let (mut note, mut written) = self.begin(link, &field, now).await?;
+        let (mut note, mut written) = self.begin(link, &field, now, older).await?;
         let mut pace = Pace::new(self.metrics);
         let sources = Source::all(self.writer, now);
         let first = sources.iter().position(|source| source.name() == note.source).unwrap_or(0);
@@ -232,6 +236,9 @@ impl Filler<'_> {
                 (note.after, note.touched) = (after, Timestamp::now().millis());
                 written = self.put_note(link, &field, &written, &note).await?;
             }
+        }
+        if note.older {
+            self.lift(link, keep, note.version, &mut pace).await?;
         }
         let mark = Mark::of_new_round(note.version, &link.server.run_id);
         let set = self.redis.finish(link, (&field, &written), &mark).await.map_err(FillError::Redis)?;
@@ -256,6 +263,7 @@ impl Filler<'_> {
         link: &Arc<Link>,
         field: &str,
         now: Timestamp,
+        older: bool,
     ) -> Result<(Note, String), FillError> {
         let found = self.redis.note(link, field).await.map_err(FillError::Redis)?;
         let fresh = |note: &Note| {
@@ -278,6 +286,7 @@ impl Filler<'_> {
                     attempt: uuid::Uuid::new_v4().simple().to_string(),
                     server: link.server.run_id.to_string(),
                     version: self.draw(now).await.map_err(FillError::Database)?,
+                    older,
                     source: String::new(),
                     after: Vec::new(),
                     touched: now.millis(),

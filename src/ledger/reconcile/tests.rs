@@ -3,15 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use proptest::prelude::*;
-use prometheus::Registry;
 use ::redis::Pipeline;
+use prometheus::Registry;
+use proptest::prelude::*;
 
 use super::*;
 use crate::ledger::LedgerMetrics;
 use crate::ledger::breaker::Breaker;
 use crate::ledger::change::{Change, Status};
-use crate::ledger::preset::Preset;
+use crate::ledger::preset::{InvalidUsersLayout, Preset};
 use crate::ledger::redis::tests::Server as Redis;
 use crate::ledger::sql::testing::Server;
 use crate::ledger::watermark::{Authority, Ground};
@@ -22,8 +22,15 @@ const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 #[derive(Clone, Copy, Debug)]
 enum Step {
     /// `told`: else the teller dies between the database and Redis.
-    Change { user: u8, status: Status, told: bool },
-    Token { number: u8, told: bool },
+    Change {
+        user: u8,
+        status: Status,
+        told: bool,
+    },
+    Token {
+        number: u8,
+        told: bool,
+    },
     Deliver,
     KeepUp,
     Flush,
@@ -60,8 +67,12 @@ struct Scene<'a> {
 
 impl<'a> Scene<'a> {
     async fn new(redis: &'a Redis, server: &Server) -> Self {
+        Self::with(redis, server, keys()).await
+    }
+
+    async fn with(redis: &'a Redis, server: &Server, layout: InvalidUsersLayout) -> Self {
         redis.cli(&["FLUSHALL"]).await;
-        let writer = writer(&server.sql, presets(keys())).await;
+        let writer = writer(&server.sql, presets(layout)).await;
         let epoch = migrate::epoch(&server.sql).await.expect("answered");
         let gauge = || prometheus::IntGauge::new("gauge", "gauge").expect("a gauge");
         let store = async || {
@@ -115,7 +126,7 @@ impl<'a> Scene<'a> {
                 let _ = self.redis.try_cli(&["DEBUG", "RELOAD", "NOSAVE"]).await;
             }
             Step::Fill => {
-                self.filler().fill().await.expect("filled");
+                self.filler().fill(self.stores[0].authority.why()).await.expect("filled");
             }
         }
     }
@@ -161,7 +172,11 @@ async fn live(redis: &Redis, steps: &[Step]) {
         scene.take(step).await;
         scene.is_never_wrong(&format!("{step:?}")).await;
     }
-    assert!(scene.is_never_wrong("all").await, "it is believed in the end: {:?}", scene.stores[0].authority.why());
+    assert!(
+        scene.is_never_wrong("all").await,
+        "it is believed in the end: {:?}",
+        scene.stores[0].authority.why()
+    );
 }
 
 #[test]
@@ -184,13 +199,13 @@ async fn a_gateway_that_dies_while_it_fills_is_gone_on_from() {
     let link = Arc::new(scene.stores[0].new_link(PATIENCE).await.expect("a link"));
     let filler = scene.filler();
     let field = filler.note_field();
-    let (note, written) = filler.begin(&link, &field, Timestamp::now()).await.expect("begun");
+    let (note, written) = filler.begin(&link, &field, Timestamp::now(), false).await.expect("begun");
     let half = Note { source: "tokens".to_owned(), ..note.clone() };
     let written = filler.put_note(&link, &field, &written, &half).await.expect("noted");
-    let (again, _) = filler.begin(&link, &field, Timestamp::now()).await.expect("begun");
+    let (again, _) = filler.begin(&link, &field, Timestamp::now(), false).await.expect("begun");
     assert_eq!((&again.attempt, &again.source, again.version), (&note.attempt, &half.source, note.version));
     let late = Timestamp::now().plus(STALE);
-    let (anew, _) = filler.begin(&link, &field, late).await.expect("begun");
+    let (anew, _) = filler.begin(&link, &field, late, false).await.expect("begun");
     assert_ne!(anew.attempt, note.attempt, "that was too long ago");
     assert!(anew.version > note.version);
     // Who has been overtaken sets no mark, and neither does anybody after a flush.
@@ -199,7 +214,7 @@ async fn a_gateway_that_dies_while_it_fills_is_gone_on_from() {
     redis.cli(&["FLUSHALL"]).await;
     let mark = Mark::of_new_round(anew.version, &link.server.run_id);
     assert!(!filler.redis.finish(&link, (&field, &written), &mark).await.expect("asked"));
-    assert_eq!(filler.fill().await.expect("filled"), Ended::Filled);
+    assert_eq!(filler.fill(Why::Missing).await.expect("filled"), Ended::Filled);
     scene.take(Step::Deliver).await;
     scene.is_never_wrong("all").await;
 }
@@ -210,9 +225,53 @@ async fn while_one_gateway_fills_the_others_wait() {
     let scene = Scene::new(&redis, &server).await;
     let field = scene.stores[0].authority.field().expect("a field").to_owned();
     redis.cli(&["SET", &format!("pc:reconcile:fill:{field}"), "another", "PX", "60000"]).await;
-    assert_eq!(scene.filler().fill().await.expect("asked"), Ended::Elsewhere);
+    assert_eq!(scene.filler().fill(Why::Missing).await.expect("asked"), Ended::Elsewhere);
     redis.cli(&["DEL", &format!("pc:reconcile:fill:{field}")]).await;
-    assert_eq!(scene.filler().fill().await.expect("filled"), Ended::Filled);
+    assert_eq!(scene.filler().fill(Why::Missing).await.expect("filled"), Ended::Filled);
+}
+
+#[tokio::test]
+async fn what_a_service_has_lifted_does_not_come_back_with_an_older_copy() {
+    for layout in [
+        keys(),
+        InvalidUsersLayout::Set { key: "invalid".into() },
+        InvalidUsersLayout::SortedSet { key: "invalid".into() },
+    ] {
+        let (redis, server) = (Redis::start().await, Server::sqlite());
+        let users = "CREATE TABLE users (user_id INTEGER PRIMARY KEY, status TEXT NOT NULL)";
+        server.sql.execute(users, &[]).await.expect("made");
+        let rows = "INSERT INTO users VALUES (1, 'active'), (2, 'banned'), (3, 'active')";
+        server.sql.execute(rows, &[]).await.expect("filled");
+        let scene = Scene::with(&redis, &server, layout.clone()).await;
+        for user in ["1", "2", "4"] {
+            match &layout {
+                InvalidUsersLayout::Keys { .. } => {
+                    redis.cli(&["SET", &format!("invalid_user:{user}"), "1"]).await
+                }
+                InvalidUsersLayout::Set { key } => redis.cli(&["SADD", key, user]).await,
+                InvalidUsersLayout::SortedSet { key } => redis.cli(&["ZADD", key, "9", user]).await,
+            };
+        }
+        redis.cli(&["SET", "pc:standing:3", "{\"status\":\"banned\"}"]).await;
+        assert_eq!(scene.filler().fill(Why::OtherServer).await.expect("filled"), Ended::Filled);
+        let mut there = Vec::new();
+        for user in ["1", "2", "3", "4"] {
+            let command = match &layout {
+                InvalidUsersLayout::Keys { .. } => vec!["EXISTS".to_owned(), format!("invalid_user:{user}")],
+                InvalidUsersLayout::Set { key } => {
+                    vec!["SISMEMBER".to_owned(), key.to_string(), user.to_owned()]
+                }
+                InvalidUsersLayout::SortedSet { key } => {
+                    vec!["ZSCORE".to_owned(), key.to_string(), user.to_owned()]
+                }
+            };
+            let reply = redis.cli(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+            there.push(!matches!(reply, ::redis::Value::Nil | ::redis::Value::Int(0)));
+        }
+        // Of the fourth the table says nothing.
+        assert_eq!(there, [false, true, false, true], "{layout:?}");
+        assert_eq!(redis.cli(&["EXISTS", "pc:standing:3"]).await, ::redis::Value::Int(0));
+    }
 }
 
 #[tokio::test]
@@ -242,7 +301,7 @@ async fn the_tables_of_services_are_read_whole_however_little_of_them_is_wanted(
         server.sql.execute(&statement, &[]).await.expect("filled");
     }
     let scene = Scene::new(&redis, &server).await;
-    assert_eq!(scene.filler().fill().await.expect("filled"), Ended::Filled);
+    assert_eq!(scene.filler().fill(Why::Missing).await.expect("filled"), Ended::Filled);
     for (key, there) in [
         ("invalid_user:5000", 1),
         ("invalid_user:25000", 1),
@@ -280,7 +339,7 @@ async fn a_million_bans_are_filled_in_with_bounded_memory() {
     let filler = Filler { writer: &writer, redis: &scene.stores[0], metrics: &scene.metrics };
     let mut most = before;
     {
-        let filling = filler.fill();
+        let filling = filler.fill(Why::Missing);
         tokio::pin!(filling);
         loop {
             tokio::select! {
@@ -296,7 +355,11 @@ async fn a_million_bans_are_filled_in_with_bounded_memory() {
     let grown = most - before;
     #[expect(clippy::print_stdout, reason = "that is what it is for")]
     {
-        println!("{rows} rows in {seconds:.1} s: {:.0} rows/s; memory grew by {} KiB at most", 1e6 / seconds, grown / 1024);
+        println!(
+            "{rows} rows in {seconds:.1} s: {:.0} rows/s; memory grew by {} KiB at most",
+            1e6 / seconds,
+            grown / 1024
+        );
     }
     assert!(grown < 64 << 20, "{grown} bytes");
 }
@@ -307,7 +370,9 @@ fn the_metrics_of_filling_exist_from_the_first_second() {
     let registry = Registry::new();
     LedgerMetrics::register(&registry).expect("metrics");
     let names: Vec<String> = registry.gather().iter().map(|family| family.name().to_owned()).collect();
-    for name in ["portcullis_reconcile_running", "portcullis_reconcile_rows_total", "portcullis_outbox_refused"] {
+    for name in
+        ["portcullis_reconcile_running", "portcullis_reconcile_rows_total", "portcullis_outbox_refused"]
+    {
         assert!(names.iter().any(|it| it == name), "{name}");
     }
 }
