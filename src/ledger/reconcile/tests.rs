@@ -376,3 +376,62 @@ fn the_metrics_of_filling_exist_from_the_first_second() {
         assert!(names.iter().any(|it| it == name), "{name}");
     }
 }
+
+/// Pages of our own tables and of theirs, whatever the ids are.
+async fn is_read_in_pages(server: &Server, id: &str, ids: [&str; 2]) {
+    let redis = Redis::start().await;
+    for statement in [
+        format!("CREATE TABLE users (user_id {id} PRIMARY KEY, status VARCHAR(20) NOT NULL)"),
+        format!("INSERT INTO users VALUES ('{}', 'banned'), ('{}', 'active')", ids[0], ids[1]),
+    ] {
+        server.sql.execute(&statement, &[]).await.expect("made");
+    }
+    let scene = Scene::new(&redis, server).await;
+    // More than two pages, in one statement for each.
+    for start in [0, 800, 1600] {
+        let rows = |row: &dyn Fn(i32) -> String| (start..start + 800).map(row).collect::<Vec<_>>().join(", ");
+        let users = rows(&|n| format!("('r{}', 'user-{n}', 'banned', {n}, 0, 0)", n % 3));
+        let tokens = rows(&|n| format!("('jti', 'id-{n}', 0, {n})"));
+        for statement in [
+            format!(
+                "INSERT INTO portcullis_users (realm, subject, status, version, updated_at, renewed_at) VALUES {users}"
+            ),
+            format!("INSERT INTO portcullis_tokens (kind, id, revoked_at, version) VALUES {tokens}"),
+            format!(
+                "INSERT INTO blacklisted_tokens (token, blacklisted_at) VALUES ('t.{start}', '2026-01-01 00:00:00')"
+            ),
+        ] {
+            server.sql.execute(&statement, &[]).await.expect("filled");
+        }
+    }
+    assert_eq!(scene.filler().fill(Why::Missing).await.expect("filled"), Ended::Filled);
+    assert_eq!(scene.metrics.rows.get(), 2400 + 2400 + 1 + 3);
+    let (denied, active) = (format!("invalid_user:{}", ids[0]), format!("invalid_user:{}", ids[1]));
+    for (key, there) in [
+        ("pc:user:r0/user-0", 1),
+        ("pc:user:r2/user-2399", 1),
+        ("pc:jti:id-1000", 1),
+        ("pc:jti:id-2399", 1),
+        ("blacklist:t.1600", 1),
+        (denied.as_str(), 1),
+        (active.as_str(), 0),
+    ] {
+        assert_eq!(redis.cli(&["EXISTS", key]).await, ::redis::Value::Int(there), "{id}: {key}");
+    }
+    // And by version.
+    redis.cli(&["DEL", "pc:user:r0/user-0", "pc:user:r2/user-2399"]).await;
+    let mark = scene.stores[0].mark().await.expect("asked").expect("a mark");
+    scene.filler().close_gap(&Mark { seq: 0, ..mark.clone() }, mark.seq).await.expect("closed");
+    assert_eq!(redis.cli(&["EXISTS", "pc:user:r2/user-2399"]).await, ::redis::Value::Int(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn postgres_is_read_in_pages() {
+    let ids = ["d9428888-122b-11e1-b85c-61cd3cbb3210", "0c1c9a62-9d8e-4f0b-8d0a-1f2e3d4c5b6a"];
+    is_read_in_pages(&Server::postgres().await, "uuid", ids).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mariadb_is_read_in_pages() {
+    is_read_in_pages(&Server::mariadb().await, "BIGINT", ["9007199254740993", "8"]).await;
+}
