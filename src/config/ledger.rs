@@ -1,4 +1,4 @@
-//! `[redis]`, `[database]` and `[ledger]`.
+//! `[database]` and `[ledger]`.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ pub const ON_OUTAGE: [(&str, OnOutage); 2] = [("deny", OnOutage::Deny), ("allow"
 
 /// `[ledger]`, as written; stores and lifetimes come from elsewhere in the file.
 pub struct Written {
-    presets: Option<Vec<Preset>>,
+    pub presets: Option<Vec<Preset>>,
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
     max_staleness: Option<Duration>,
@@ -33,6 +33,7 @@ impl Written {
         redis: Option<RedisSettings>,
         database: Option<DatabaseSettings>,
         issuers: &[IssuerSettings],
+        profile: Box<[Box<str>]>,
     ) -> Option<LedgerSettings> {
         // With leeway a token lives that much longer; without issuers nothing lives, and the defaults do.
         let longest = |life: fn(&IssuerSettings) -> Duration, default| {
@@ -47,28 +48,10 @@ impl Written {
             refresh_lifetime: longest(|issuer| issuer.refresh_lifetime, 7 * super::kinds::DAY),
             leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
+            profile,
             max_staleness: self.max_staleness?,
             heartbeat: self.heartbeat?,
         })
-    }
-}
-
-pub fn redis(table: &mut Table<'_>) -> Option<RedisSettings> {
-    let url = table.need("url", parsed(redis_url));
-    let timeout = table.or("timeout", duration(MILLISECOND..=10 * SECOND), "50ms");
-    Some(RedisSettings { url: url?, timeout: timeout? })
-}
-
-fn redis_url(text: &str) -> Result<String, String> {
-    let fits = |url: &url::Url| {
-        let database = url.path().trim_matches('/');
-        matches!(url.scheme(), "redis" | "rediss")
-            && url.has_host()
-            && (database.is_empty() || database.parse::<u16>().is_ok())
-    };
-    match url::Url::parse(text) {
-        Ok(url) if fits(&url) => Ok(text.to_owned()),
-        _ => Err("expected a URL such as \"redis://127.0.0.1:6379/0\" or \"rediss://…\"".into()),
     }
 }
 

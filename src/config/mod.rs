@@ -13,6 +13,7 @@ mod path;
 mod presets;
 mod problem;
 mod reader;
+mod redis;
 mod routes;
 mod rules;
 mod server;
@@ -137,10 +138,13 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let issuers: Option<Vec<_>> = issuers.into_iter().map(|issuer| issuer.value).collect();
     issuers::rules_between(table.reader, issuers.as_deref().unwrap_or_default());
 
-    let redis = if table.has("redis") { Some(table.table("redis", ledger::redis)) } else { None };
+    let redis = if table.has("redis") { Some(table.table("redis", redis::redis)) } else { None };
     table.exists("redis");
     let database = table.table("database", ledger::database);
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));
+
+    let told =
+        identity.as_ref().map(|it| presets::told(table, it, ledger.presets.as_deref().unwrap_or_default()));
 
     let upstreams = table.tables("upstreams", None, upstreams::upstream);
     let upstreams: Vec<_> = upstreams.into_iter().filter_map(|upstream| upstream.value).collect();
@@ -163,7 +167,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
         places: token?.places,
         identity: identity?,
         tokens: ledger.tokens?,
-        ledger: ledger.resolve(redis, database, &issuers)?,
+        ledger: ledger.resolve(redis, database, &issuers, told?)?,
         issuers,
         upstreams: upstreams.into_iter().map(|upstream| upstream.settings).collect::<Option<_>>()?,
         routes: routes?,

@@ -12,14 +12,14 @@ use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
 use parking_lot::Mutex;
 use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value};
+use redis::{Pipeline, ProtocolVersion, Value};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::coherence::{Coherence, Tick};
 use super::metrics::LinkMetrics;
-use super::redis::{RedisStore, of_error};
+use super::redis::{Primary, RedisStore, deposed, of_error};
 use super::rule::Rule;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
@@ -77,6 +77,7 @@ impl Trouble {
 /// A connection that is tracked, to a server that has said who it is.
 struct Tracked {
     connection: MultiplexedConnection,
+    primary: Primary,
     run_id: Box<str>,
 }
 
@@ -153,7 +154,7 @@ impl Link {
             return None;
         };
         let watermark = replies.pop()?;
-        let whole = replies.len() + 1 == questions.len();
+        let whole = replies.len() + 1 == questions.len() && reading.connection.primary.stands();
         (whole && authority.hear(before, &watermark, &reading.connection.run_id)).then_some(replies)
     }
 
@@ -212,7 +213,10 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<(), Trouble> {
-        let client = self.redis.pushing_client()?;
+        if self.redis.servers().are_a_cluster() {
+            return Err(Trouble::refused("the keys of a cluster lie on several servers"));
+        }
+        let primary = self.redis.servers().primary()?;
         let ear = Arc::clone(&self.ear);
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience()))
@@ -224,11 +228,12 @@ impl Link {
                 ear.hear(push);
                 Ok::<(), std::convert::Infallible>(())
             });
-        let connection = client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connection.map_err(|error| of_error(&error))?;
+        // Only in RESP3 does a connection carry pushes among answers.
+        let connecting = timeout(self.patience() * 2, primary.connect(ProtocolVersion::RESP3, &config));
+        let mut connection = connecting.await.map_err(|_| Trouble::Silent)??;
         let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
         let run_id = shaken.await.map_err(|_| Trouble::Silent)??;
-        let connection = Arc::new(Tracked { connection, run_id });
+        let connection = Arc::new(Tracked { connection, primary, run_id });
         self.current.store(Some(Arc::clone(&connection)));
         self.ear.everything_changed();
         self.fence(&connection).await
@@ -244,6 +249,7 @@ impl Link {
             tokio::select! {
                 _ = beats.tick() => {}
                 () = self.ear.alarm.notified() => {}
+                () = connection.primary.deposed() => return deposed().into(),
             }
             let beat = async {
                 if canary.is_due() {
@@ -285,6 +291,10 @@ impl Link {
             return Err(StoreError::malformed("not one reply for each command").into());
         };
         handshake::is_master(role)?;
+        // It may have been deposed while it hung, and not know.
+        if !link.primary.stands() {
+            return Err(deposed().into());
+        }
         let was_live = self.is_live(self.coherence.now());
         let believed = authority.hear(before, watermark, &link.run_id);
         // Redis was filled anew, and somebody else may have heard of that before this fence was sent.

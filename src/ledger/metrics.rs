@@ -5,6 +5,7 @@ use prometheus::{
 };
 
 use super::Mode;
+use super::chores::ChoreMetrics;
 
 /// The ledger's counters; every series exists from the first second. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -14,6 +15,7 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
+    pub(super) chores: ChoreMetrics,
     pub(super) outbox_refused: IntGauge,
     pub(super) reconcile: ReconcileMetrics,
     pub(super) memory_answers: IntGauge,
@@ -158,6 +160,7 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
+            chores: ChoreMetrics::register(registry)?,
             outbox_refused,
             reconcile: ReconcileMetrics::register(registry)?,
             memory_answers,

@@ -8,18 +8,22 @@ pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod alias;
 mod answers;
 mod breaker;
 mod chain;
+mod chores;
 mod coherence;
 mod condition;
 mod foundation;
 mod keeper;
 mod link;
+mod members;
 mod memory;
 mod metrics;
 mod migrate;
 mod outbox;
+pub mod profile;
 mod questions;
 mod recall;
 mod reconcile;
@@ -27,6 +31,7 @@ mod records;
 mod recovery;
 pub mod redis;
 mod schema;
+pub mod sessions;
 pub mod sql;
 pub mod store;
 mod upkeep;
@@ -40,11 +45,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use alias::Aliases;
 use breaker::Breaker;
 use chain::Database;
+use chores::Chores;
 use foundation::Foundation;
 use memory::Memory;
 use outbox::Outbox;
+use profile::Profiles;
 use questions::Rules;
 use recall::Coherent;
 use sql::SqlStore;
@@ -170,6 +178,8 @@ pub enum OpenError {
 /// The ledger.
 pub struct Ledger {
     rules: Rules,
+    /// How subjects that are no ids are turned into ids, where a preset can.
+    aliases: Option<Aliases>,
     redis: Option<Arc<RedisStore>>,
     /// What is kept of Redis's answers; there is one where there is a Redis.
     coherent: Option<Coherent>,
@@ -184,6 +194,7 @@ pub struct Ledger {
     gap: AtomicI64,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
+    chores: Chores,
     database_latency_micros: AtomicU64,
     last_mode: LastMode,
     /// Rung by the breakers.
@@ -201,11 +212,19 @@ impl Ledger {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
-        let Foundation { context, provisional, ground, version } = foundation::lay(&sql, settings).await?;
-        let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
+        let Foundation { mut context, provisional, ground, version } =
+            foundation::lay(&sql, settings).await?;
+        context.profile = settings.profile.clone();
+        let presets = preset::complete(&settings.presets);
         // The presets' rules first: of several rules that deny, the first one's reason is told.
-        let rules = presets.chain(settings.rules.iter().cloned()).collect();
-        let mut rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
+        let asked = presets.iter().flat_map(|preset| preset.rules(&context));
+        let asked = asked.chain(settings.rules.iter().cloned()).collect();
+        let aliases = presets.iter().find_map(|preset| preset.aliases(&context));
+        let aliases = aliases.map(|rules| Aliases::new(rules, sql.dialect())).transpose()?;
+        let (aliases, alias_rules) = aliases.unzip();
+        let profiles = Profiles::new(settings.profile.clone(), settings.answers);
+        let rules = Rules::compile(asked, sql.dialect(), settings.redis.is_some())?;
+        let mut rules = rules.with_users(alias_rules.unwrap_or_default(), profiles, sql.dialect())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -219,16 +238,12 @@ impl Ledger {
             redis.as_ref().map(|redis| Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics));
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
-        let writer = Writer {
-            sql: sql.clone(),
-            presets: settings.presets.clone(),
-            context,
-            redis: settings.redis.is_some(),
-        };
+        let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some() };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,
+            aliases,
             redis,
             coherent,
             database,
@@ -238,6 +253,7 @@ impl Ledger {
             doubt: Doubt::default(),
             gap: AtomicI64::new(0),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
+            chores: Chores::default(),
             database_latency_micros: AtomicU64::new(0),
             last_mode: LastMode::default(),
             turned,
@@ -261,7 +277,7 @@ impl Ledger {
 
     /// Renders what has to be asked about a credential. Pure.
     pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
-        self.rules.questions(claims, token)
+        self.questions_about(claims, token)
     }
 
     /// Asks: memory while it is known to say what Redis says, else Redis, in one round trip; the database only for
@@ -272,7 +288,7 @@ impl Ledger {
             return Lookup::Live;
         }
         // Boxed, so that the requests which need none of it do not carry it along.
-        Box::pin(self.ask(questions, claims, now)).await
+        Box::pin(self.find_meant(questions, claims, now)).await
     }
 
     /// The names of keys that changed in Redis under the rules' prefixes, from now on; they are hints, since a flush
@@ -328,6 +344,8 @@ impl Ledger {
 
     /// Writes a change: the database first, then Redis, then the answer.
     pub async fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, ChangeError> {
+        let about_id = self.about_ids(change).await?;
+        let change = about_id.as_ref().unwrap_or(change);
         let applied = self.writer.apply(self.redis.as_deref(), change, now).await;
         // Also after an error: a transaction whose end was not heard may have happened.
         self.forget_answers();
@@ -339,16 +357,23 @@ impl Ledger {
 
     /// A user's standing.
     pub async fn user(&self, user: &User) -> Result<UserRecord, StoreError> {
-        self.writer.record(user, Timestamp::now()).await
+        self.writer.record(&self.user_meant(user).await?, Timestamp::now()).await
     }
 
-    /// What the database holds, in numbers.
+    /// What the stores hold, and how memory does, in numbers.
     pub async fn stats(&self) -> Result<Stats, StoreError> {
-        self.writer.stats().await
+        let rows = self.writer.stats().await?;
+        Ok(Stats {
+            redis: self.count_keys().await,
+            memory: self.memory_counts(),
+            mode: self.mode().word(),
+            ..rows
+        })
     }
 
     /// Removes what nobody could present any more.
     pub async fn prune(&self, now: Timestamp) -> Result<Pruned, StoreError> {
+        self.chores.sweep_soon();
         self.writer.prune(now).await
     }
 

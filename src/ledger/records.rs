@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::change::{Status, UserRecord};
+use super::chores::{KeyCounts, MemoryCounts};
 use super::schema::{number, text};
 use super::sql::{Dialect, Value};
 use super::store::StoreError;
@@ -24,6 +25,11 @@ pub struct Stats {
     /// By status, of the users a change was ever made for.
     pub users: BTreeMap<String, i64>,
     pub outbox_pending: i64,
+    /// What is kept in Redis; `None` without one, or while it is away.
+    pub redis: Option<KeyCounts>,
+    pub memory: MemoryCounts,
+    /// How answers are found at present.
+    pub mode: &'static str,
 }
 
 /// What `prune` removed.
@@ -82,6 +88,7 @@ impl Writer {
             revoked_sessions: count("SELECT COUNT(*) AS n FROM portcullis_sessions").await?,
             users: users.iter().filter_map(|row| Some((text(row, 0)?, number(row, 1)?))).collect(),
             outbox_pending: count("SELECT COUNT(*) AS n FROM portcullis_outbox").await?,
+            ..Stats::default()
         })
     }
 

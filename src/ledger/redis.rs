@@ -1,4 +1,4 @@
-//! Redis: one multiplexed connection per process, kept by a background task; all questions of a request in one round
+//! Redis: one multiplexed connection per server and process, kept by a background task; all questions of a request in one round
 //! trip; writes as compare-and-set by database version.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
-use redis::io::tcp::TcpSettings;
-use redis::{IntoConnectionInfo as _, Pipeline, ProtocolVersion, RedisError, Value};
+use redis::{Pipeline, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,17 +18,29 @@ use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
 use super::watermark::Authority;
+use connection::Failure;
 use script::{Form, Lua};
 use write::{Scripted, WRITE_BACK, millis, version_key};
 
+pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
+pub use servers::{Primary, Servers};
 pub use write::{Parcel, RedisWrite, Told};
 
+mod cluster;
+mod connection;
+mod keyspace;
+mod lease;
 mod link;
 mod mark;
+mod members;
+mod poll;
 mod scan;
 mod script;
+mod sentinel;
+mod servers;
+mod slots;
 mod write;
 
 /// How often the background task asks whether Redis is well.
@@ -40,7 +51,7 @@ const UNANSWERED: u32 = 2;
 
 /// The Redis of the ledger.
 pub struct RedisStore {
-    client: redis::Client,
+    servers: Servers,
     timeout: Duration,
     link: ArcSwapOption<Link>,
     /// Rung by whoever finds the connection broken, so that the keeper does not sleep on.
@@ -63,23 +74,14 @@ pub struct Answered {
 }
 
 impl RedisStore {
-    /// Checks the URL and tries to connect once; [`RedisStore::keep`] goes on trying.
+    /// Tries to connect once; [`RedisStore::keep`] goes on trying.
     pub async fn open(
         settings: &RedisSettings,
         breaker: Breaker,
         authority: Arc<Authority>,
     ) -> Result<Arc<Self>, StoreError> {
-        // The error of a URL may repeat it, password included.
-        let info = settings
-            .url
-            .as_str()
-            .into_connection_info()
-            .map_err(|_| StoreError::unavailable("the URL is not `redis://` or `rediss://`"))?
-            // Off by default in redis-rs: over a network Nagle's algorithm would hold back small questions.
-            .set_tcp_settings(TcpSettings::default().set_nodelay(true));
-        let client = redis::Client::open(info).map_err(|error| of_error(&error))?;
         let store = Arc::new(Self {
-            client,
+            servers: Servers::of(settings)?,
             timeout: settings.timeout,
             link: ArcSwapOption::empty(),
             broken: Notify::new(),
@@ -89,7 +91,7 @@ impl RedisStore {
             memory: OnceLock::new(),
         });
         // A server that is loading lets us in and answers nothing yet: only a probe tells.
-        let probed = match store.connect().await {
+        let probed = match store.connect_at_first().await {
             Ok(()) => store.ping().await,
             Err(error) => Err(error),
         };
@@ -98,6 +100,11 @@ impl RedisStore {
             Err(error) => store.breaker.trip(&error),
         }
         Ok(store)
+    }
+
+    /// Which servers there are, for whoever needs a connection of its own.
+    pub fn servers(&self) -> &Servers {
+        &self.servers
     }
 
     /// Puts all questions in one round trip, and behind them the one for the mark.
@@ -234,27 +241,18 @@ impl RedisStore {
         Ok(!matches!(reply, None | Some(Value::ServerError(_))))
     }
 
-    /// A client for the link, to the same server: only in RESP3 does a connection carry pushes among answers.
-    pub(super) fn pushing_client(&self) -> Result<redis::Client, StoreError> {
-        let info = self.client.get_connection_info().clone();
-        let speaking = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        redis::Client::open(info.set_redis_settings(speaking)).map_err(|error| of_error(&error))
-    }
-
     /// How long one round trip may take.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// How long Redis takes to answer.
+    /// How long Redis takes to answer; of several servers, the slowest.
     pub async fn ping(&self) -> Result<Duration, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("PING");
+        let link = self.link()?;
         let started = Instant::now();
-        match self.round_trip(&pipeline).await?.pop() {
-            Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
-            Some(_) => Ok(started.elapsed()),
-            None => Err(StoreError::malformed("no reply to PING")),
+        match link.connection.ping().await {
+            Ok(()) => Ok(started.elapsed()),
+            Err(failure) => Err(self.failed(&link, failure)),
         }
     }
 
@@ -265,16 +263,20 @@ impl RedisStore {
 
     /// The background task: connects, probes, and connects again, until `shutdown`.
     pub(super) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
-        let () = shutdown.run_until_cancelled(self.keep_forever()).await.unwrap_or_default();
+        let both = async { tokio::join!(self.servers.watch(), self.keep_forever()) };
+        shutdown.run_until_cancelled(both).await.unwrap_or_default();
     }
 
     async fn keep_forever(&self) {
         let mut unanswered = 0;
         loop {
-            if self.link.load().is_none() {
-                unanswered = 0;
-                self.connect_at_last().await;
-            }
+            let link = match self.link.load_full() {
+                Some(link) => link,
+                None => {
+                    unanswered = 0;
+                    self.connect_at_last().await
+                }
+            };
             match self.ping().await {
                 Ok(latency) => {
                     unanswered = 0;
@@ -292,8 +294,12 @@ impl RedisStore {
                     self.breaker.failed(&error);
                 }
             }
-            // A ring means that the link is gone; else it is time for the next probe.
-            let _ = tokio::time::timeout(PROBE, self.broken.notified()).await;
+            tokio::select! {
+                () = tokio::time::sleep(PROBE) => {}
+                () = self.broken.notified() => {}
+                // Believed by nobody any more, however well it answers.
+                () = link.connection.deposed() => drop(self.failed(&link, Failure { error: deposed(), fatal: true })),
+            }
         }
     }
 
@@ -302,7 +308,7 @@ impl RedisStore {
         self.breaker.reset();
     }
 
-    async fn connect_at_last(&self) {
+    async fn connect_at_last(&self) -> Arc<Link> {
         let mut delays = backon::ExponentialBuilder::default()
             .with_jitter()
             .with_min_delay(Duration::from_millis(50))
@@ -311,17 +317,37 @@ impl RedisStore {
             .build();
         loop {
             match self.connect().await {
-                Ok(()) => return,
+                Ok(link) => return link,
                 Err(error) => self.breaker.trip(&error),
             }
-            tokio::time::sleep(delays.next().unwrap_or(PROBE)).await;
+            let delay = delays.next().unwrap_or(PROBE);
+            let _ = tokio::time::timeout(delay, self.servers.turns()).await;
         }
     }
 
-    async fn connect(&self) -> Result<(), StoreError> {
-        let link = self.new_link(self.timeout).await?;
-        self.link.store(Some(Arc::new(link)));
-        Ok(())
+    /// Where somebody has to be asked for the primary first, that is waited for a moment.
+    async fn connect_at_first(&self) -> Result<(), StoreError> {
+        let named = async {
+            loop {
+                let turns = self.servers.turns();
+                if self.servers.are_known() {
+                    return;
+                }
+                turns.await;
+            }
+        };
+        tokio::select! {
+            () = named => {}
+            () = self.servers.watch() => {}
+            () = tokio::time::sleep(PROBE) => {}
+        }
+        self.connect().await.map(drop)
+    }
+
+    async fn connect(&self) -> Result<Arc<Link>, StoreError> {
+        let link = Arc::new(self.new_link(self.timeout).await?);
+        self.link.store(Some(Arc::clone(&link)));
+        Ok(link)
     }
 
     /// The connection that stands at present.
@@ -334,27 +360,25 @@ impl RedisStore {
     }
 
     async fn round_trip_on(&self, link: &Arc<Link>, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let replies = link.connection().send_packed_commands(pipeline, 0, pipeline.len()).await;
-        match replies {
-            Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
-            Ok(_) => Err(StoreError::malformed("not one reply for each command")),
-            Err(error) => {
-                if error.is_unrecoverable_error() {
-                    self.drop_link(link, &error);
-                }
-                Err(of_error(&error))
-            }
-        }
+        link.connection.round_trip(pipeline).await.map_err(|failure| self.failed(link, failure))
     }
 
-    /// Only the link that failed: another request may have seen it first, and a new one stand in its place.
-    fn drop_link(&self, failed: &Arc<Link>, error: &RedisError) {
-        let before = self.link.compare_and_swap(failed, None);
-        if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, failed)) {
-            self.breaker.trip(&of_error(error));
-            self.broken.notify_one();
+    /// Drops the link that failed, and only that: another request may have seen it first, and a new one stand in its place.
+    fn failed(&self, link: &Arc<Link>, failure: Failure) -> StoreError {
+        if failure.fatal {
+            let before = self.link.compare_and_swap(link, None);
+            if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, link)) {
+                self.breaker.trip(&failure.error);
+                self.broken.notify_one();
+            }
         }
+        failure.error
     }
+}
+
+/// Why answers of a server that was the primary count for nothing.
+pub(super) fn deposed() -> StoreError {
+    StoreError::unavailable("nobody vouches for this primary any more")
 }
 
 /// What one reply says to the command of a question.
@@ -377,7 +401,10 @@ pub(super) fn outage(reply: &Value) -> Option<StoreError> {
     match reply {
         // Only the code: the details may repeat a key.
         Value::ServerError(error)
-            if !matches!(error.code(), "WRONGTYPE" | "NOPERM" | "MOVED" | "ASK" | "CROSSSLOT") =>
+            if !matches!(
+                error.code(),
+                "WRONGTYPE" | "NOPERM" | "MOVED" | "ASK" | "CROSSSLOT" | "TRYAGAIN"
+            ) =>
         {
             Some(StoreError::unavailable(error.code()))
         }

@@ -1,5 +1,6 @@
 //! What the ledger is told, resolved.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::preset::Preset;
@@ -18,6 +19,8 @@ pub struct LedgerSettings {
     pub leeway: Duration,
     /// How many answers of each store are kept in memory.
     pub answers: usize,
+    /// What identity headers tell of a user's profile.
+    pub profile: Box<[Box<str>]>,
     /// How long memory may be believed without a sign of life from Redis.
     pub max_staleness: Duration,
     /// How often a sign of life is asked for; shorter than `max_staleness`.
@@ -26,9 +29,62 @@ pub struct LedgerSettings {
 
 #[derive(Clone, PartialEq)]
 pub struct RedisSettings {
-    /// `redis://` or `rediss://`, credentials and database number included.
-    pub url: String,
+    pub servers: RedisServers,
+    pub login: Login,
+    pub database: i64,
+    /// `None`: in the clear.
+    pub tls: Option<RedisTls>,
     pub timeout: Duration,
+}
+
+/// Where Redis is.
+#[derive(Clone, PartialEq)]
+pub enum RedisServers {
+    Single(RedisAddress),
+    /// The sentinels say which server is the primary of `service`.
+    Sentinel {
+        sentinels: Vec<HostPort>,
+        service: String,
+        login: Login,
+    },
+    /// Any of these tells of the others.
+    Cluster {
+        seeds: Vec<HostPort>,
+    },
+}
+
+#[derive(Clone, PartialEq)]
+pub enum RedisAddress {
+    Tcp(HostPort),
+    Unix(PathBuf),
+}
+
+/// Without brackets around IPv6.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostPort {
+    pub host: String,
+    pub port: u16,
+}
+
+/// Who we are to a server. Empty: nobody in particular.
+#[derive(Clone, Default, PartialEq)]
+pub struct Login {
+    pub user: Option<String>,
+    pub password: Option<String>,
+}
+
+/// PEM.
+#[derive(Clone, PartialEq)]
+pub struct RedisTls {
+    /// Who signs the servers' certificates; `None`: whom the system trusts.
+    pub ca: Option<Vec<u8>>,
+    pub client: Option<ClientCertificate>,
+}
+
+#[derive(Clone, PartialEq)]
+pub struct ClientCertificate {
+    pub chain: Vec<u8>,
+    pub key: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq)]

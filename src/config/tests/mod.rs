@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::ledger::rule::{Condition, IfAbsent};
+use crate::ledger::settings::{HostPort, RedisAddress, RedisServers};
 use crate::route::Access;
 use crate::verify::KeySource;
 
@@ -109,7 +110,10 @@ fn variables_are_filled_in_and_never_shown() {
     let config =
         good("[server]\nthreads = \"${THREADS}\"\n[redis]\nurl = \"redis://:${PASSWORD}@${HOST:-h}/0\"");
     assert_eq!(config.server.threads, 3);
-    assert_eq!(config.ledger.redis.map(|redis| redis.url).as_deref(), Some("redis://:hunter2hunter2@h/0"));
+    let redis = config.ledger.redis.expect("Redis");
+    assert_eq!(redis.login.password.as_deref(), Some("hunter2hunter2"));
+    let address = RedisAddress::Tcp(HostPort { host: "h".into(), port: 6379 });
+    assert!(redis.servers == RedisServers::Single(address));
     refused("[redis]\nurl = \"${REDIS_URL}\"", "environment variable `REDIS_URL` is not set");
     for section in [
         "[redis]\nurl",
@@ -341,6 +345,31 @@ fn two_routes_that_match_the_same_requests_are_told_at_both_places() {
         &format!("{}{}", route("/a", "name = \"n\""), route("/b", "name = \"n\"")),
         "two routes have this name",
     );
+}
+
+#[test]
+fn keys_of_redis_stand_only_where_they_mean_something() {
+    let redis = |lines: &str| format!("[redis]\n{lines}");
+    let one = |rest: &str| redis(&format!("url = \"redis://h\"\n{rest}"));
+    refused(&redis(""), "`url` is missing");
+    refused(&one("urls = [\"redis://h\"]"), "both given");
+    refused(&redis("urls = [\"redis://a\", \"redis://b\"]"), "say `cluster = true`");
+    refused(&one("ca = \"rustfmt.toml\"").replace("redis:", "rediss:"), "this file holds no certificates");
+    let two = told(with(&one("key = \"rustfmt.toml\"").replace("redis:", "rediss:")));
+    assert!(two[0].contains("`key` needs its `cert`") && two[1].contains("no private key"), "{two:?}");
+    refused(&one("sentinel_password = \"x\""), "does nothing without sentinels");
+    refused(
+        &redis("url = \"redis+sentinel://a/b\"\nsentinel_username = \"x\""),
+        "without `sentinel_password`",
+    );
+    let cluster = |urls: &str| redis(&format!("cluster = true\nurls = [{urls}]"));
+    refused(&cluster("\"redis://a\", \"rediss://b\""), "one scheme");
+    refused(&cluster("\"redis://a\", \"redis://:x@b\""), "one user");
+    refused(&cluster("\"redis://a/1\""), "database 0");
+    refused(&cluster("\"redis+sentinel://a/b\""), "named by `redis://`");
+    let seeds = good(&cluster("\"redis://a\", \"redis://b:7\"")).ledger.redis.expect("Redis").servers;
+    assert!(matches!(seeds, RedisServers::Cluster { seeds } if seeds.len() == 2));
+    assert!(good(&one("cluster = true")).ledger.redis.is_some());
 }
 
 #[test]

@@ -1,16 +1,16 @@
-//! One connection, and the server at its other end: who that is is asked before anything else.
+//! A connection, and the server at its other end: who that is is asked before anything else.
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Pipeline, Value};
+use redis::{Pipeline, ProtocolVersion, Value};
 
-use super::{RedisStore, of_error};
+use super::RedisStore;
+use super::connection::Connection;
 use crate::ledger::store::StoreError;
 
 /// A connection to a server that has said who it is.
 pub struct Link {
-    connection: MultiplexedConnection,
+    pub(super) connection: Connection,
     pub server: ServerIdentity,
 }
 
@@ -18,6 +18,7 @@ pub struct Link {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerIdentity {
     /// Random, drawn at the start of the process; empty where the server does not tell, and then it is never believed.
+    /// Of a cluster: another whenever one of its primaries is another, has started anew or was emptied.
     pub run_id: Box<str>,
     pub version: Box<str>,
     /// `standalone`, `sentinel` or `cluster`.
@@ -41,13 +42,6 @@ impl ServerIdentity {
     }
 }
 
-impl Link {
-    /// Cheap: all share the socket.
-    pub fn connection(&self) -> MultiplexedConnection {
-        self.connection.clone()
-    }
-}
-
 impl RedisStore {
     /// A connection of its own, whose server has been asked who it is and for its mark. Waits `patience` for replies.
     pub(in crate::ledger) async fn new_link(&self, patience: Duration) -> Result<Link, StoreError> {
@@ -57,16 +51,13 @@ impl RedisStore {
             .set_response_timeout(Some(patience))
             // Of redis-rs's 50 the fifty-first request of a burst would wait for the driver before it is even written.
             .set_pipeline_buffer_size(1024);
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connection.map_err(|error| of_error(&error))?;
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.cmd("INFO").arg("server");
+        let connection = self.servers.connect(ProtocolVersion::RESP2, &config).await?;
+        let server = connection.server().clone();
+        let mut pipeline = Pipeline::with_capacity(1);
         pipeline.add_command(self.authority.command().clone());
         let captured = self.authority.capture();
-        let replies = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
-        let replies = replies.map_err(|error| of_error(&error))?;
-        let server = replies.first().map(ServerIdentity::read).unwrap_or_default();
-        if let Some(mark) = replies.get(1) {
+        let replies = connection.round_trip(&pipeline).await.map_err(|failure| failure.error)?;
+        if let Some(mark) = replies.first() {
             self.authority.hear(captured, mark, &server.run_id);
         }
         if server.run_id.is_empty() {

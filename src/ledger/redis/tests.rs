@@ -6,6 +6,7 @@ use std::process::{Child, Command, Stdio};
 use prometheus::IntGauge;
 
 use super::*;
+use crate::ledger::settings::{Login, RedisAddress, RedisServers};
 use crate::ledger::watermark::Ground;
 
 /// A Redis server that lives as long as this value.
@@ -28,7 +29,9 @@ impl Server {
     }
 
     fn spawn(socket: &std::path::Path, more: &[&str]) -> Child {
-        Command::new("redis-server")
+        // The same variable as for the integration tests.
+        let program = std::env::var("PORTCULLIS_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
+        Command::new(program)
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"])
             .arg("--unixsocket")
             .arg(socket)
@@ -51,10 +54,22 @@ impl Server {
     }
 
     pub(in crate::ledger) fn settings(&self) -> RedisSettings {
+        Self::at(self.socket())
+    }
+
+    /// Settings for whatever listens on a socket.
+    pub(in crate::ledger) fn at(socket: PathBuf) -> RedisSettings {
         RedisSettings {
-            url: format!("redis+unix://{}", self.socket().display()),
+            servers: RedisServers::Single(RedisAddress::Unix(socket)),
+            login: Login::default(),
+            database: 0,
+            tls: None,
             timeout: Duration::from_millis(500),
         }
+    }
+
+    pub(in crate::ledger) fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
     }
 
     /// Speaks to the server as another service would.
@@ -63,7 +78,7 @@ impl Server {
     }
 
     pub(in crate::ledger) async fn try_cli(&self, arguments: &[&str]) -> redis::RedisResult<Value> {
-        let client = redis::Client::open(self.settings().url)?;
+        let client = redis::Client::open(self.url())?;
         // Longer than redis-rs's half a second: what a test asks of a busy machine may take its time.
         let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(20)));
         let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await?;
@@ -230,12 +245,51 @@ async fn a_version_key_lies_in_the_slot_of_its_key() {
 }
 
 #[tokio::test]
-async fn a_url_with_a_password_is_not_repeated_in_the_error() {
-    let up = IntGauge::new("up", "up").expect("a gauge");
-    let breaker = Breaker::new("redis", Duration::from_millis(50), up, Arc::default());
-    let settings = RedisSettings { url: "postgres://u:hunter2@h".into(), timeout: Duration::from_millis(50) };
-    let Err(error) = RedisStore::open(&settings, breaker, authority(Ground::None)).await else {
-        panic!("not a Redis URL")
-    };
-    assert!(!format!("{error} {error:?}").contains("hunter2"));
+async fn keys_are_counted_by_prefix_page_by_page_and_not_beyond_the_time_allowed() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    server.cli(&["DEBUG", "POPULATE", "2000", "a[*]:", "1"]).await;
+    server.cli(&["DEBUG", "POPULATE", "30", "a[*]:b", "1"]).await;
+    server.cli(&["SET", "a", "1"]).await;
+    let count = async |budget| store.census(&["a[*]:", "a[*]:b", "none"], budget).await.expect("a census");
+    let all = count(Duration::from_secs(10)).await;
+    assert!(all.complete);
+    assert_eq!(all.counts, [2030, 30, 0]);
+    let some = count(Duration::ZERO).await;
+    assert!(!some.complete && some.counts[0] < 2030, "{some:?}");
+}
+
+#[tokio::test]
+async fn members_that_are_over_leave_the_sets_that_begin_so_and_nothing_else() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    for set in ["s[1]:7", "s[1]:8", "s1:7"] {
+        server.cli(&["SADD", set, "old-1", "old-2", "new"]).await;
+    }
+    server.cli(&["SADD", "s[1]:9", "old"]).await;
+    server.cli(&["SET", "s[1]:text", "old"]).await;
+    let swept = store.sweep("s[1]:", |member| member.starts_with(b"old")).await.expect("swept");
+    assert_eq!(swept, 5);
+    assert_eq!(server.cli(&["SMEMBERS", "s[1]:8"]).await, Value::Array(vec![text("new")]));
+    assert_eq!(server.cli(&["SCARD", "s1:7"]).await, Value::Int(3));
+    assert_eq!(server.cli(&["EXISTS", "s[1]:9"]).await, Value::Int(0), "a set without members is none");
+    assert!(store.claim("pc:swept", Duration::from_secs(60)).await.expect("asked"));
+    assert!(!store.claim("pc:swept", Duration::from_secs(60)).await.expect("asked"), "once for all gateways");
+}
+
+#[tokio::test]
+async fn a_server_tells_its_policy_and_what_it_has_evicted() {
+    let server = Server::start().await;
+    let store = store(&server).await;
+    let [before] = store.eviction().await.expect("told").try_into().expect("one server");
+    assert_eq!((before.policy.as_str(), before.evicted), ("noeviction", 0));
+    server.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-random"]).await;
+    server.cli(&["DEBUG", "POPULATE", "20000", "filler", "100"]).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "2mb"]).await;
+    eventually("keys are evicted", async || {
+        let _ = server.try_cli(&["SET", "k", "1"]).await;
+        let [now] = store.eviction().await.expect("told").try_into().expect("one server");
+        now.life == before.life && now.policy == "allkeys-random" && now.evicted > 0
+    })
+    .await;
 }

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::ledger::redis::RedisWrite;
+use crate::ledger::settings::Login;
 use proxy::Proxy;
 
 mod proxy;
@@ -316,8 +317,8 @@ async fn a_user_with_only_what_is_documented_is_enough_and_one_who_may_not_write
     for more in ["%R~* +set ~pc:watermark:canary:*", "%R~*"] {
         let user = format!("ACL SETUSER gateway reset on >secret resetchannels &pc:link {commands} {more}");
         server.cli(&user.split_whitespace().collect::<Vec<_>>()).await;
-        let url = format!("{}?user=gateway&pass=secret", server.settings().url);
-        let (ledger, _shutdown) = open(RedisSettings { url, ..server.settings() }, as_services_do()).await;
+        let login = Login { user: Some("gateway".into()), password: Some("secret".into()) };
+        let (ledger, _shutdown) = open(RedisSettings { login, ..server.settings() }, as_services_do()).await;
         becomes(&ledger, Mode::Coherent).await;
         assert_eq!(find(&ledger, "7").await, Lookup::Live);
         server.cli(&["SADD", "invalid_users", "7"]).await;

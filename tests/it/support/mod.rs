@@ -1,6 +1,7 @@
 //! What the tests stand on. Everything here cleans up after itself by `Drop`, or by a watchdog when the process dies.
 #![expect(dead_code, reason = "a helper may be waiting for the test that needs it")]
 
+pub mod cluster;
 pub mod gateway;
 pub mod issuer;
 pub mod leaks;
@@ -10,7 +11,9 @@ pub mod postgres;
 pub mod raw;
 pub mod redis;
 pub mod relay;
+pub mod sentinels;
 pub mod server;
+pub mod tls;
 
 use std::fmt::Debug;
 use std::net::TcpListener;

@@ -9,6 +9,8 @@ use super::{DEADLINE, eventually, free_port};
 /// Dropped, it is gone.
 pub struct Redis {
     port: u16,
+    /// More of the command line.
+    options: Vec<String>,
     // Dropped in this order: first the server, then what it wrote.
     server: Option<Server>,
     directory: Directory,
@@ -26,10 +28,16 @@ pub enum Reply {
 
 impl Redis {
     pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more options on its command line, as in `--maxmemory 1mb`.
+    pub fn start_with(options: &[&str]) -> Self {
         let mut directory = Directory::for_user(None, "portcullis-redis-");
+        let options: Vec<_> = options.iter().map(|it| (*it).to_owned()).collect();
         // The port may be taken between finding and using it.
         for _ in 0..5 {
-            let mut redis = Self { port: free_port(), directory, server: None };
+            let mut redis = Self { port: free_port(), options: options.clone(), directory, server: None };
             if redis.try_launch().is_ok() {
                 return redis;
             }
@@ -60,7 +68,12 @@ impl Redis {
     }
 
     pub fn try_cmd(&self, words: &[&str]) -> io::Result<Reply> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        Self::ask(self.port, words)
+    }
+
+    /// One command to whatever speaks RESP on a port of this machine.
+    pub fn ask(port: u16, words: &[&str]) -> io::Result<Reply> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
         let mut bytes = format!("*{}\r\n", words.len());
         for word in words {
@@ -102,7 +115,7 @@ impl Redis {
     fn try_launch(&mut self) -> Result<(), String> {
         let directory = self.directory.path();
         let words = [
-            server::program(&["redis-server"], "redis-server"),
+            program(),
             "--port".to_owned(),
             self.port.to_string(),
             "--bind".to_owned(),
@@ -118,7 +131,8 @@ impl Redis {
         ];
         let log = directory.join("redis.log");
         std::fs::remove_file(&log).unwrap_or_default();
-        let launch = Launch { command: words.to_vec(), user: None, log, signal: "KILL" };
+        let command = words.into_iter().chain(self.options.iter().cloned()).collect();
+        let launch = Launch { command, user: None, log, signal: "KILL" };
         let server = Server::launch(&launch);
         let up = eventually("redis-server answers", || {
             // Somebody else's Redis on the port would answer too: ours says so in its log.
@@ -129,6 +143,12 @@ impl Redis {
         });
         up.map(|()| self.server = Some(server))
     }
+}
+
+/// `PORTCULLIS_TEST_REDIS` names another server to test against, Valkey's for instance.
+pub fn program() -> String {
+    std::env::var("PORTCULLIS_TEST_REDIS")
+        .unwrap_or_else(|_| server::program(&["redis-server", "valkey-server"], "redis-server"))
 }
 
 fn read_reply(stream: &mut impl BufRead) -> io::Result<Reply> {

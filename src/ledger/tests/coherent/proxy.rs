@@ -23,8 +23,7 @@ impl Proxy {
         let directory = tempfile::tempdir().expect("a directory");
         let socket = directory.path().join("proxy.sock");
         let listener = UnixListener::bind(&socket).expect("a socket");
-        let settings =
-            RedisSettings { url: format!("redis+unix://{}", socket.display()), ..server.settings() };
+        let settings = Server::at(socket);
         let (silent, hears) = watch::channel(false);
         let swallowing = Arc::new(AtomicBool::new(false));
         let (running, swallows, target) = (CancellationToken::new(), swallowing.clone(), server.socket());

@@ -46,7 +46,7 @@ impl Race {
     }
 
     async fn connect(&self) -> ::redis::aio::MultiplexedConnection {
-        let client = ::redis::Client::open(self.server.settings().url).expect("a URL");
+        let client = ::redis::Client::open(self.server.url()).expect("a URL");
         client.get_multiplexed_async_connection().await.expect("a connection")
     }
 
