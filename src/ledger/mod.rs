@@ -42,7 +42,7 @@ mod watermark;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -196,6 +196,8 @@ pub struct Ledger {
     provisional: bool,
     /// Whether Redis lacks a change that the database holds.
     doubt: Doubt,
+    /// The mark at the last look.
+    gap: AtomicI64,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
     chores: Chores,
@@ -265,6 +267,7 @@ impl Ledger {
             outbox,
             provisional,
             doubt: Doubt::default(),
+            gap: AtomicI64::new(0),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             chores: Chores::default(),
             keys,

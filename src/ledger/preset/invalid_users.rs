@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use super::native::USER_QUERY;
 use super::{
-    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Occasion, PresetContext,
-    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout, Watched,
+    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Listing, Occasion,
+    PresetContext, RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout,
+    Watched,
     listed, literal, template,
 };
 use crate::ledger::change::Status;
@@ -182,6 +183,15 @@ impl UserLayout for InvalidUsers {
             wanted: format!("{status} IS NULL OR {status} <> 'active'{since}"),
             values: Vec::new(),
         })
+    }
+
+    fn listings(&self) -> Vec<Listing> {
+        let theirs = match &self.layout {
+            InvalidUsersLayout::Keys { prefix } => Listing::Keys { prefix: prefix.clone() },
+            InvalidUsersLayout::Set { key } => Listing::Set { key: key.clone(), sorted: false },
+            InvalidUsersLayout::SortedSet { key } => Listing::Set { key: key.clone(), sorted: true },
+        };
+        vec![theirs, Listing::Keys { prefix: STANDING.into() }]
     }
 
     /// A user without a row is refused: so whoever is banned has one.

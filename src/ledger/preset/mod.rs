@@ -38,7 +38,7 @@ use crate::template::Template;
 use crate::time::Timestamp;
 
 pub use active_flag_cache::ActiveFlagCache;
-pub(in crate::ledger) use filling::{OwnedToken, TableRows};
+pub(in crate::ledger) use filling::{Listing, OwnedToken, TableRows, standing_of};
 pub use record::Record;
 pub(super) use record::complete;
 pub use refresh_tokens::RefreshTokens;
@@ -308,6 +308,12 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// affair: such rows have none.
     fn denied_row(&self, subject: &str, row: &Row) -> Option<Standing> {
         Some(filling::denied_row(subject, row))
+    }
+
+    /// Where its entries are found in Redis, so that those which an older copy has brought back can be looked into. Only
+    /// of a layout that decides alone.
+    fn listings(&self) -> Vec<Listing> {
+        Vec::new()
     }
 
     /// Whether the services' own table alone says who is denied in this layout: every ban that was ever given has its
