@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use http::{HeaderMap, Method, header};
 use serde_json::Value;
 
@@ -14,7 +15,7 @@ use crate::route::{Access, Anonymous, OnOutage, Policy, Route, RouteTable};
 use crate::target::Target;
 use crate::time::Timestamp;
 use crate::token::{self, Conflict, Fingerprint, Place, Token};
-use crate::verdict::{Assurance, Credential, Denial, DenyReason, Grant, Verdict};
+use crate::verdict::{Assurance, Credential, Denial, DenyReason, Grant, Told, Verdict};
 use crate::verify::{TokenCache, Unverified, Verifiers};
 
 /// What is judged. The proxy makes it of a session; whoever asks in its place makes the same.
@@ -54,7 +55,12 @@ impl Gate {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
         let Access::Guarded(policy) = &route.settings.access else {
-            return Ok(Grant { route: Arc::clone(route), credential: None, assurance: Assurance::Full });
+            return Ok(Grant {
+                route: Arc::clone(route),
+                credential: None,
+                told: None,
+                assurance: Assurance::Full,
+            });
         };
         let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
 
@@ -69,7 +75,8 @@ impl Gate {
         if found.only_in_cookie && request.websocket && !same_origin(request) {
             return Err(deny(DenyReason::OriginRefused));
         }
-        let credential = self.credential(&Token::new(&found.compact), now).await.map_err(deny)?;
+        let token = Token::new(&found.compact);
+        let credential = self.credential(&token, now).await.map_err(deny)?;
 
         let deny = |credential, reason| Denial {
             route: Some(Arc::clone(route)),
@@ -83,7 +90,27 @@ impl Gate {
         if let Err(reason) = requirements(policy, &credential.claims) {
             return Err(deny(credential, reason));
         }
-        Ok(Grant { route: Arc::clone(route), credential: Some(credential), assurance })
+        let told = self.told(&credential, &token).await;
+        Ok(Grant { route: Arc::clone(route), credential: Some(credential), told, assurance })
+    }
+
+    /// What the upstream is told of the user's profile; made anew only when the profile has changed. A user of whom nothing
+    /// is known has no such headers: less is told, never something else.
+    async fn told(&self, credential: &Credential, token: &Token<'_>) -> Option<Arc<Told>> {
+        if !self.identity.tells_profile() {
+            return None;
+        }
+        let profiles = self.ledger.profile(&credential.questions, &credential.claims).await;
+        if let Some(told) = credential.told.load_full()
+            && told.profiles.len() == profiles.len()
+            && told.profiles.iter().zip(&profiles).all(|(before, now)| Arc::ptr_eq(before, now))
+        {
+            return Some(told);
+        }
+        let stamps = self.identity.profile_stamps(&credential.claims, token, &profiles);
+        let told = Arc::new(Told { profiles, stamps });
+        credential.told.store(Some(Arc::clone(&told)));
+        Some(told)
     }
 
     /// The verified credential: one probe when the token is known, a signature when it is not.
@@ -103,7 +130,8 @@ impl Gate {
         let questions =
             questions.map_err(|Unaskable(claim)| DenyReason::Unverified(Unverified::Claim(claim)))?;
         let stamps = self.identity.stamps(&claims, token);
-        let credential = Credential { claims, seal, fingerprint: Fingerprint::of(token), questions, stamps };
+        let (fingerprint, told) = (Fingerprint::of(token), ArcSwapOption::empty());
+        let credential = Credential { claims, seal, fingerprint, questions, stamps, told };
         Ok(self.tokens.insert(token, credential))
     }
 
@@ -126,14 +154,14 @@ impl Gate {
     /// The credentials of a user which this gateway has seen and still remembers.
     pub fn seen(&self, user: &User) -> Vec<Arc<Credential>> {
         let known = self.tokens.iter().map(|(_, credential)| credential);
-        known.filter(|credential| credential.claims.user() == user).collect()
+        known.filter(|it| it.claims.user() == user || it.questions.mean(user)).collect()
     }
 }
 
 /// A request without a token on a route where it is optional. What the route requires, nobody has.
 fn anonymous(route: &Arc<Route>, policy: &Policy) -> Result<Grant, DenyReason> {
     if policy.scopes.is_empty() && policy.roles.is_empty() && policy.claims.is_empty() {
-        Ok(Grant { route: Arc::clone(route), credential: None, assurance: Assurance::Full })
+        Ok(Grant { route: Arc::clone(route), credential: None, told: None, assurance: Assurance::Full })
     } else {
         Err(DenyReason::TokenMissing)
     }

@@ -1,9 +1,12 @@
 //! What upstreams are told about who is calling, and what clients may not tell them.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::claims::Claims;
+use crate::ledger::profile::Profile;
 use crate::template::Template;
 use crate::token::Token;
 
@@ -46,10 +49,28 @@ impl Identity {
     /// Renders the headers of a credential. A header whose claim is missing, or whose value cannot stand in a header
     /// unambiguously (a role with a comma in it), is left out: less is told, never something else.
     pub fn stamps(&self, claims: &Claims, token: &Token<'_>) -> Stamps {
+        self.render(|template| template.render_header(claims, token).ok())
+    }
+
+    /// Whether some header tells of the user's profile: only then it has to be known.
+    pub fn tells_profile(&self) -> bool {
+        self.settings.headers.iter().any(|(_, template)| template.tells_profile())
+    }
+
+    /// Renders the headers that tell of the user's profile; of several profiles that know a name the first one's counts.
+    pub fn profile_stamps(&self, claims: &Claims, token: &Token<'_>, profiles: &[Arc<Profile>]) -> Stamps {
+        let value = |name: &str| profiles.iter().find_map(|profile| profile.get(name));
+        self.render(|template| {
+            let told = template.tells_profile();
+            told.then(|| template.render_header_with(claims, token, value).ok()).flatten()
+        })
+    }
+
+    fn render(&self, value: impl Fn(&Template) -> Option<String>) -> Stamps {
         // One allocation for all values: it is cold memory when the token comes again.
         let mut text = String::new();
         let rendered = |(_, template): &(HeaderName, Template)| {
-            let value = template.render_header(claims, token).ok()?;
+            let value = value(template)?;
             let begin = text.len();
             text.push_str(&value);
             Some(begin..text.len())

@@ -73,13 +73,18 @@ impl Template {
         Ok(Self { parts: parts.into() })
     }
 
+    /// Whether it tells of the user's profile.
+    pub fn tells_profile(&self) -> bool {
+        self.fields().any(|field| matches!(field, Field::Profile(_)))
+    }
+
     /// Whether this can be a Redis key (or the member of a set): the error says why not.
     pub fn check_key(&self) -> Result<(), String> {
         if self.parts.is_empty() {
             return Err("an empty key names nothing".to_owned());
         }
-        if let Some(field) = self.fields().find(|field| matches!(field, Field::Roles | Field::Scopes)) {
-            return Err(format!("`{{{field}}}` is a list: it can be an identity header, not a key"));
+        if let Some(field) = self.fields().find(|field| field.is_for_headers()) {
+            return Err(format!("`{{{field}}}` can be an identity header, not a key"));
         }
         let mut last: Option<&Field> = None;
         let mut between = "";
@@ -170,6 +175,16 @@ impl Template {
     ///
     /// A role that itself contains a comma gives none at all: upstreams would read it as two roles.
     pub fn render_header(&self, claims: &Claims, token: &Token<'_>) -> Result<String, RenderError> {
+        self.render_header_with(claims, token, |_| None)
+    }
+
+    /// As [`Template::render_header`], with what `profile` tells of the user.
+    pub fn render_header_with<'p>(
+        &self,
+        claims: &Claims,
+        token: &Token<'_>,
+        profile: impl Fn(&str) -> Option<&'p str>,
+    ) -> Result<String, RenderError> {
         let mut text = String::new();
         for part in &self.parts {
             match part {
@@ -177,7 +192,13 @@ impl Template {
                 Part::Field(field @ Field::Roles) => join(field, claims.roles(), &mut text)?,
                 Part::Field(field @ Field::Scopes) => join(field, claims.scopes(), &mut text)?,
                 Part::Field(field) => {
-                    let value = field.value(claims, token)?;
+                    let value = match field {
+                        Field::Profile(name) => match profile(name).filter(|value| !value.is_empty()) {
+                            Some(value) => value.into(),
+                            None => return Err(RenderError::Missing(field.clone())),
+                        },
+                        _ => field.value(claims, token)?,
+                    };
                     if value.chars().any(char::is_control) {
                         return Err(RenderError::Unsafe(field.clone()));
                     }

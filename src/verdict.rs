@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
+
 use crate::claims::Claims;
 use crate::identity::Stamps;
+use crate::ledger::profile::Profile;
 use crate::ledger::{Outage, Questions, Revocation};
 use crate::route::Route;
 use crate::token::Fingerprint;
@@ -27,6 +30,17 @@ pub struct Credential {
     pub questions: Questions,
     /// What upstreams are told.
     pub stamps: Stamps,
+    /// What they were told last of the user's profile.
+    pub told: ArcSwapOption<Told>,
+}
+
+/// The headers that tell of a user's profile, and what they were made of: unchanged, they need not be made again.
+#[derive(Debug)]
+pub struct Told {
+    /// What the ledger knew.
+    pub profiles: Vec<Arc<Profile>>,
+    /// The headers.
+    pub stamps: Stamps,
 }
 
 /// Permission to reach one route's upstream.
@@ -36,6 +50,8 @@ pub struct Grant {
     pub route: Arc<Route>,
     /// Whose request it is; `None` is anonymous, or a public route.
     pub credential: Option<Arc<Credential>>,
+    /// What the upstream is told of the user's profile, where a header asks for it.
+    pub told: Option<Arc<Told>>,
     /// How sure the judgment was.
     pub assurance: Assurance,
 }

@@ -6,3 +6,9 @@ CREATE TABLE IF NOT EXISTS blacklisted_tokens (
     expires_at timestamptz NOT NULL,
     blacklisted_at timestamptz NOT NULL DEFAULT now()
 );
+CREATE TABLE IF NOT EXISTS refresh_tokens (
+    token text PRIMARY KEY,
+    user_id bigint NOT NULL,
+    expires_at timestamptz NOT NULL,
+    is_revoked boolean NOT NULL DEFAULT false
+);

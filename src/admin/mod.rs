@@ -32,11 +32,12 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use arc_swap::ArcSwapOption;
 use axum::Router;
 use axum::routing::MethodRouter;
+use futures_util::future::BoxFuture;
 use prometheus::Registry;
 use sha2::{Digest, Sha256};
 
 use crate::claims::User;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, StoreError};
 use crate::report::Audit;
 use crate::time::Timestamp;
 use crate::token::{Fingerprint, Token};
@@ -68,7 +69,7 @@ impl Life {
     }
 }
 
-/// A session as this gateway has seen it: a verified token it remembers.
+/// A session: a verified token that this gateway remembers, or one in the services' own table.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SeenSession {
     /// `sid`, where the token has one.
@@ -82,7 +83,7 @@ pub struct SeenSession {
 
 /// Reads a token without verifying it.
 type ReadToken = Box<dyn Fn(&Token<'_>) -> Option<UnverifiedNames> + Send + Sync>;
-type Sessions = Box<dyn Fn(&User) -> Vec<SeenSession> + Send + Sync>;
+type Sessions = Box<dyn Fn(User) -> BoxFuture<'static, Result<Vec<SeenSession>, StoreError>> + Send + Sync>;
 type Provider<T> = Box<dyn Fn() -> T + Send + Sync>;
 
 /// The rest of the gateway, as the control door needs it. What a reload replaces is asked for anew each time.
@@ -93,7 +94,7 @@ pub struct AdminHandles {
     pub realms: Provider<Vec<Arc<str>>>,
     /// What a token says of itself, read as its issuer is configured; `None` for what is no token.
     pub read_token: ReadToken,
-    /// A user's sessions that this gateway remembers.
+    /// A user's sessions: those that this gateway remembers, and those in the services' own table.
     pub sessions: Sessions,
     pub registry: Registry,
     pub audit: Arc<Audit>,

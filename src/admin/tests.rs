@@ -37,7 +37,9 @@ fn open(token: Option<&str>) -> Door {
             let token = crate::token::Token::new(&user.subject);
             let fingerprint = Fingerprint::of(&token);
             let session = Some(format!("{user}").into());
-            vec![SeenSession { session, token_id: None, issued_at: None, expires_at: None, fingerprint }]
+            let seen =
+                SeenSession { session, token_id: None, issued_at: None, expires_at: None, fingerprint };
+            Box::pin(std::future::ready(Ok(vec![seen])))
         }),
         registry,
         audit: Arc::new(Audit::open(None, &metrics).expect("the log")),

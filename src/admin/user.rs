@@ -1,4 +1,4 @@
-//! `GET /v1/users/{id}`: status, cut-off, and the sessions this gateway remembers.
+//! `GET /v1/users/{id}`: status, cut-off, and sessions.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::input::AddressedUser;
 use super::problem::Problem;
-use super::user_sessions::Session;
+use super::user_sessions::{self, Session};
 use super::{AdminState, Endpoint};
 use crate::ledger::UserRecord;
 
@@ -29,6 +29,6 @@ async fn user(
     AddressedUser(user): AddressedUser,
 ) -> Result<Json<Answer>, Problem> {
     let record = state.ledger().user(&user).await.map_err(|error| Problem::unavailable(&error))?;
-    let sessions = (state.handles.sessions)(&user).into_iter().map(Session::from).collect();
+    let sessions = user_sessions::of(&state, user).await?;
     Ok(Json(Answer { record, sessions }))
 }

@@ -1,4 +1,4 @@
-//! `GET /v1/users/{id}/sessions`: the sessions of a user that this gateway has seen and still remembers.
+//! `GET /v1/users/{id}/sessions`: the sessions of a user that this gateway remembers, and those in the services' own table.
 
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use axum::routing::get;
 use serde::Serialize;
 
 use super::input::AddressedUser;
+use super::problem::Problem;
 use super::{AdminState, Endpoint, SeenSession};
+use crate::claims::User;
 
 #[derive(Serialize)]
 struct Answer {
@@ -44,7 +46,11 @@ pub(super) fn endpoint() -> Endpoint {
 async fn user_sessions(
     State(state): State<Arc<AdminState>>,
     AddressedUser(user): AddressedUser,
-) -> Json<Answer> {
-    let sessions = (state.handles.sessions)(&user).into_iter().map(Session::from).collect();
-    Json(Answer { sessions })
+) -> Result<Json<Answer>, Problem> {
+    Ok(Json(Answer { sessions: of(&state, user).await? }))
+}
+
+pub(super) async fn of(state: &AdminState, user: User) -> Result<Vec<Session>, Problem> {
+    let sessions = (state.handles.sessions)(user).await.map_err(|error| Problem::unavailable(&error))?;
+    Ok(sessions.into_iter().map(Session::from).collect())
 }

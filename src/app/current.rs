@@ -14,13 +14,16 @@ use tokio_util::sync::CancellationToken;
 use super::StartError;
 use crate::admin::{AdminHandles, Life, SeenSession};
 use crate::cause::Chain;
+use crate::claims::User;
 use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::Identity;
-use crate::ledger::{Ledger, LedgerMetrics};
+use crate::ledger::sessions::StoredSession;
+use crate::ledger::{Ledger, LedgerMetrics, StoreError};
 use crate::proxy::{self, Connections, Door, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
+use crate::token::{Fingerprint, Token};
 use crate::upstream::{self, Upstream};
 use crate::verdict::Credential;
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
@@ -185,7 +188,8 @@ impl Current {
                 reader.snapshot.load().gate.verifiers.unverified_names(token).ok()
             }),
             sessions: Box::new(move |user| {
-                sessions.snapshot.load().gate.seen(user).iter().map(|credential| seen(credential)).collect()
+                let snapshot = sessions.snapshot.load_full();
+                Box::pin(async move { all_sessions(&snapshot.gate, &user).await })
             }),
             registry,
             audit,
@@ -203,6 +207,28 @@ fn seen(credential: &Credential) -> SeenSession {
         expires_at: claims.expires_at(),
         fingerprint: *fingerprint,
     }
+}
+
+/// Those seen here first; what a table tells of the same token is no second one.
+async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, StoreError> {
+    let mut sessions: Vec<_> = gate.seen(user).iter().map(|credential| seen(credential)).collect();
+    for StoredSession { compact, expires_at } in gate.ledger.sessions(user).await? {
+        let token = Token::new(&compact);
+        let fingerprint = Fingerprint::of(&token);
+        if sessions.iter().any(|seen| seen.fingerprint == fingerprint) {
+            continue;
+        }
+        let names = gate.verifiers.unverified_names(&token).ok();
+        let names = names.as_ref();
+        sessions.push(SeenSession {
+            session: names.and_then(|names| names.session.clone()),
+            token_id: names.and_then(|names| names.token_id.clone()),
+            issued_at: names.and_then(|names| names.issued_at),
+            expires_at,
+            fingerprint,
+        });
+    }
+    Ok(sessions)
 }
 
 async fn open_ledger(

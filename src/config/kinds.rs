@@ -255,8 +255,8 @@ fn read(reader: &Reader<'_>, at: &Span, path: &std::path::Path) -> Option<(Vec<u
 /// A template for keys and statements.
 pub fn template(reader: &Reader<'_>, node: &Node) -> Option<Template> {
     let template = header_template(reader, node)?;
-    if template.fields().any(|field| matches!(field, Field::Roles | Field::Scopes)) {
-        reader.problem(&node.at, "`{roles}` and `{scopes}` stand in identity headers only");
+    if template.fields().any(Field::is_for_headers) {
+        reader.problem(&node.at, "`{roles}`, `{scopes}` and `{profile.NAME}` stand in identity headers only");
         return None;
     }
     Some(template)

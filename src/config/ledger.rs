@@ -16,7 +16,7 @@ pub const ON_OUTAGE: [(&str, OnOutage); 2] = [("deny", OnOutage::Deny), ("allow"
 
 /// `[ledger]`, as written; stores and lifetimes come from elsewhere in the file.
 pub struct Written {
-    presets: Option<Vec<Preset>>,
+    pub presets: Option<Vec<Preset>>,
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
     max_staleness: Option<Duration>,
@@ -33,6 +33,7 @@ impl Written {
         redis: Option<RedisSettings>,
         database: Option<DatabaseSettings>,
         issuers: &[IssuerSettings],
+        profile: Box<[Box<str>]>,
     ) -> Option<LedgerSettings> {
         // With leeway a token lives that much longer; without issuers nothing lives, and the defaults do.
         let longest = |life: fn(&IssuerSettings) -> Duration, default| {
@@ -47,6 +48,7 @@ impl Written {
             refresh_lifetime: longest(|issuer| issuer.refresh_lifetime, 7 * super::kinds::DAY),
             leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
+            profile,
             max_staleness: self.max_staleness?,
             heartbeat: self.heartbeat?,
         })

@@ -143,6 +143,9 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let database = table.table("database", ledger::database);
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));
 
+    let told =
+        identity.as_ref().map(|it| presets::told(table, it, ledger.presets.as_deref().unwrap_or_default()));
+
     let upstreams = table.tables("upstreams", None, upstreams::upstream);
     let upstreams: Vec<_> = upstreams.into_iter().filter_map(|upstream| upstream.value).collect();
     let around = routes::Around { upstreams: &upstreams, issuers: has_issuers, on_outage: ledger.on_outage };
@@ -164,7 +167,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
         places: token?.places,
         identity: identity?,
         tokens: ledger.tokens?,
-        ledger: ledger.resolve(redis, database, &issuers)?,
+        ledger: ledger.resolve(redis, database, &issuers, told?)?,
         issuers,
         upstreams: upstreams.into_iter().map(|upstream| upstream.settings).collect::<Option<_>>()?,
         routes: routes?,

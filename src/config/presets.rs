@@ -1,14 +1,20 @@
 //! `[ledger.preset.NAME]`: the parameters of presets.
 
-use super::kinds::{DAY, SECOND, duration, parsed, word};
+use super::kinds::{DAY, SECOND, duration, list, parsed, word};
 use super::reader::Table;
+use crate::identity::IdentitySettings;
 use crate::ledger::preset::{
-    InvalidUsers, InvalidUsersColumns, InvalidUsersLayout, Native, Preset, SqlName, TokenBlacklist,
-    TokenBlacklistColumns, UnknownUser,
+    ActiveFlagCache, AliasKind, InvalidUsers, InvalidUsersColumns, InvalidUsersLayout, Native, Preset,
+    RefreshTokens, SessionColumns, SessionStore, SqlName, TokenBlacklist, TokenBlacklistColumns, UnknownUser,
+    UserCache, UserColumns, UserPrefixes,
 };
+use crate::ledger::profile::is_secret;
+use crate::ledger::rule::Spelling;
+use crate::template::Field;
 
 /// The presets of this version.
-pub const NAMES: [&str; 3] = ["native", "token-blacklist", "invalid-users"];
+pub const NAMES: [&str; 6] =
+    ["native", "token-blacklist", "invalid-users", "active-flag-cache", "user-cache", "session-store"];
 
 /// Reads the parameters of the presets in use, in the order in which they were named.
 pub fn presets(table: &mut Table<'_>, used: &[&'static str]) -> Option<Vec<Preset>> {
@@ -21,6 +27,11 @@ pub fn presets(table: &mut Table<'_>, used: &[&'static str]) -> Option<Vec<Prese
     let read = |name: &&'static str| match *name {
         "native" => table.table("native", native).map(Preset::Native),
         "token-blacklist" => table.table("token-blacklist", token_blacklist).map(Preset::TokenBlacklist),
+        "active-flag-cache" => {
+            table.table("active-flag-cache", active_flag_cache).map(Preset::ActiveFlagCache)
+        }
+        "user-cache" => table.table("user-cache", user_cache).map(Preset::UserCache),
+        "session-store" => table.table("session-store", session_store).map(Preset::SessionStore),
         _ => table.table("invalid-users", invalid_users).map(Preset::InvalidUsers),
     };
     let presets: Vec<_> = used.iter().map(read).collect();
@@ -48,7 +59,115 @@ fn token_blacklist(table: &mut Table<'_>) -> Option<TokenBlacklist> {
             blacklisted_at: blacklisted_at?,
         })
     });
-    Some(TokenBlacklist { prefix: prefix?, table: name?, columns: columns? })
+    let refresh = table.table("refresh", refresh_tokens);
+    Some(TokenBlacklist { prefix: prefix?, table: name?, columns: columns?, refresh: refresh? })
+}
+
+fn refresh_tokens(table: &mut Table<'_>) -> Option<RefreshTokens> {
+    let prefix = table.or("prefix", parsed(key), "refresh_token:");
+    let name = table.or("table", parsed(sql_name), "refresh_tokens");
+    let [token, user_id, expires_at, is_revoked] =
+        columns(table, ["token", "user_id", "expires_at", "is_revoked"])?;
+    Some(RefreshTokens { prefix: prefix?, table: name?, token, user_id, expires_at, is_revoked })
+}
+
+/// `columns = { … }`: each is called what it is called, unless told otherwise.
+fn columns<const N: usize>(table: &mut Table<'_>, names: [&'static str; N]) -> Option<[SqlName; N]> {
+    let found = table.table("columns", |columns| {
+        names.map(|name| columns.or(name, parsed(column), name)).into_iter().collect::<Option<Vec<_>>>()
+    });
+    found?.try_into().ok()
+}
+
+fn unknown_user(table: &mut Table<'_>) -> Option<UnknownUser> {
+    let unknown = [("deny", UnknownUser::Deny), ("allow", UnknownUser::Allow)];
+    table.or("unknown_user", word(&unknown), "deny")
+}
+
+fn active_flag_cache(table: &mut Table<'_>) -> Option<ActiveFlagCache> {
+    let encodings = [
+        ("plain", Spelling::Plain),
+        ("quoted", Spelling::Quoted),
+        ("numeric", Spelling::Numeric),
+        ("json", Spelling::Json),
+    ];
+    let prefix = table.or("prefix", parsed(key), "user:");
+    let suffix = table.or("suffix", parsed(key), ":active");
+    let ttl = table.or("ttl", duration(SECOND..=366 * DAY), "5m");
+    let encoding = table.or("encoding", word(&encodings), "plain");
+    let name = table.or("table", parsed(sql_name), "users");
+    let columns = columns(table, ["user_id", "is_active"]);
+    let unknown_user = unknown_user(table);
+    let [user_id, is_active] = columns?;
+    Some(ActiveFlagCache {
+        prefix: prefix?,
+        suffix: suffix?,
+        ttl: ttl?,
+        encoding: encoding?,
+        table: name?,
+        user_id,
+        is_active,
+        unknown_user: unknown_user?,
+    })
+}
+
+fn user_cache(table: &mut Table<'_>) -> Option<UserCache> {
+    let prefixes = table.table("prefixes", |prefixes| {
+        let id = prefixes.or("id", parsed(key), "user:id:");
+        let email = prefixes.or("email", parsed(key), "user:email:");
+        let username = prefixes.or("username", parsed(key), "user:username:");
+        let phone = prefixes.or("phone", parsed(key), "user:phone:");
+        Some(UserPrefixes { id: id?, email: email?, username: username?, phone: phone? })
+    });
+    let kinds = [("email", AliasKind::Email), ("username", AliasKind::Username), ("phone", AliasKind::Phone)];
+    let ttl = table.or("ttl", duration(SECOND..=366 * DAY), "5m");
+    let aliases = table.or("aliases", list(word(&kinds)), ["email", "username", "phone"]);
+    let profile = table.maybe("profile", list(parsed(profile_column)));
+    let written = table.has("profile");
+    let name = table.or("table", parsed(sql_name), "users");
+    let columns = columns(table, ["id", "email", "username", "phone_number", "is_active"]);
+    let unknown_user = unknown_user(table);
+    let [id, email, username, phone_number, is_active] = columns?;
+    Some(UserCache {
+        prefixes: prefixes?,
+        ttl: ttl?,
+        aliases: aliases?,
+        profile: if written { Some(profile?) } else { None },
+        table: name?,
+        columns: UserColumns { id, email, username, phone_number, is_active },
+        unknown_user: unknown_user?,
+    })
+}
+
+fn profile_column(text: &str) -> Result<SqlName, String> {
+    match is_secret(text) {
+        true => Err("this sounds like a secret, and secrets are never cached".into()),
+        false => column(text),
+    }
+}
+
+fn session_store(table: &mut Table<'_>) -> Option<SessionStore> {
+    let prefixes = table.table("prefixes", |prefixes| {
+        let tokens = prefixes.or("tokens", parsed(key), "user:tokens:");
+        let session = prefixes.or("session", parsed(key), "session:");
+        let blacklist = prefixes.or("blacklist", parsed(key), "blacklist:");
+        let profile = prefixes.or("profile", parsed(key), "user:profile:");
+        Some((tokens?, session?, blacklist?, profile?))
+    });
+    let ttl = table.or("ttl", duration(SECOND..=366 * DAY), "24h");
+    let name = table.or("table", parsed(sql_name), "sessions");
+    let columns = columns(table, ["token", "user_id", "expires_at", "is_active"]);
+    let (tokens, session, blacklist, profile) = prefixes?;
+    let [token, user_id, expires_at, is_active] = columns?;
+    Some(SessionStore {
+        tokens,
+        session,
+        blacklist,
+        profile,
+        ttl: ttl?,
+        table: name?,
+        columns: SessionColumns { token, user_id, expires_at, is_active },
+    })
 }
 
 /// How users are kept in Redis.
@@ -77,8 +196,7 @@ fn invalid_users(table: &mut Table<'_>) -> Option<InvalidUsers> {
             last_security_action: last_security_action?,
         })
     });
-    let unknown = [("deny", UnknownUser::Deny), ("allow", UnknownUser::Allow)];
-    let unknown_user = table.or("unknown_user", word(&unknown), "deny");
+    let unknown_user = unknown_user(table);
     Some(InvalidUsers { layout: layout?, ttl, table: name?, columns: columns?, unknown_user: unknown_user? })
 }
 
@@ -126,4 +244,24 @@ fn column(text: &str) -> Result<SqlName, String> {
         true => Err("a column is named without its table".into()),
         false => Ok(name),
     })
+}
+
+/// The names of profiles that headers tell of; each must be one that somebody knows and everybody may.
+pub fn told(table: &Table<'_>, identity: &IdentitySettings, presets: &[Preset]) -> Box<[Box<str>]> {
+    let mut names: Vec<Box<str>> = Vec::new();
+    let fields = identity.headers.iter().flat_map(|(_, template)| template.fields());
+    for field in fields {
+        let Field::Profile(name) = field else { continue };
+        let knows = |preset: &Preset| matches!(preset, Preset::UserCache(_) | Preset::SessionStore(_));
+        let problem = |message: String| table.reader.problem(&table.place("identity"), message);
+        if is_secret(name) {
+            problem(format!("`{{{field}}}` sounds like a secret, and secrets are never told"));
+        } else if !presets.iter().any(knows) {
+            problem(format!("`{{{field}}}` needs the preset `user-cache` or `session-store`"));
+        }
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    names.into()
 }

@@ -172,8 +172,8 @@ fn query(text: &str) -> Result<String, String> {
             None => placeholder,
         };
         let template = Template::parse(&format!("{{{name}}}")).map_err(|_| "there is no such placeholder")?;
-        if template.fields().any(|field| matches!(field, Field::Roles | Field::Scopes)) {
-            return Err("`{roles}` and `{scopes}` stand in identity headers only".into());
+        if template.fields().any(Field::is_for_headers) {
+            return Err("`{roles}`, `{scopes}` and `{profile.NAME}` stand in identity headers only".into());
         }
         rest = after;
     }

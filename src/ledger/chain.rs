@@ -11,10 +11,10 @@ use super::memory::{Kept, Memory, Recall};
 use super::metrics::StoreMetrics;
 use super::questions::{Asked, Bound, Compiled, Questions};
 use super::redis::Answered;
-use super::rule::{Condition, IfAbsent};
+use super::rule::{Condition, Flag, IfAbsent, Spelling};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
-use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
+use super::{Ledger, Lookup, Outage, Revocation, Source, alias, profile, redis};
 use crate::claims::Claims;
 use crate::time::Timestamp;
 
@@ -50,13 +50,30 @@ impl Database {
 pub(super) struct Tally {
     denied: Option<(usize, Revocation)>,
     outage: Option<Outage>,
+    /// Of the keys that tell of users, from before anything is asked.
+    pub stamps: profile::Stamps,
+    /// Why, should somebody deny without knowing it.
+    told: Option<(usize, Revocation)>,
+    moved: bool,
 }
 
 impl Tally {
     fn note(&mut self, place: usize, asked: &Asked, finding: Result<Finding, StoreError>, source: Source) {
         let rule = &asked.rule.rule;
+        if rule.only_tells() {
+            return;
+        }
+        if let Ok(Finding::Tells(why)) = finding {
+            let (rule, reason) = (rule.name.clone(), why.reason().into());
+            self.told = Some((place, Revocation { rule, reason, status: why.status(), source }));
+            return;
+        }
         let (reason, status) = match finding {
-            Ok(Finding::Clear | Finding::Absent) => return,
+            Ok(Finding::Clear | Finding::Absent | Finding::Tells(_)) => return,
+            Ok(Finding::Moved) => {
+                self.moved = true;
+                return;
+            }
             Ok(Finding::Denied) => (rule.reason.clone(), rule.status),
             Ok(Finding::Because(why)) => (why.reason().into(), why.status()),
             Err(error) => {
@@ -84,7 +101,7 @@ impl Tally {
         let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
         let settled = match &finding {
             Ok(Finding::Absent) => !silent,
-            Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
+            Ok(_) => true,
             Err(_) => false,
         };
         if !settled || (!trusted && asked.rule.statement.is_some()) {
@@ -94,12 +111,25 @@ impl Tally {
         None
     }
 
-    fn lookup(self) -> Lookup {
-        match (self.denied, self.outage) {
-            (Some((_, revocation)), _) => Lookup::Revoked(revocation),
-            (None, Some(outage)) => Lookup::Unknown(outage),
-            (None, None) => Lookup::Live,
+    /// `None`: asked about the wrong user.
+    fn lookup(self) -> Option<Lookup> {
+        if self.moved {
+            return None;
         }
+        Some(match (self.denied, self.outage) {
+            (Some((_, denied)), _) => Lookup::Revoked(match self.told {
+                Some((_, told)) if &*denied.reason == "user_deactivated" => {
+                    Revocation { reason: told.reason, status: told.status, ..denied }
+                }
+                _ => denied,
+            }),
+            // Whoever could take it back cannot be asked.
+            (None, Some(outage)) => match self.told {
+                Some((_, told)) => Lookup::Revoked(told),
+                None => Lookup::Unknown(outage),
+            },
+            (None, None) => Lookup::Live,
+        })
     }
 }
 
@@ -112,12 +142,13 @@ pub(super) struct Open<'a> {
 }
 
 impl Ledger {
-    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+    /// `None`: the alias by which the credential names its user leads to somebody else by now.
+    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Option<Lookup> {
         if questions.asked.is_empty() {
-            return Lookup::Live;
+            return Some(Lookup::Live);
         }
         let at = Moment { issued_at: claims.issued_at(), now };
-        let mut tally = Tally::default();
+        let mut tally = Tally { stamps: self.profile_stamps(questions), ..Tally::default() };
         let (open, voucher) = match self.recall(questions, at, &mut tally).await {
             Some((open, voucher)) => (open, Some(voucher)),
             None => (self.ask_redis(questions, at, &mut tally).await, None),
@@ -128,7 +159,7 @@ impl Ledger {
             database_asked = self.ask_database(questions, open, claims, at, &mut tally).await;
         }
         let lookup = tally.lookup();
-        if let (Lookup::Live, Some(voucher)) = (&lookup, voucher) {
+        if let (Some(Lookup::Live), Some(voucher)) = (&lookup, voucher) {
             self.vouch(questions, voucher, database_asked);
         }
         lookup
@@ -150,7 +181,11 @@ impl Ledger {
         for (place, asked) in questions.asked.iter().enumerate() {
             let finding = match asked.reply {
                 None => Ok(Finding::Absent),
-                Some(index) => of_redis(asked, replies.as_ref().map(|all| all.get(index)), at),
+                Some(index) => {
+                    let reply = replies.as_ref().map(|all| all.get(index));
+                    self.rules.learn_reply(asked, reply, &tally.stamps);
+                    of_redis(questions, asked, reply, at)
+                }
             };
             if asks && asked.reply.is_some() {
                 count(&self.metrics.redis, &finding);
@@ -176,6 +211,7 @@ impl Ledger {
             let Open { place, asked, redis } = open;
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
                 (Some((kept, recall, _)), Some(sql)) => {
+                    self.rules.learn_row(asked, &kept, &tally.stamps);
                     let finding = kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at));
                     let source = self.count_database(&finding, recall);
                     (finding, source)
@@ -243,12 +279,16 @@ fn native_user(row: &Row) -> String {
 }
 
 fn of_redis(
+    questions: &Questions,
     asked: &Asked,
     reply: Result<Option<&::redis::Value>, &StoreError>,
     at: Moment,
 ) -> Result<Finding, StoreError> {
     let Some(question) = &asked.rule.rule.redis else { return Ok(Finding::Absent) };
     match reply {
+        Ok(Some(value)) if question.deny_if == Condition::Leads => {
+            alias::leads(redis::reply(value)?, questions.user.as_ref())
+        }
         Ok(Some(value)) => question.deny_if.of_reply(redis::reply(value)?, at),
         Ok(None) => Err(StoreError::malformed("a reply is missing")),
         Err(error) => Err(error.clone()),
@@ -257,7 +297,7 @@ fn of_redis(
 
 pub(super) fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
     match finding {
-        Ok(Finding::Clear) => store.clear.inc(),
+        Ok(Finding::Clear | Finding::Tells(_) | Finding::Moved) => store.clear.inc(),
         Ok(Finding::Absent) => store.absent.inc(),
         Ok(Finding::Denied | Finding::Because(_)) => store.deny.inc(),
         Err(_) => store.error.inc(),
@@ -270,8 +310,13 @@ pub(super) fn text_for_redis(rule: &Compiled, kept: &Kept) -> Option<String> {
     use serde_json::Value::{Bool, Number, String};
     let (redis, sql) = (rule.rule.redis.as_ref()?, rule.rule.sql.as_ref()?);
     let Ok(Some(row)) = kept else { return None };
+    if let Condition::Flag(flag) = &redis.deny_if {
+        return users_text(flag, row);
+    }
     let text = match row.first() {
+        _ if !rule.writes_back() => return None,
         _ if redis.deny_if == Condition::NativeUser => native_user(row),
+        Some((_, String(id))) if redis.deny_if == Condition::Leads => return Some(id.clone()),
         Some((_, value @ (Bool(_) | Number(_)))) => value.to_string(),
         Some((_, String(text))) => text.clone(),
         _ => return None,
@@ -280,5 +325,16 @@ pub(super) fn text_for_redis(rule: &Compiled, kept: &Kept) -> Option<String> {
     let at = Moment { issued_at: None, now: Timestamp::from_millis(0) };
     let in_redis = redis.deny_if.of_reply(super::condition::Reply::Value(text.as_bytes()), at).ok()?;
     let in_table = sql.deny_if.of_row(Some(row), at).ok()?;
-    (rule.writes_back() && in_redis == in_table).then_some(text)
+    (in_redis == in_table).then_some(text)
+}
+
+/// A flag's value, or the whole row.
+fn users_text(flag: &Flag, row: &Row) -> Option<String> {
+    match flag.spelling {
+        Spelling::Row => profile::document(row, &flag.member),
+        _ => {
+            let (_, active) = row.iter().find(|(column, _)| column == "portcullis_active")?;
+            flag.text(active.as_i64()? == 1)
+        }
+    }
 }

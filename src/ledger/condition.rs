@@ -1,7 +1,7 @@
 //! What an answer of a store says about a credential.
 //!
 //! Values are compared by what they mean, because services write the same flag in many ways: `false`, `"false"`,
-//! `False` (Python), `0` and `"0"` are one boolean where `equals` lists a boolean; `7` and `"7"` are one number where
+//! `False` (Python), `0`, `"0"` and `no` are one boolean where `equals` lists a boolean; `7` and `"7"` are one number where
 //! it lists a number; a listed word is compared exactly with text, or with the spelling of a number or boolean. A value
 //! that is neither (the flag says `maybe`) is malformed: an outage of the answer. SQL's `NULL` equals nothing. A JSON
 //! document in Redis without the member that is asked about is silent, as if its key were not there.
@@ -29,7 +29,13 @@ pub(super) enum Finding {
     Denied,
     /// Denied, with a reason that the answer itself tells.
     Because(Why),
+    /// Nothing against the credential by itself; but should another rule deny, this is why.
+    Tells(Why),
+    /// The alias by which the credential names its user leads to somebody else by now: all has to be asked anew.
+    Moved,
 }
+
+mod users;
 
 /// What Redis replied to the one command a condition needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,9 @@ impl Condition {
         };
         let text = std::str::from_utf8(bytes).map_err(|_| StoreError::malformed("the value is not UTF-8"))?;
         match self {
+            Self::Flag(flag) => same(users::flag(flag, text)?),
+            Self::Record { decides } => users::record(*decides, text),
+            Self::Profile => same(Finding::Clear),
             Self::Equals(listed) | Self::Field { equals: listed, .. } => same(equals_text(listed, text)?),
             Self::Json { pointer, equals } => match json(text)?.pointer(pointer) {
                 None | Some(Value::Null) => same(Finding::Absent),
@@ -87,13 +96,18 @@ impl Condition {
             | Self::Contains(_)
             | Self::Lacks(_)
             | Self::ContainsSorted(_)
-            | Self::UserStatus { .. } => same(Finding::Denied),
+            | Self::UserStatus { .. }
+            | Self::LiveSession
+            | Self::Leads => same(Finding::Denied),
         }
     }
 
     /// Judges the first row of a query, or that there is none. The database is the truth: here absence is an answer.
     pub(super) fn of_row(&self, row: Option<&Row>, at: Moment) -> Result<Finding, StoreError> {
         let Some(row) = row else {
+            if let Some(finding) = users::nobody(self) {
+                return Ok(finding);
+            }
             return Ok(if self.presence_allows() { Finding::Denied } else { Finding::Clear });
         };
         let column = |name: &str| row.iter().find(|(column, _)| column == name).map(|(_, value)| value);
@@ -119,6 +133,10 @@ impl Condition {
                 Some(found) => Ok(cut_off(found)?.judge(at)),
             },
             Self::NativeUser => Ok(native_user(column, "until_at")?.judge(at)),
+            Self::Flag(_) => users::flag_row(column),
+            Self::Record { decides } => Ok(users::told(*decides, native_user(column, "until_at")?).judge(at)),
+            Self::LiveSession => users::live_session(column, at),
+            Self::Leads | Self::Profile => Ok(Finding::Clear),
             Self::UserStatus { status, status_updated_at, last_security_action } => {
                 let wanted = |name: &str| {
                     column(name)
@@ -315,8 +333,8 @@ fn truth(value: &Value) -> Option<bool> {
             _ => None,
         },
         Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "true" | "1" | "t" => Some(true),
-            "false" | "0" | "f" => Some(false),
+            "true" | "1" | "t" | "yes" | "y" | "on" => Some(true),
+            "false" | "0" | "f" | "no" | "n" | "off" => Some(false),
             _ => None,
         },
         Value::Null | Value::Array(_) | Value::Object(_) => None,

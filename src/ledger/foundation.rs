@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::preset::{Preset, PresetContext};
+use super::preset::PresetContext;
 use super::settings::LedgerSettings;
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
@@ -50,11 +50,9 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
         }
     };
     for preset in &settings.presets {
-        if let Preset::InvalidUsers(users) = preset
-            && users.stands_in(&context)
-        {
+        if let Some(table) = preset.stands_in(&context) {
             tracing::warn!(
-                table = users.table.as_str(),
+                table = table.as_str(),
                 "There is no such table; Portcullis's own stands in for it"
             );
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::chain::text_for_redis;
+use super::members::{self, Member};
 use super::outbox::Undelivered;
 use super::questions::{Asked, Questions};
 use super::redis::PROBE;
@@ -177,10 +178,16 @@ impl Ledger {
         // More than this at once would make a cold cache a second load on the database.
         let Ok(permit) = Arc::clone(&self.write_backs).try_acquire_owned() else { return };
         let (redis, database, bound) = (Arc::clone(redis), Arc::clone(&self.database), Arc::clone(bound));
-        let (rule, key) = (Arc::clone(&asked.rule), key.to_owned());
+        let (rule, key, member) =
+            (Arc::clone(&asked.rule), key.to_owned(), asked.member().map(str::to_owned));
+        let (issued_at, ends) = (claims.issued_at(), claims.expires_at());
         tokio::spawn(async move {
             let _permit = permit;
-            let Some(statement) = &rule.statement else { return };
+            let Some(statement) = rule.whole.as_ref().or(rule.statement.as_ref()) else { return };
+            if let Some(member) = &member {
+                let member = Member { key: &key, member, issued_at, ends };
+                return members::keep(&redis, &database, &rule, (statement, &bound), member).await;
+            }
             let Ok(seen) = redis.version(&key).await else { return };
             let kept = database.query(statement, &bound).await;
             if let Some(text) = text_for_redis(&rule, &kept) {

@@ -1,7 +1,9 @@
 //! Portcullis's own tables, made and upgraded. Safe to run again, and by several gateways at once.
 //!
-//! A service's table of users is never made nor altered. `blacklisted_tokens` is made where the preset names a table
+//! A service's table of users is never made nor altered. Tables of tokens and of sessions are made where a preset names one
 //! that does not exist, because then no service can be the worse for it.
+
+mod tables;
 
 use std::time::Duration;
 
@@ -43,8 +45,13 @@ pub async fn migrate(sql: &SqlStore, presets: &[Preset], now: Timestamp) -> Resu
     };
     let taken = timeout(PATIENCE, work).await.map_err(|_| StoreError::Timeout)??;
     for preset in presets {
-        if let Preset::TokenBlacklist(preset) = preset {
-            blacklist(sql, preset).await?;
+        match preset {
+            Preset::TokenBlacklist(preset) => {
+                blacklist(sql, preset).await?;
+                tables::refresh_tokens(sql, &preset.refresh).await?;
+            }
+            Preset::SessionStore(preset) => tables::sessions(sql, preset).await?,
+            _ => {}
         }
     }
     Ok(taken)

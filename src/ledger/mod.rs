@@ -8,6 +8,7 @@ pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod alias;
 mod answers;
 mod breaker;
 mod chain;
@@ -17,10 +18,12 @@ mod condition;
 mod foundation;
 mod keeper;
 mod link;
+mod members;
 mod memory;
 mod metrics;
 mod migrate;
 mod outbox;
+pub mod profile;
 mod questions;
 mod recall;
 mod reconcile;
@@ -28,6 +31,7 @@ mod records;
 mod recovery;
 pub mod redis;
 mod schema;
+pub mod sessions;
 pub mod sql;
 pub mod store;
 mod upkeep;
@@ -41,12 +45,14 @@ use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use alias::Aliases;
 use breaker::Breaker;
 use chain::Database;
 use chores::Chores;
 use foundation::Foundation;
 use memory::Memory;
 use outbox::Outbox;
+use profile::Profiles;
 use questions::Rules;
 use recall::Coherent;
 use sql::SqlStore;
@@ -172,6 +178,8 @@ pub enum OpenError {
 /// The ledger.
 pub struct Ledger {
     rules: Rules,
+    /// How subjects that are no ids are turned into ids, where a preset can.
+    aliases: Option<Aliases>,
     redis: Option<Arc<RedisStore>>,
     /// What is kept of Redis's answers; there is one where there is a Redis.
     coherent: Option<Coherent>,
@@ -202,11 +210,19 @@ impl Ledger {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
-        let Foundation { context, provisional, ground, version } = foundation::lay(&sql, settings).await?;
-        let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
+        let Foundation { mut context, provisional, ground, version } =
+            foundation::lay(&sql, settings).await?;
+        context.profile = settings.profile.clone();
+        let presets = preset::complete(&settings.presets);
         // The presets' rules first: of several rules that deny, the first one's reason is told.
-        let rules = presets.chain(settings.rules.iter().cloned()).collect();
-        let mut rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
+        let asked = presets.iter().flat_map(|preset| preset.rules(&context));
+        let asked = asked.chain(settings.rules.iter().cloned()).collect();
+        let aliases = presets.iter().find_map(|preset| preset.aliases(&context));
+        let aliases = aliases.map(|rules| Aliases::new(rules, sql.dialect())).transpose()?;
+        let (aliases, alias_rules) = aliases.unzip();
+        let profiles = Profiles::new(settings.profile.clone(), settings.answers);
+        let rules = Rules::compile(asked, sql.dialect(), settings.redis.is_some())?;
+        let mut rules = rules.with_users(alias_rules.unwrap_or_default(), profiles, sql.dialect())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -220,16 +236,12 @@ impl Ledger {
             redis.as_ref().map(|redis| Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics));
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
-        let writer = Writer {
-            sql: sql.clone(),
-            presets: settings.presets.clone(),
-            context,
-            redis: settings.redis.is_some(),
-        };
+        let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some() };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,
+            aliases,
             redis,
             coherent,
             database,
@@ -262,7 +274,7 @@ impl Ledger {
 
     /// Renders what has to be asked about a credential. Pure.
     pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
-        self.rules.questions(claims, token)
+        self.questions_about(claims, token)
     }
 
     /// Asks: memory while it is known to say what Redis says, else Redis, in one round trip; the database only for
@@ -273,7 +285,7 @@ impl Ledger {
             return Lookup::Live;
         }
         // Boxed, so that the requests which need none of it do not carry it along.
-        Box::pin(self.ask(questions, claims, now)).await
+        Box::pin(self.find_meant(questions, claims, now)).await
     }
 
     /// The names of keys that changed in Redis under the rules' prefixes, from now on; they are hints, since a flush
@@ -329,6 +341,8 @@ impl Ledger {
 
     /// Writes a change: the database first, then Redis, then the answer.
     pub async fn apply(&self, change: &Change, now: Timestamp) -> Result<Applied, ChangeError> {
+        let about_id = self.about_ids(change).await?;
+        let change = about_id.as_ref().unwrap_or(change);
         let applied = self.writer.apply(self.redis.as_deref(), change, now).await;
         // Also after an error: a transaction whose end was not heard may have happened.
         self.forget_answers();
@@ -340,7 +354,7 @@ impl Ledger {
 
     /// A user's standing.
     pub async fn user(&self, user: &User) -> Result<UserRecord, StoreError> {
-        self.writer.record(user, Timestamp::now()).await
+        self.writer.record(&self.user_meant(user).await?, Timestamp::now()).await
     }
 
     /// What the stores hold, and how memory does, in numbers.

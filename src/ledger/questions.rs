@@ -6,13 +6,15 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, Pipeline};
 
+use super::alias::{Named, Speaker, answer_about};
 use super::answers::Memo;
 use super::coherence::{Coherence, Slot};
 use super::memory::{Key, Memory};
-use super::rule::{Condition, Guards, IfAbsent, Rule};
+use super::profile::{Profiles, Source};
+use super::rule::{Condition, Flag, Guards, IfAbsent, Rule};
 use super::sql::{Argument, Dialect, Statement};
 use super::{OpenError, Unaskable};
-use crate::claims::Claims;
+use crate::claims::{Claims, User};
 use crate::template::{Field, RenderError, Template, is_separator};
 use crate::token::Token;
 
@@ -21,13 +23,15 @@ use crate::token::Token;
 pub(super) struct Compiled {
     pub rule: Rule,
     pub statement: Option<Statement>,
+    /// Asks for all that is kept in Redis, where that is more than the answer.
+    pub whole: Option<Statement>,
 }
 
 impl Compiled {
-    fn of(rule: Rule, dialect: Dialect, redis: bool) -> Result<Arc<Self>, OpenError> {
+    pub fn of(rule: Rule, dialect: Dialect, redis: bool) -> Result<Arc<Self>, OpenError> {
         let wrong = |what: String| OpenError::Rule { rule: rule.name.clone(), what };
         rule.check().map_err(wrong)?;
-        if !redis && rule.sql.is_none() {
+        if !redis && rule.sql.is_none() && !rule.only_tells() {
             // It would refuse every request, as an outage that never ends.
             return Err(wrong("no Redis is configured, and the rule has no `sql`".to_owned()));
         }
@@ -37,10 +41,13 @@ impl Compiled {
             }
             None => None,
         };
-        if let Some(list) = statement.iter().flat_map(Statement::fields).find(|field| is_list(field)) {
-            return Err(wrong(format!("`{{{list}}}` is a list and cannot be bound")));
-        }
-        Ok(Arc::new(Self { rule, statement }))
+        let whole = match rule.sql.as_ref().map(|sql| &sql.deny_if) {
+            Some(Condition::Flag(Flag { whole: Some(query), .. })) => {
+                Some(Statement::parse(query, dialect).map_err(|error| wrong(error.to_string()))?)
+            }
+            _ => None,
+        };
+        Ok(Arc::new(Self { rule, statement, whole }))
     }
 
     /// What Redis's silence means.
@@ -67,7 +74,8 @@ impl Compiled {
     /// Whether what the database says can be kept under the rule's key: where the whole value is the answer.
     pub fn writes_back(&self) -> bool {
         let whole = |condition: &Condition| match condition {
-            Condition::Equals(_) | Condition::NativeUser => true,
+            Condition::Equals(_) | Condition::NativeUser | Condition::Flag(_) | Condition::Leads => true,
+            Condition::Lacks(_) => true,
             Condition::IssuedBefore { pointer } => pointer.is_empty(),
             _ => false,
         };
@@ -85,17 +93,39 @@ pub(super) struct Rules {
     separators: Box<str>,
     /// Whether Redis is there to be asked.
     redis: bool,
+    /// The keys by which subjects are turned into ids; asked only about subjects that are none.
+    pub aliases: Box<[Arc<Compiled>]>,
+    pub profiles: Arc<Profiles>,
     /// Under which names answers of Redis are kept, where any are.
     names: Option<Arc<Coherence>>,
 }
 
 impl Rules {
     pub fn compile(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Self, OpenError> {
-        let rules: Box<[_]> =
-            rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect::<Result<_, _>>()?;
-        let literals = rules.iter().filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
-        let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
-        Ok(Self { rules, separators: separators.into(), redis, names: None })
+        let rules = Self::all(rules, dialect, redis)?;
+        let (aliases, profiles) = (Box::default(), Arc::new(Profiles::new(Box::default(), 1)));
+        Ok(Self { separators: "".into(), rules, redis, aliases, profiles, names: None }.separated())
+    }
+
+    /// With rules that are asked only about subjects that are no ids, and what headers tell of users.
+    pub fn with_users(
+        self,
+        aliases: Vec<Rule>,
+        profiles: Profiles,
+        dialect: Dialect,
+    ) -> Result<Self, OpenError> {
+        let aliases = Self::all(aliases, dialect, self.redis)?;
+        Ok(Self { aliases, profiles: Arc::new(profiles), ..self }.separated())
+    }
+
+    fn all(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Box<[Arc<Compiled>]>, OpenError> {
+        rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect()
+    }
+
+    fn separated(self) -> Self {
+        let separators = self.keys().flat_map(Template::literals).flat_map(str::chars);
+        let separators = separators.filter(|char| is_separator(*char)).collect::<String>().into();
+        Self { separators, ..self }
     }
 
     /// From now on questions know where their answers are kept.
@@ -103,9 +133,9 @@ impl Rules {
         self.names = Some(names);
     }
 
-    /// The rules as they were given.
+    /// The rules as they were given, those about aliases last.
     pub fn iter(&self) -> impl Iterator<Item = &Rule> + Clone {
-        self.rules.iter().map(|compiled| &compiled.rule)
+        self.rules.iter().chain(&self.aliases).map(|compiled| &compiled.rule)
     }
 
     #[cfg(test)]
@@ -113,8 +143,14 @@ impl Rules {
         &self.rules[0]
     }
 
-    /// Renders what has to be asked about a credential.
-    pub fn questions(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
+    /// Renders what has to be asked about a credential. `alias` is the one by which it names its user, with that user.
+    pub fn questions(
+        &self,
+        claims: &Claims,
+        token: &Token<'_>,
+        alias: Option<(&Arc<Compiled>, &User)>,
+    ) -> Result<Questions, Unaskable> {
+        let user = alias.map(|(_, user)| user);
         let mut asked = Vec::with_capacity(self.rules.len());
         let mut pipeline = Pipeline::with_capacity(self.rules.len());
         let twin = token.twin();
@@ -123,20 +159,26 @@ impl Rules {
             let other = twin.filter(|_| compiled.lists_tokens());
             [Some(*token), other].into_iter().flatten()
         };
-        let put = self.rules.iter().enumerate();
-        let put =
-            put.flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
+        // The alias behind the others, so that each of those stands where it always does.
+        let rules = self.rules.iter().chain(alias.map(|(rule, _)| rule)).enumerate();
+        let put = rules
+            .flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
         for (place, compiled, token) in put {
-            let (command, key, kept) = match self.command(compiled, claims, &token) {
-                Ok(Some((command, key))) => {
-                    let kept = self.names.as_ref().map(|names| Kept {
+            let speaker = Speaker { claims, token: &token, user };
+            let (command, key, member, kept) = match self.command(compiled, &speaker) {
+                Ok(Some((command, key, member))) => {
+                    let kept = self.names.as_ref().filter(|_| self.redis).map(|names| Kept {
                         slot: names.slot(key.as_bytes()),
                         // Two rules may read different things from one reply.
-                        answer: names.key(&(place, command.get_packed_command())),
+                        answer: names.key(&(
+                            place,
+                            command.get_packed_command(),
+                            answer_about(compiled, user),
+                        )),
                     });
-                    (Some(command), compiled.writes_back().then(|| key.into()), kept)
+                    (self.redis.then_some(command), Some(key), member, kept)
                 }
-                Ok(None) => (None, None, None),
+                Ok(None) => (None, None, None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
                 Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
                 Err(error) => return Err(Unaskable(error.field().to_string().into())),
@@ -147,13 +189,34 @@ impl Rules {
             });
             let binds_token = compiled.statement.iter().flat_map(Statement::fields).any(Field::is_token);
             let token = binds_token.then(|| token.compact().into());
-            asked.push(Asked { rule: compiled.clone(), reply, kept, key, token, sql: OnceLock::new() });
+            let feeds = match &key {
+                Some(key) if compiled.rule.tells_profile() => self.profiles.source(key),
+                _ => None,
+            };
+            let writes_back = compiled.writes_back();
+            asked.push(Asked {
+                rule: compiled.clone(),
+                reply,
+                kept,
+                key: key.filter(|_| writes_back).map(Into::into),
+                member: member.filter(|_| writes_back).map(Into::into),
+                token,
+                feeds,
+                sql: OnceLock::new(),
+            });
         }
         let mut slots: Vec<Slot> = asked.iter().filter_map(|asked| Some(asked.kept.as_ref()?.slot)).collect();
         slots.sort_unstable();
         slots.dedup();
         let pipeline = (!pipeline.is_empty()).then_some(pipeline);
-        Ok(Questions { asked: asked.into(), pipeline, slots: slots.into(), memo: Memo::default() })
+        Ok(Questions {
+            asked: asked.into(),
+            pipeline,
+            slots: slots.into(),
+            memo: Memo::default(),
+            user: user.cloned(),
+            named: None,
+        })
     }
 
     /// The one command that asks Redis. Also makes sure that the statement's placeholders have their values, so that
@@ -161,20 +224,19 @@ impl Rules {
     fn command(
         &self,
         compiled: &Compiled,
-        claims: &Claims,
-        token: &Token<'_>,
-    ) -> Result<Option<(Cmd, String)>, RenderError> {
+        speaker: &Speaker<'_>,
+    ) -> Result<Option<(Cmd, String, Option<String>)>, RenderError> {
         for field in compiled.statement.iter().flat_map(Statement::fields) {
             // Some databases refuse text with NUL by an error, and errors would open the breaker for everybody.
-            if field.value(claims, token)?.contains(char::is_control) {
+            if speaker.value(field)?.contains(char::is_control) {
                 return Err(RenderError::Unsafe(field.clone()));
             }
         }
         let Some(redis) = &compiled.rule.redis else { return Ok(None) };
-        let key = self.key(&redis.key, |field| field.value(claims, token))?;
+        let key = self.key(&redis.key, |field| speaker.value(field))?;
         // Without Redis the key is rendered nevertheless: who is refused must not depend on which stores there are.
-        let member = redis.deny_if.member().map(|member| member.render(claims, token)).transpose()?;
-        Ok(self.redis.then(|| (command(&redis.deny_if, &key, member.as_deref()), key)))
+        let member = redis.deny_if.member().map(|it| it.fill(|field| speaker.value(field))).transpose()?;
+        Ok(Some((command(&redis.deny_if, &key, member.as_deref()), key, member)))
     }
 
     /// A key that no other rule of this ledger could mean: with `user:{sub}` and `user:{sub}:active` the subject
@@ -196,7 +258,7 @@ impl Rules {
     }
 
     fn keys(&self) -> impl Iterator<Item = &Template> {
-        self.rules.iter().filter_map(|it| it.rule.redis.as_ref()).map(|it| &it.key)
+        self.rules.iter().chain(&self.aliases).filter_map(|it| it.rule.redis.as_ref()).map(|it| &it.key)
     }
 }
 
@@ -209,6 +271,10 @@ pub struct Questions {
     pub(super) slots: Box<[Slot]>,
     /// That all answers were in its favour a moment ago.
     pub(super) memo: Memo,
+    /// The user they are about, where the token names that user by an alias.
+    pub(super) user: Option<User>,
+    /// Where the token's subject may be an alias: what it was found to be.
+    pub(super) named: Option<Box<Named>>,
 }
 
 /// One rule, as put to the stores.
@@ -219,8 +285,12 @@ pub(super) struct Asked {
     pub kept: Option<Kept>,
     /// Kept only where an answer of the database is kept in Redis.
     key: Option<Box<str>>,
+    /// Kept only where it is kept as the member of a set.
+    member: Option<Box<str>>,
     /// Kept only where the query binds it.
     token: Option<Box<str>>,
+    /// Where the profile in its answer is kept.
+    pub feeds: Option<Source>,
     sql: OnceLock<Arc<Bound>>,
 }
 
@@ -235,6 +305,11 @@ impl Asked {
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
+
+    /// The member of the set under that key, where it is one.
+    pub fn member(&self) -> Option<&str> {
+        self.member.as_deref()
+    }
 }
 
 /// The arguments of a query, and what its answer is remembered under.
@@ -244,6 +319,12 @@ pub(super) struct Bound {
 }
 
 impl Questions {
+    /// Nothing is asked.
+    pub(super) fn none() -> Self {
+        let (asked, slots, memo) = (Box::default(), Box::default(), Memo::default());
+        Self { asked, pipeline: None, slots, memo, user: None, named: None }
+    }
+
     /// Binds a rule's query when it is first needed: with Redis well it never is.
     pub(super) fn bound<'a>(
         &self,
@@ -256,7 +337,8 @@ impl Questions {
             return Some(bound);
         }
         let token = Token::new(asked.token.as_deref().unwrap_or_default());
-        let value = |field: &Field| field.value(claims, &token).map(Argument::from).ok();
+        let speaker = Speaker { claims, token: &token, user: self.user.as_ref() };
+        let value = |field: &Field| speaker.value(field).map(Argument::from).ok();
         let arguments = statement.fields().map(value).collect::<Option<Box<[_]>>>()?;
         let key = memory.key(&(&sql.query, &arguments));
         Some(asked.sql.get_or_init(|| Arc::new(Bound { arguments, key })))
@@ -276,7 +358,12 @@ fn command(condition: &Condition, key: &str, member: Option<&str>) -> Cmd {
         | Condition::Json { .. }
         | Condition::IssuedBefore { .. }
         | Condition::NativeUser
-        | Condition::UserStatus { .. } => "GET",
+        | Condition::UserStatus { .. }
+        | Condition::Flag(_)
+        | Condition::Record { .. }
+        | Condition::Leads
+        | Condition::LiveSession
+        | Condition::Profile => "GET",
         Condition::Field { .. } => "HGET",
         Condition::Contains(_) | Condition::Lacks(_) => "SISMEMBER",
         Condition::ContainsSorted(_) => "ZSCORE",
@@ -289,8 +376,4 @@ fn command(condition: &Condition, key: &str, member: Option<&str>) -> Cmd {
         command.arg(member);
     }
     command
-}
-
-fn is_list(field: &Field) -> bool {
-    matches!(field, Field::Roles | Field::Scopes)
 }

@@ -16,9 +16,10 @@ use super::link::Link;
 use super::metrics::LedgerMetrics;
 use super::questions::{Asked, Kept, Questions, Rules};
 use super::redis::{self as store, RedisStore};
+use super::rule::Condition;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
-use super::{Ledger, Source, memory};
+use super::{Ledger, Source, alias, memory};
 
 /// No answer is believed for longer without being asked for again, whatever its key's life: should a push be lost in a
 /// way that nobody has thought of, this ends it.
@@ -96,7 +97,7 @@ impl Ledger {
         self.coherent().is_some()
     }
 
-    fn coherent(&self) -> Option<(&Coherent, Tick)> {
+    pub(super) fn coherent(&self) -> Option<(&Coherent, Tick)> {
         let coherent = self.coherent.as_ref()?;
         let now = coherent.coherence.now();
         // While the database holds a change that Redis lacks, nobody's silence there means anything.
@@ -169,7 +170,8 @@ impl Ledger {
             let stands = coherent.link.stands(&reading);
             let (answers, lives) = replies.split_at_checked(missing.len())?;
             for ((missing, answer), life) in missing.iter().zip(answers).zip(lives) {
-                let held = missing.held(answer);
+                self.rules.learn_reply(missing.asked, Ok(Some(answer)), &tally.stamps);
+                let held = missing.held(questions, answer);
                 let until = held.as_ref().ok().and_then(|held| Coherent::until(sent, held, Some(life)));
                 voucher.ends(until.unwrap_or(Tick::ZERO));
                 if let (Ok(held), Some(until), true) = (&held, until, stands) {
@@ -209,8 +211,11 @@ impl Ledger {
 }
 
 impl Missing<'_> {
-    fn held(&self, answer: &Value) -> Result<Held, StoreError> {
+    fn held(&self, questions: &Questions, answer: &Value) -> Result<Held, StoreError> {
         match &self.asked.rule.rule.redis {
+            Some(question) if question.deny_if == Condition::Leads => {
+                alias::leads(store::reply(answer)?, questions.user.as_ref()).map(Held::Same)
+            }
             Some(question) => question.deny_if.held(store::reply(answer)?),
             None => Ok(Held::Same(Finding::Absent)),
         }

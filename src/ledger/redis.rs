@@ -34,6 +34,7 @@ mod keyspace;
 mod lease;
 mod link;
 mod mark;
+mod members;
 mod poll;
 mod script;
 mod sentinel;

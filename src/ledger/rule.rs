@@ -89,12 +89,65 @@ pub enum Condition {
         status_updated_at: Box<str>,
         last_security_action: Box<str>,
     },
+    /// A flag that has to be up. In SQL the columns `portcullis_active` (0 or 1) and `portcullis_status`, the word for a flag that is down.
+    Flag(Flag),
+    /// As [`Condition::NativeUser`]; but unless it `decides`, a status only tells why another rule denies.
+    Record {
+        decides: bool,
+    },
+    /// SQL only: the columns `active` (0 or 1) and `expires_at` of a session that has to be live.
+    LiveSession,
+    /// What an alias has to lead to: the user whom the question is about.
+    Leads,
+    /// Redis only: a JSON object that tells of the user. Never denies, and nobody misses it.
+    Profile,
+}
+
+/// A flag, how it is spelled, and what it means when there is no row that could hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flag {
+    /// The member of a JSON object that is the flag.
+    pub member: Box<str>,
+    /// How it is written; every spelling is read.
+    pub spelling: Spelling,
+    /// Asks for all that is written where it is a whole row.
+    pub whole: Option<Box<str>>,
+    /// Whether a user without a row is refused (`user_unknown`).
+    pub unknown_denied: bool,
+}
+
+/// How a flag is written to Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spelling {
+    /// `true`
+    Plain,
+    /// `"true"`
+    Quoted,
+    /// `1`
+    Numeric,
+    /// `{"is_active":true}`
+    Json,
+    /// The user's whole row as a JSON object, less what must not be kept.
+    Row,
+}
+
+impl Flag {
+    /// The flag's value as text; `None` where it is part of a row.
+    pub fn text(&self, up: bool) -> Option<String> {
+        Some(match self.spelling {
+            Spelling::Plain => up.to_string(),
+            Spelling::Quoted => format!("\"{up}\""),
+            Spelling::Numeric => u8::from(up).to_string(),
+            Spelling::Json => serde_json::json!({ &*self.member: up }).to_string(),
+            Spelling::Row => return None,
+        })
+    }
 }
 
 impl Condition {
     /// Whether being there is what lets a credential pass, so that not being there proves nothing.
     pub fn presence_allows(&self) -> bool {
-        matches!(self, Self::Missing | Self::Lacks(_))
+        matches!(self, Self::Missing | Self::Lacks(_) | Self::Flag(_) | Self::LiveSession | Self::Leads)
     }
 
     /// The member whose presence in a set is asked about.
@@ -119,7 +172,15 @@ impl Condition {
             _ => Err(format!("`{pointer}` is no JSON pointer: it begins with `/`")),
         };
         match self {
-            Self::Exists | Self::Missing | Self::NativeUser | Self::UserStatus { .. } => Ok(()),
+            Self::Exists
+            | Self::Missing
+            | Self::NativeUser
+            | Self::UserStatus { .. }
+            | Self::Flag(_)
+            | Self::Record { .. }
+            | Self::LiveSession
+            | Self::Leads
+            | Self::Profile => Ok(()),
             Self::Equals(values) | Self::Field { equals: values, .. } => some(values),
             Self::Json { pointer: at, equals } => pointer(at).and_then(|()| some(equals)),
             Self::IssuedBefore { pointer: at } => pointer(at),
@@ -129,6 +190,21 @@ impl Condition {
 }
 
 impl Rule {
+    /// Whether it can deny nobody, and only tells of a user.
+    pub fn only_tells(&self) -> bool {
+        self.redis.as_ref().is_some_and(|redis| redis.deny_if == Condition::Profile)
+    }
+
+    /// Whether its answer tells of a user.
+    pub fn tells_profile(&self) -> bool {
+        let row = |flag: &Flag| flag.spelling == Spelling::Row;
+        match self.redis.as_ref().map(|redis| &redis.deny_if) {
+            Some(Condition::Flag(flag)) => row(flag),
+            Some(Condition::Profile) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the rule can be asked and can mean what it says; else the problem, in words for the operator.
     pub fn check(&self) -> Result<(), String> {
         if self.redis.is_none() && self.sql.is_none() {

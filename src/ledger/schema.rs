@@ -94,6 +94,11 @@ impl Table {
         &self.name
     }
 
+    /// Every column, in order.
+    pub fn columns(&self) -> impl Iterator<Item = &Column> {
+        self.columns.iter()
+    }
+
     /// Which SQL its database speaks.
     pub fn dialect(&self) -> Dialect {
         self.dialect
@@ -196,6 +201,62 @@ impl Column {
                 format!("CAST(floor(extract(epoch FROM {instant}) * 1000) AS bigint)")
             }
             (_, Dialect::MySql) => format!("CAST(FLOOR(UNIX_TIMESTAMP({name}) * 1000) AS SIGNED)"),
+        }
+    }
+
+    /// The name as the database tells it.
+    pub fn bare(&self) -> &str {
+        &self.bare
+    }
+
+    /// SQL for this column's flag as 1 or 0, whatever it is kept as. NULL, and what is no word for yes, is 0.
+    pub fn truth(&self) -> String {
+        // A bit as text is a control character.
+        let word = match self.is_bit() && self.dialect == Dialect::MySql {
+            true => format!("CAST({} + 0 AS CHAR)", self.name),
+            false => self.word(),
+        };
+        format!("CASE WHEN {word} IN ('true', 't', '1', 'yes', 'y', 'on') THEN 1 ELSE 0 END")
+    }
+
+    /// A flag as this column keeps it.
+    pub fn flag(&self, up: bool) -> Value {
+        let (digit, word) = if up { ("1", "true") } else { ("0", "false") };
+        let sqlite_number = self.dialect == Dialect::Sqlite
+            && !["char", "text", "clob"].iter().any(|it| self.declared.contains(it));
+        // `enum('N','Y')`: the member that says so.
+        let members = self.declared.strip_prefix("enum(").map(|rest| rest.trim_end_matches(')').split(','));
+        let yes = |member: &&str| matches!(*member, "true" | "t" | "1" | "yes" | "y" | "on") == up;
+        let member = members.and_then(|mut all| all.find_map(|it| Some(it.trim_matches('\'')).filter(yes)));
+        match self.kind() {
+            Kind::Integer { .. } => Value::Int(up.into()),
+            _ if sqlite_number || self.is_bit() && self.dialect == Dialect::MySql => Value::Int(up.into()),
+            _ if self.is_bit()
+                || ["character", "char(1)", "varchar(1)"].contains(&self.declared.as_str()) =>
+            {
+                digit.into()
+            }
+            _ => member.unwrap_or(word).into(),
+        }
+    }
+
+    fn is_bit(&self) -> bool {
+        self.declared == "bit" || self.declared.starts_with("bit(")
+    }
+
+    /// SQL for an id in this column as the text that tokens and keys call it by.
+    pub fn readable(&self) -> String {
+        let name = &self.name;
+        let part = |from, length| format!("substr(hex({name}), {from}, {length})");
+        let binary = || [part(1, 8), part(9, 4), part(13, 4), part(17, 4), part(21, 12)];
+        match (self.cast(), self.dialect) {
+            (Cast::Uuid, Dialect::Sqlite) => format!("lower({})", binary().join(" || '-' || ")),
+            (Cast::Uuid, Dialect::MySql) => format!("lower(concat_ws('-', {}))", binary().join(", ")),
+            (_, Dialect::MySql) if self.declared.contains("binary") => {
+                format!("CONVERT({name} USING utf8mb4)")
+            }
+            (_, Dialect::MySql) => format!("CAST({name} AS CHAR)"),
+            (_, Dialect::Sqlite | Dialect::Postgres) => format!("CAST({name} AS text)"),
         }
     }
 

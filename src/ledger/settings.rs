@@ -19,6 +19,8 @@ pub struct LedgerSettings {
     pub leeway: Duration,
     /// How many answers of each store are kept in memory.
     pub answers: usize,
+    /// What identity headers tell of a user's profile.
+    pub profile: Box<[Box<str>]>,
     /// How long memory may be believed without a sign of life from Redis.
     pub max_staleness: Duration,
     /// How often a sign of life is asked for; shorter than `max_staleness`.

@@ -87,6 +87,7 @@ fn settings(redis: Option<RedisSettings>, rules: Vec<Rule>) -> LedgerSettings {
         refresh_lifetime: Duration::from_secs(900),
         leeway: Duration::ZERO,
         answers: 1000,
+        profile: Box::default(),
         max_staleness: Duration::from_millis(500),
         heartbeat: Duration::from_millis(100),
     }

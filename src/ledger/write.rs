@@ -177,6 +177,9 @@ impl Writer {
                 let writes = self.natives().map(|native| native.revoked_write(&part, Some(now.until(end))));
                 (writes.collect(), true)
             }
+            Change::Track { user, tokens } => {
+                (self.track(&mut open, &track::Opened { user, tokens }, now).await?, false)
+            }
         };
         if self.redis && !writes.is_empty() {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
@@ -296,6 +299,7 @@ impl Writer {
         for preset in self.tokens() {
             let row = preset.row_write(&revoked, &self.context);
             self.write_row(open, row.map_err(|why| ChangeError::Invalid { field: "token", why })?).await?;
+            self.write_row(open, preset.other_row_write(&revoked, &self.context)).await?;
             writes.extend(preset.writes(&revoked, &self.context));
         }
         Ok(writes)
@@ -348,6 +352,11 @@ impl Writer {
                 fits("sid", session, LONGEST_ID)?;
                 (native, "sessions")
             }
+            Change::Track { user, tokens } => {
+                is_user(user)?;
+                tokens.iter().try_for_each(|token| fits("token", &token.compact, 64 * 1024))?;
+                (self.presets.iter().any(Preset::tracks), "what logins open")
+            }
         };
         if guarded.0 { Ok(()) } else { Err(ChangeError::NotGuarded(guarded.1)) }
     }
@@ -355,7 +364,7 @@ impl Writer {
     pub(super) fn natives(&self) -> impl Iterator<Item = &Native> {
         self.presets.iter().filter_map(|preset| match preset {
             Preset::Native(preset) => Some(preset),
-            Preset::TokenBlacklist(_) | Preset::InvalidUsers(_) => None,
+            _ => None,
         })
     }
 
@@ -386,6 +395,7 @@ fn is_conflict(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool 
 }
 
 mod rows;
+mod track;
 
 #[cfg(test)]
 mod histories;

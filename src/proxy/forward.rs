@@ -34,8 +34,10 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
         gate.places.iter().try_for_each(|place| take_out(request, place))?;
     }
     provenance(request, exchange)?;
-    if let Some(credential) = exchange.grant().and_then(|grant| grant.credential.as_ref()) {
-        for (name, value) in gate.identity.headers(&credential.stamps) {
+    if let Some(grant) = exchange.grant() {
+        let stamps = grant.credential.as_ref().map(|credential| &credential.stamps);
+        let told = grant.told.as_ref().map(|told| &told.stamps);
+        for (name, value) in stamps.into_iter().chain(told).flat_map(|it| gate.identity.headers(it)) {
             request.insert_header(name.clone(), value)?;
         }
     }

@@ -23,6 +23,8 @@ pub enum Field {
     Subject,
     /// `{realm}`
     Realm,
+    /// `{alias}`: the subject as the token has it, where `{sub}` is the id that it was found to mean.
+    Alias,
     /// `{user}`: `sub`, or `realm/sub` outside the empty realm.
     User,
     /// `{claims.NAME}`: a claim by name or JSON pointer.
@@ -31,6 +33,8 @@ pub enum Field {
     Roles,
     /// `{scopes}`: identity headers only.
     Scopes,
+    /// `{profile.NAME}`: identity headers only.
+    Profile(Box<str>),
 }
 
 /// Why a token gives no value for a placeholder. Names the placeholder, never its value.
@@ -53,7 +57,8 @@ impl RenderError {
     }
 }
 
-const NAMES: [&str; 9] = ["token", "token_sha256", "jti", "sid", "sub", "realm", "user", "roles", "scopes"];
+const NAMES: [&str; 10] =
+    ["token", "token_sha256", "jti", "sid", "sub", "realm", "alias", "user", "roles", "scopes"];
 
 impl Field {
     /// Reads a placeholder's name, without the braces. The error says what was probably meant.
@@ -65,13 +70,18 @@ impl Field {
             "sid" => Self::Session,
             "sub" => Self::Subject,
             "realm" => Self::Realm,
+            "alias" => Self::Alias,
             "user" => Self::User,
             "roles" => Self::Roles,
             "scopes" => Self::Scopes,
-            _ => match name.strip_prefix("claims.") {
-                Some("") => return Err("`{claims.}` names no claim: write `{claims.NAME}`".to_owned()),
-                Some(claim) => Self::Claim(claim.into()),
-                None => return Err(unknown(name)),
+            _ => match (name.strip_prefix("claims."), name.strip_prefix("profile.")) {
+                (Some(""), _) => return Err("`{claims.}` names no claim: write `{claims.NAME}`".to_owned()),
+                (Some(claim), _) => Self::Claim(claim.into()),
+                (None, Some("")) => {
+                    return Err("`{profile.}` names nothing: write `{profile.NAME}`".to_owned());
+                }
+                (None, Some(name)) => Self::Profile(name.into()),
+                (None, None) => return Err(unknown(name)),
             },
         })
     }
@@ -97,7 +107,10 @@ impl Field {
                     return Err(RenderError::Unsafe(self.clone()));
                 }
             },
-            Self::Roles | Self::Scopes => return Err(RenderError::Unsafe(self.clone())),
+            Self::Alias => claims.subject().into(),
+            Self::Roles | Self::Scopes | Self::Profile(_) => {
+                return Err(RenderError::Unsafe(self.clone()));
+            }
         };
         if found.is_empty() { Err(missing()) } else { Ok(found) }
     }
@@ -129,6 +142,11 @@ impl Field {
         Ok(Cow::Borrowed(&*user.subject))
     }
 
+    /// Whether it can stand in an identity header and nowhere else.
+    pub fn is_for_headers(&self) -> bool {
+        matches!(self, Self::Roles | Self::Scopes | Self::Profile(_))
+    }
+
     /// Whether it is made of the token's own text: its characters are known beforehand (base64url and dots, hex), so it
     /// cannot be made to look like another key.
     pub fn is_token(&self) -> bool {
@@ -146,18 +164,17 @@ impl fmt::Display for Field {
             Self::Session => "sid",
             Self::Subject => "sub",
             Self::Realm => "realm",
+            Self::Alias => "alias",
             Self::User => "user",
             Self::Claim(name) => return write!(f, "claims.{name}"),
             Self::Roles => "roles",
             Self::Scopes => "scopes",
+            Self::Profile(name) => return write!(f, "profile.{name}"),
         })
     }
 }
 
 fn unknown(name: &str) -> String {
-    if name.starts_with("profile.") {
-        return format!("`{{{name}}}` comes with the preset `user-cache`, which this version does not have");
-    }
     let near = NAMES.iter().map(|known| (strsim::damerau_levenshtein(known, name), known)).min();
     match near {
         Some((distance, known)) if distance <= 2 => {

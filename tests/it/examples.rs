@@ -75,6 +75,14 @@ fn refused_by_the_table(gateway: &Gateway, token: &str, status: u16, reason: &st
     });
 }
 
+/// Redis is silent: the table answers, which is remembered for a second.
+fn passes(gateway: &Gateway, token: &str) {
+    eventually("the table's word counts", || match gateway.get("/x", Some(token)) {
+        passed if passed.status == 200 => Ok(()),
+        not_yet => Err(not_yet.text()),
+    });
+}
+
 #[track_caller]
 fn refused(response: &Response, status: u16, reason: &str) {
     assert_eq!((response.status, response.reason().as_str()), (status, reason));
@@ -117,6 +125,19 @@ fn the_blacklist_that_a_service_writes_is_honoured_and_shared() {
     assert!(written["expiresAt"].is_string() && written["blacklistedAt"].is_string(), "{written}");
     let row = format!("SELECT user_id FROM blacklisted_tokens WHERE token = '{revoked}'");
     assert_eq!(database.psql(&row), "43");
+
+    // A refresh token, the same way.
+    let refresh = around.issuer.good("43");
+    let (key, alive) = (format!("refresh_token:{refresh}"), r#"{"userId":43,"isRevoked":false}"#);
+    redis.cmd(&["SET", &key, alive, "EX", "600"]);
+    database.psql(&format!(
+        "INSERT INTO refresh_tokens (token, user_id, expires_at) VALUES ('{refresh}', 43, now() + interval '7 days')"
+    ));
+    assert_eq!(gateway.get("/x", Some(&refresh)).status, 200);
+    gateway.revoke_token(&refresh);
+    let Reply::Text(written) = redis.cmd(&["GET", &key]) else { panic!("no key") };
+    assert!(written.contains("\"isRevoked\":true"), "{written}");
+    assert_eq!(database.psql("SELECT is_revoked FROM refresh_tokens"), "t");
 
     cli(&gateway, &["user", "ban", "44"]);
     refused(&gateway.get("/x", Some(&around.issuer.good("44"))), 403, "user_banned");
@@ -170,6 +191,147 @@ fn the_list_of_users_that_a_service_keeps_is_honoured_and_shared() {
     around.redis.kill();
     refused(&gateway.get("/x", Some(&token_42)), 403, "user_banned");
     assert_eq!(gateway.get("/x", Some(&around.issuer.good("43"))).status, 200);
+}
+
+#[test]
+fn the_flag_that_a_service_caches_is_honoured_and_shared() {
+    let around = Around::new(Algorithm::RS256);
+    around.schema("active-flag-cache");
+    around.database.psql("INSERT INTO users (user_id) VALUES (42), (43)");
+    let key = around.issuer.key_file().display().to_string();
+    let gateway = around.start("active-flag-cache", &[("JWT_PUBLIC_KEY", &key)]);
+    let (redis, database) = (&around.redis, &around.database);
+    let active = |user: &str| redis.cmd(&["GET", &format!("user:{user}:active")]);
+
+    // As the service does it.
+    let token = around.issuer.good("42");
+    redis.cmd(&["SET", "user:42:active", "true", "EX", "300"]);
+    assert_eq!(gateway.get("/x", Some(&token)).status, 200);
+    database.psql("UPDATE users SET is_active = false WHERE user_id = 42");
+    redis.cmd(&["SET", "user:42:active", "false", "EX", "300"]);
+    refused(&gateway.get("/x", Some(&token)), 403, "user_deactivated");
+    redis.cmd(&["FLUSHALL"]);
+    refused_by_the_table(&gateway, &token, 403, "user_deactivated");
+    database.psql("UPDATE users SET is_active = true WHERE user_id = 42");
+    redis.cmd(&["DEL", "user:42:active"]);
+    passes(&gateway, &token);
+
+    // As the gateway does it: the service finds the key and the column.
+    let token = around.issuer.good("43");
+    cli(&gateway, &["user", "ban", "43", "--reason", "chargeback"]);
+    refused(&gateway.get("/x", Some(&token)), 403, "user_banned");
+    assert_eq!(active("43"), Reply::Text("false".into()));
+    assert_eq!(database.psql("SELECT is_active FROM users WHERE user_id = 43"), "f");
+    cli(&gateway, &["user", "activate", "43"]);
+    assert_eq!(active("43"), Reply::Nil);
+    assert_eq!(gateway.get("/x", Some(&token)).status, 200);
+    cli(&gateway, &["user", "logout", "43"]);
+    refused(&gateway.get("/x", Some(&token)), 401, "issued_before_cutoff");
+    assert_eq!(database.psql("SELECT is_active FROM users WHERE user_id = 43"), "t");
+}
+
+#[test]
+fn the_users_that_a_service_caches_are_honoured_found_and_told() {
+    let around = Around::new(Algorithm::RS256);
+    around.schema("user-cache");
+    around.database.psql(
+        "INSERT INTO users (id, email, username, phone_number, hashed_password) \
+         VALUES (42, 'alice@example.com', 'alice', '+491701234567', '$2b$12$secretsecret')",
+    );
+    let key = around.issuer.key_file().display().to_string();
+    let gateway = around.start("user-cache", &[("JWT_PUBLIC_KEY", &key)]);
+    let (redis, database) = (&around.redis, &around.database);
+
+    // As the service does it.
+    let cached = r#"{"id":42,"email":"alice@example.com","is_active":true}"#;
+    redis.cmd(&["SET", "user:email:alice@example.com", "42", "EX", "300"]);
+    redis.cmd(&["SET", "user:id:42", cached, "EX", "300"]);
+    let tokens = ["42", "alice@example.com", "alice", "+491701234567"].map(|name| around.issuer.good(name));
+    for token in &tokens {
+        assert_eq!(gateway.get("/x", Some(token)).status, 200);
+    }
+    for request in around.origin.requests() {
+        assert_eq!(
+            (request.values("x-user-id"), request.values("x-user-email")),
+            (vec!["42".to_owned()], vec!["alice@example.com".to_owned()])
+        );
+    }
+    database.psql("UPDATE users SET is_active = false WHERE id = 42");
+    redis.cmd(&["SET", "user:id:42", &cached.replace("true", "false"), "EX", "300"]);
+    refused(&gateway.get("/x", Some(&tokens[1])), 403, "user_deactivated");
+    database.psql("UPDATE users SET is_active = true WHERE id = 42");
+    redis.cmd(&["SET", "user:id:42", cached, "EX", "300"]);
+    assert_eq!(gateway.get("/x", Some(&tokens[1])).status, 200);
+
+    // As the gateway does it: the service finds no key, and the column.
+    cli(&gateway, &["user", "ban", "alice@example.com"]);
+    for token in &tokens {
+        refused(&gateway.get("/x", Some(token)), 403, "user_banned");
+    }
+    assert_eq!(database.psql("SELECT is_active FROM users WHERE id = 42"), "f");
+    cli(&gateway, &["user", "activate", "alice"]);
+    assert_eq!(gateway.get("/x", Some(&tokens[3])).status, 200);
+    // Kept again as the service keeps it, less the secret.
+    let kept = eventually("the row is cached", || match redis.cmd(&["GET", "user:id:42"]) {
+        Reply::Text(text) => Ok(text),
+        other => Err(other),
+    });
+    let kept: Value = serde_json::from_str(&kept).unwrap();
+    assert_eq!((&kept["username"], &kept["is_active"]), (&json!("alice"), &json!(true)));
+    assert!(kept.get("hashed_password").is_none());
+}
+
+#[test]
+fn the_sessions_that_a_service_keeps_are_honoured_and_shared() {
+    let around = Around::new(Algorithm::HS256);
+    around.schema("session-store");
+    let secret = String::from_utf8(around.issuer.verifier().to_vec()).unwrap();
+    let gateway = around.start("session-store", &[("JWT_SECRET", &secret)]);
+    let (redis, database) = (&around.redis, &around.database);
+    let login = |user: &str| {
+        let token = around.issuer.good(user);
+        database.psql(&format!(
+            "INSERT INTO sessions (token, user_id, expires_at) VALUES ('{token}', {user}, now() + interval '15 minutes')"
+        ));
+        redis.cmd(&["SADD", &format!("user:tokens:{user}"), &token]);
+        redis.cmd(&["EXPIRE", &format!("user:tokens:{user}"), "86400"]);
+        redis.cmd(&["SET", &format!("session:{user}"), "{}", "EX", "86400"]);
+        token
+    };
+    let holds = |user: &str, token: &str| redis.cmd(&["SISMEMBER", &format!("user:tokens:{user}"), token]);
+    let active =
+        |token: &str| database.psql(&format!("SELECT is_active FROM sessions WHERE token = '{token}'"));
+
+    // As the service does it.
+    let [first, second] = std::array::from_fn(|_| login("42"));
+    assert_eq!(gateway.get("/x", Some(&first)).status, 200);
+    refused(&gateway.get("/x", Some(&around.issuer.good("42"))), 401, "session_revoked");
+    redis.cmd(&["SREM", "user:tokens:42", &first]);
+    database.psql(&format!("UPDATE sessions SET is_active = false WHERE token = '{first}'"));
+    refused_by_the_table(&gateway, &first, 401, "session_revoked");
+    redis.cmd(&["FLUSHALL"]);
+    assert_eq!(gateway.get("/x", Some(&second)).status, 200);
+    eventually("the set holds it again", || match holds("42", &second) {
+        Reply::Integer(1) => Ok(()),
+        other => Err(other),
+    });
+
+    // As the gateway does it: the service finds neither member nor row.
+    gateway.revoke_token(&second);
+    refused(&gateway.get("/x", Some(&second)), 401, "token_revoked");
+    assert_eq!((holds("42", &second), active(&second)), (Reply::Integer(0), "f".to_owned()));
+    let [third, fourth] = std::array::from_fn(|_| login("43"));
+    cli(&gateway, &["user", "logout", "43"]);
+    for token in [&third, &fourth] {
+        refused(&gateway.get("/x", Some(token)), 401, "issued_before_cutoff");
+        assert_eq!(active(token), "f");
+    }
+    assert_eq!(redis.cmd(&["EXISTS", "user:tokens:43", "session:43"]), Reply::Integer(0));
+    let fifth = login("44");
+    cli(&gateway, &["user", "ban", "44"]);
+    refused(&gateway.get("/x", Some(&fifth)), 403, "user_banned");
+    cli(&gateway, &["user", "activate", "44"]);
+    assert_eq!(gateway.get("/x", Some(&fifth)).status, 200);
 }
 
 #[test]

@@ -110,6 +110,14 @@ pub fn text(redis: &Redis, key: &str) -> Option<String> {
     }
 }
 
+/// Polls until a key holds this text.
+pub fn text_becomes(redis: &Redis, key: &str, expected: &str) {
+    eventually(&format!("a key holds {expected}"), || match text(redis, key) {
+        Some(found) if found == expected => Ok(()),
+        other => Err(other),
+    });
+}
+
 /// The JSON under a key.
 pub fn document(redis: &Redis, key: &str) -> Value {
     serde_json::from_str(&text(redis, key).unwrap_or_else(|| panic!("no key {key}"))).unwrap()

@@ -11,6 +11,7 @@ pub(in crate::ledger) enum Why {
     Deleted,
     SecurityAction,
     CutOff,
+    Unknown,
 }
 
 impl Why {
@@ -21,13 +22,14 @@ impl Why {
             Self::Deleted => "user_deleted",
             Self::SecurityAction => "user_security_action",
             Self::CutOff => "issued_before_cutoff",
+            Self::Unknown => "user_unknown",
         }
     }
 
     /// Logging in again helps, or does not.
     pub fn status(self) -> u16 {
         match self {
-            Self::Banned | Self::Deactivated | Self::Deleted => 403,
+            Self::Banned | Self::Deactivated | Self::Deleted | Self::Unknown => 403,
             Self::SecurityAction | Self::CutOff => 401,
         }
     }
@@ -51,6 +53,8 @@ pub(in crate::ledger) enum Standing {
     Active,
     SecurityAction,
     Blocked(Why),
+    /// Blocked, if whoever decides says so.
+    Told(Why),
 }
 
 /// An instant or none, in eight bytes: a million answers hold two of them each.
@@ -84,6 +88,7 @@ impl Held {
                         Finding::Because(Why::SecurityAction)
                     }
                     (_, Some(cut_off)) if void(cut_off, at) => Finding::Because(Why::CutOff),
+                    (Standing::Told(why), _) if !over => Finding::Tells(why),
                     _ => Finding::Clear,
                 }
             }

@@ -7,10 +7,22 @@
 //! For filling, each layout says which rows of the services' own tables deny ([`UserLayout::denied_rows`],
 //! [`TokenLayout::revoked_rows`]).
 
+mod active_flag_cache;
 mod filling;
+mod flagged;
 mod invalid_users;
 mod native;
+mod record;
+mod refresh_tokens;
+mod rows;
+mod session_store;
+mod theirs;
+mod track;
 pub(super) mod token_blacklist;
+mod user_cache;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -25,7 +37,16 @@ use crate::claims::User;
 use crate::template::Template;
 use crate::time::Timestamp;
 
+pub use active_flag_cache::ActiveFlagCache;
 pub(in crate::ledger) use filling::{OwnedToken, TableRows};
+pub use record::Record;
+pub(super) use record::complete;
+pub use refresh_tokens::RefreshTokens;
+pub use session_store::{SessionColumns, SessionStore};
+use theirs::{blacklisted, json_id};
+pub(super) use track::TrackedToken;
+pub(super) use user_cache::AliasRules;
+pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
 
 /// How long Redis remembers that a user has a row. Where nothing tells of rows that are deleted, one is noticed after
 /// that; and while the database is away, users who were seen since then pass.
@@ -40,6 +61,11 @@ pub enum Preset {
     Native(Native),
     TokenBlacklist(TokenBlacklist),
     InvalidUsers(InvalidUsers),
+    ActiveFlagCache(ActiveFlagCache),
+    UserCache(UserCache),
+    SessionStore(SessionStore),
+    /// Not to be named by anybody: it comes with presets that need it.
+    Record(Record),
 }
 
 /// `pc:token:…`, `pc:jti:…`, `pc:session:…`, `pc:user:…` and the `portcullis_*` tables.
@@ -56,6 +82,8 @@ pub struct TokenBlacklist {
     pub prefix: Box<str>,
     pub table: SqlName,
     pub columns: TokenBlacklistColumns,
+    /// `refresh_token:{token}` and the table `refresh_tokens`.
+    pub refresh: RefreshTokens,
 }
 
 /// The columns of `blacklisted_tokens`.
@@ -138,6 +166,8 @@ pub struct PresetContext {
     pub refresh_lifetime: Duration,
     /// How long past its `exp` some issuer's token is still accepted.
     pub leeway: Duration,
+    /// What headers tell of a user's profile.
+    pub profile: Box<[Box<str>]>,
     tables: HashMap<Box<str>, Table>,
 }
 
@@ -151,12 +181,13 @@ impl PresetContext {
         leeway: Duration,
     ) -> Result<Self, StoreError> {
         let mut tables = HashMap::new();
-        for name in presets.iter().filter_map(Preset::table) {
+        for (name, _) in presets.iter().flat_map(Preset::tables) {
             if let Some(table) = Table::find(sql, name.as_str()).await? {
                 tables.insert(name.as_str().into(), table);
             }
         }
-        Ok(Self { dialect: sql.dialect(), token_lifetime, refresh_lifetime, leeway, tables })
+        let profile = Box::default();
+        Ok(Self { dialect: sql.dialect(), token_lifetime, refresh_lifetime, leeway, profile, tables })
     }
 
     /// As the documentation describes the tables, for showing rules without a database.
@@ -169,10 +200,10 @@ impl PresetContext {
     ) -> Self {
         let tables = presets
             .iter()
-            .filter_map(|preset| Some((preset.table()?, preset.columns())))
+            .flat_map(Preset::tables)
             .map(|(name, columns)| (name.as_str().into(), Table::assumed(dialect, name.as_str(), &columns)));
         let tables = tables.collect();
-        Self { dialect, token_lifetime, refresh_lifetime, leeway, tables }
+        Self { dialect, token_lifetime, refresh_lifetime, leeway, profile: Box::default(), tables }
     }
 
     /// Of any token, leeway included.
@@ -285,6 +316,11 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         None
     }
 
+    /// The same token's row in a second table.
+    fn other_row_write(&self, _token: &RevokedToken<'_>, _context: &PresetContext) -> Option<SqlWrite> {
+        None
+    }
+
     /// The rows of the services' own table that list tokens which could still be presented, for filling Redis from;
     /// `None` without a table. The columns after the token are read by [`TokenLayout::revoked_row`].
     fn revoked_rows<'a>(&self, _context: &'a PresetContext, _now: Timestamp) -> Option<TableRows<'a>> {
@@ -330,6 +366,10 @@ impl Preset {
         match self {
             Self::Native(preset) => Some(preset),
             Self::InvalidUsers(preset) => Some(preset),
+            Self::ActiveFlagCache(preset) => Some(preset),
+            Self::UserCache(preset) => Some(preset),
+            Self::SessionStore(preset) => Some(preset),
+            Self::Record(preset) => Some(preset),
             Self::TokenBlacklist(_) => None,
         }
     }
@@ -339,17 +379,26 @@ impl Preset {
         match self {
             Self::Native(preset) => Some(preset),
             Self::TokenBlacklist(preset) => Some(preset),
-            Self::InvalidUsers(_) => None,
+            Self::SessionStore(preset) => Some(preset),
+            Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::UserCache(_) | Self::Record(_) => None,
         }
     }
 
     /// How keys that are counted begin.
     pub fn counted(&self) -> Vec<(Counted, &str)> {
         match self {
-            Self::TokenBlacklist(preset) => {
-                vec![(Counted::BlacklistedTokens, &preset.prefix), (Counted::RefreshTokens, "refresh_token:")]
+            Self::TokenBlacklist(it) => {
+                vec![(Counted::BlacklistedTokens, &it.prefix), (Counted::RefreshTokens, &it.refresh.prefix)]
             }
-            Self::Native(_) | Self::InvalidUsers(_) => Vec::new(),
+            Self::SessionStore(it) => vec![
+                (Counted::Sessions, &it.session),
+                (Counted::BlacklistedTokens, &it.blacklist),
+                (Counted::Profiles, &it.profile),
+            ],
+            Self::UserCache(it) => vec![(Counted::Profiles, &it.prefixes.id)],
+            Self::Native(_) | Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::Record(_) => {
+                Vec::new()
+            }
         }
     }
 
@@ -359,30 +408,10 @@ impl Preset {
             Self::Native(preset) => preset.rules(),
             Self::TokenBlacklist(preset) => preset.rules(context),
             Self::InvalidUsers(preset) => preset.rules(context),
-        }
-    }
-
-    fn table(&self) -> Option<&SqlName> {
-        match self {
-            Self::Native(_) => None,
-            Self::TokenBlacklist(preset) => Some(&preset.table),
-            Self::InvalidUsers(preset) => Some(&preset.table),
-        }
-    }
-
-    fn columns(&self) -> Vec<&str> {
-        match self {
-            Self::Native(_) => Vec::new(),
-            Self::TokenBlacklist(TokenBlacklist { columns, .. }) => {
-                [&columns.token, &columns.user_id, &columns.expires_at, &columns.blacklisted_at]
-                    .map(SqlName::as_str)
-                    .into()
-            }
-            Self::InvalidUsers(InvalidUsers { columns, .. }) => {
-                [&columns.user_id, &columns.status, &columns.status_updated_at, &columns.last_security_action]
-                    .map(SqlName::as_str)
-                    .into()
-            }
+            Self::ActiveFlagCache(preset) => preset.rules(context),
+            Self::UserCache(preset) => preset.rules(context),
+            Self::SessionStore(preset) => preset.rules(context),
+            Self::Record(preset) => preset.rules(context),
         }
     }
 }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use super::rows::Insert;
 use super::{
     Condition, Guards, IfAbsent, PresetContext, RedisQuestion, RevokedToken, Rule, SqlQuestion, SqlWrite,
-    TableRows, TokenBlacklist, TokenLayout, literal, remaining, template,
+    TableRows, TokenBlacklist, TokenLayout, blacklisted, literal, remaining, template,
 };
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::Column;
-use crate::ledger::sql::{Dialect, Value};
+use crate::ledger::sql::Value;
 use crate::time::Timestamp;
 
 impl TokenBlacklist {
@@ -22,7 +23,7 @@ impl TokenBlacklist {
             status: 401,
             ttl: context.token_lifetime,
         });
-        listed.into_iter().collect()
+        [listed, self.refresh.rule(context)].into_iter().flatten().collect()
     }
 
     fn row(&self, context: &PresetContext) -> Option<String> {
@@ -35,19 +36,10 @@ impl TokenBlacklist {
 impl TokenLayout for TokenBlacklist {
     /// As services write it: `{"userId":…,"expiresAt":"…","blacklistedAt":"…"}`, for the rest of the token's life.
     fn writes(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
-        let RevokedToken { compact, subject, expires_at, at, .. } = *token;
-        // An id that is a number in the database is a number to the services.
-        let number =
-            subject.and_then(|subject| subject.parse::<i64>().ok().filter(|id| id.to_string() == subject));
-        let user_id = number.map_or_else(|| serde_json::json!(subject), |id| serde_json::json!(id));
-        let value = serde_json::json!({
-            "userId": user_id,
-            "expiresAt": expires_at.map(|at| at.to_string()),
-            "blacklistedAt": at.to_string(),
-        });
+        let RevokedToken { compact, expires_at, at, .. } = *token;
         let ttl = remaining(expires_at.map(|end| end.plus(context.leeway)), at);
         let key = format!("{}{compact}", self.prefix);
-        vec![RedisWrite::Set { key, value: value.to_string(), ttl }]
+        vec![RedisWrite::Set { key, value: blacklisted(token), ttl }, self.refresh.revoked(token, ttl)]
     }
 
     /// All but those that are over; a table without an expiry lists for ever.
@@ -87,39 +79,27 @@ impl TokenLayout for TokenBlacklist {
         else {
             return Ok(None);
         };
-        let mut columns: Vec<(&Column, Value)> = vec![(key, token.compact.into())];
+        let mut row = Insert::new(table, key, token.compact);
         if let Some(column) = user_id {
             let id = token.subject.and_then(|subject| column.cast().value(subject));
             if id.is_none() && !column.nullable {
                 return Err(format!("the table {} wants to know whose token it is", table.name()));
             }
-            columns.push((column, id.unwrap_or(Value::Null)));
+            row.set(column, id.unwrap_or(Value::Null));
         }
         if let Some(column) = named(self.columns.expires_at.as_str()) {
             // A token without end is written as one that ends far from now, where an end is demanded.
             let far = token.at.plus(Duration::from_secs(100 * 365 * 86_400));
             let end = token.expires_at.or((!column.nullable).then_some(far));
-            columns.push((column, end.map_or(Value::Null, |end| column.instant(end))));
+            row.set(column, end.map_or(Value::Null, |end| column.instant(end)));
         }
         if let Some(column) = named(self.columns.blacklisted_at.as_str()) {
-            columns.push((column, column.instant(token.at)));
+            row.set(column, column.instant(token.at));
         }
-        let names: Vec<&str> = columns.iter().map(|(column, _)| column.name.as_str()).collect();
-        let slots: Vec<String> = columns.iter().map(|(column, _)| column.slot()).collect();
-        let (table_name, token_name) = (table.name(), &key.name);
-        // Two ways to be there already: without a unique key the first half sees it, in a race with one the second.
-        let (from, or_ignore) = match table.dialect() {
-            Dialect::MySql => ("FROM DUAL", format!("ON DUPLICATE KEY UPDATE {token_name} = {token_name}")),
-            Dialect::Sqlite | Dialect::Postgres => ("", "ON CONFLICT DO NOTHING".to_owned()),
-        };
-        let sql = format!(
-            "INSERT INTO {table_name} ({}) SELECT {} {from} WHERE NOT EXISTS (SELECT 1 FROM {table_name} \
-             WHERE {token_name} = ?) {or_ignore}",
-            names.join(", "),
-            slots.join(", "),
-        );
-        let mut values: Vec<Value> = columns.into_iter().map(|(_, value)| value).collect();
-        values.push(token.compact.into());
-        Ok(Some(SqlWrite { sql, values, must_match: false }))
+        Ok(Some(row.unless_there()))
+    }
+
+    fn other_row_write(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Option<SqlWrite> {
+        self.refresh.row_write(token, context)
     }
 }

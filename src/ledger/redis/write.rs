@@ -6,6 +6,7 @@ use redis::Value;
 
 use super::StoreError;
 use super::script::{Form, Lua};
+use crate::token::Token;
 
 /// One write of a change.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -18,6 +19,12 @@ pub enum RedisWrite {
     },
     Delete {
         key: String,
+    },
+    /// As `Set`, where the key is there already.
+    Replace {
+        key: String,
+        value: String,
+        ttl: Option<Duration>,
     },
     /// To a set, or with a score to a sorted set. `ttl` only ever lengthens the life of the whole set.
     AddMember {
@@ -36,7 +43,10 @@ pub enum RedisWrite {
 impl RedisWrite {
     /// So much of its life is over.
     pub fn age(&mut self, by: Duration) {
-        if let Self::Set { ttl: Some(ttl), .. } | Self::AddMember { ttl: Some(ttl), .. } = self {
+        if let Self::Set { ttl: Some(ttl), .. }
+        | Self::Replace { ttl: Some(ttl), .. }
+        | Self::AddMember { ttl: Some(ttl), .. } = self
+        {
             *ttl = ttl.saturating_sub(by);
         }
     }
@@ -45,7 +55,7 @@ impl RedisWrite {
     pub fn puts(&self) -> bool {
         let some = |ttl: &Option<Duration>| ttl.is_none_or(|ttl| !ttl.is_zero());
         match self {
-            Self::Set { ttl, .. } | Self::AddMember { ttl, .. } => some(ttl),
+            Self::Set { ttl, .. } | Self::Replace { ttl, .. } | Self::AddMember { ttl, .. } => some(ttl),
             Self::Delete { .. } | Self::RemoveMember { .. } => false,
         }
     }
@@ -55,16 +65,22 @@ impl RedisWrite {
         match self {
             Self::Set { key, .. }
             | Self::Delete { key }
+            | Self::Replace { key, .. }
             | Self::AddMember { key, .. }
             | Self::RemoveMember { key, .. } => key,
         }
     }
 }
 
-/// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.
+/// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one. A member that
+/// is as long as a token stands there by its hash.
 pub(super) fn version_key(key: &str, member: &str) -> String {
     let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
-    if member.is_empty() { format!("pc:version:{key}") } else { format!("pc:version:{key}:{member}") }
+    match member.len() {
+        0 => format!("pc:version:{key}"),
+        1..=64 => format!("pc:version:{key}:{member}"),
+        _ => format!("pc:version:{key}:{}", Token::new(member).sha256_hex()),
+    }
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -90,12 +106,17 @@ impl<'a> Scripted<'a> {
         let plain = Self { key: "", member: "", operation: "", value: "", score: 0, ttl: None };
         let over = |ttl: &Option<Duration>| ttl.is_some_and(|ttl| ttl < Duration::from_millis(1));
         match write {
-            RedisWrite::Set { key, ttl, .. } if over(ttl) => Self { key, operation: "del", ..plain },
+            RedisWrite::Set { key, ttl, .. } | RedisWrite::Replace { key, ttl, .. } if over(ttl) => {
+                Self { key, operation: "del", ..plain }
+            }
             RedisWrite::AddMember { key, member, score, ttl } if over(ttl) => {
                 let operation = if score.is_some() { "zrem" } else { "srem" };
                 Self { key, member, operation, value: member, ..plain }
             }
             RedisWrite::Set { key, value, ttl } => Self { key, value, ttl: *ttl, operation: "set", ..plain },
+            RedisWrite::Replace { key, value, ttl } => {
+                Self { key, value, ttl: *ttl, operation: "replace", ..plain }
+            }
             RedisWrite::Delete { key } => Self { key, operation: "del", ..plain },
             RedisWrite::AddMember { key, member, score, ttl } => {
                 let operation = if score.is_some() { "zadd" } else { "sadd" };
@@ -115,7 +136,8 @@ impl<'a> Scripted<'a> {
             None => VERSION_LIFE_OF_PERMANENT,
         };
         let mut command = COMPARE_AND_SET.command(form);
-        command.arg(2).arg(self.key).arg(version_key(self.key, self.member));
+        command.arg(3).arg(self.key).arg(version_key(self.key, self.member));
+        command.arg(version_key(self.key, ""));
         command.arg(parcel.version).arg(u8::from(parcel.restrictive)).arg(millis(life));
         command.arg(self.operation).arg(self.value).arg(self.ttl.map_or(0, millis)).arg(self.score);
         command.arg(u8::from(parcel.strict));
@@ -162,21 +184,26 @@ impl Told {
 static COMPARE_AND_SET: Lua = Lua::new(
     r"
 local version, rank, life, op, value, ttl, score, strict = unpack(ARGV)
-local current = redis.pcall('GET', KEYS[2])
-if type(current) == 'string' then
-  local cv, cr = string.match(current, '^(%d+):(%d)$')
-  if cv then
-    local a = string.rep('0', 20 - #cv) .. cv
-    local b = string.rep('0', 20 - #version) .. version
-    if b < a or (b == a and (strict == '1' or rank < cr)) then return 0 end
-  end
+local function stands(key, tie)
+  local current = redis.pcall('GET', key)
+  local cv, cr = string.match(type(current) == 'string' and current or '', '^(%d+):(%d)$')
+  if not cv then return false end
+  local a = string.rep('0', 20 - #cv) .. cv
+  local b = string.rep('0', 20 - #version) .. version
+  return b < a or (b == a and tie(cr))
 end
+if stands(KEYS[2], function(cr) return strict == '1' or rank < cr end) then return 0 end
+-- A member that was put in before the whole set was deleted stays out.
+if KEYS[3] ~= KEYS[2] and stands(KEYS[3], function(cr) return rank < cr end) then return 0 end
 local wanted = ({ sadd = 'set', srem = 'set', zadd = 'zset', zrem = 'zset' })[op]
 local kind = redis.call('TYPE', KEYS[1]).ok
 if wanted and kind ~= 'none' and kind ~= wanted then return -1 end
 ttl = tonumber(ttl)
 if op == 'set' then
   if ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
+elseif op == 'replace' then
+  if kind == 'none' then -- nobody has it
+  elseif ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
 elseif op == 'del' then redis.call('DEL', KEYS[1])
 elseif op == 'sadd' then redis.call('SADD', KEYS[1], value)
 elseif op == 'zadd' then redis.call('ZADD', KEYS[1], score, value)
@@ -199,5 +226,17 @@ pub(super) static WRITE_BACK: Lua = Lua::new(
     r"
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') and 1 or 0
+",
+);
+
+/// The same for the member of a set: neither the member nor the whole set may have been written. A set that is there keeps
+/// its TTL: other members must not outlive it.
+pub(super) static WRITE_BACK_MEMBER: Lua = Lua::new(
+    r"
+if (redis.call('GET', KEYS[2]) or '') .. '/' .. (redis.call('GET', KEYS[3]) or '') ~= ARGV[3] then return 0 end
+local existed = redis.call('EXISTS', KEYS[1])
+redis.call('SADD', KEYS[1], ARGV[1])
+if existed == 0 then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 1
 ",
 );

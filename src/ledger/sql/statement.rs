@@ -184,7 +184,7 @@ fn field(text: &str) -> Result<(Field, Cast), String> {
         Some((_, other)) => return Err(format!("unknown type `{other}`: int, uuid or text")),
     };
     match Field::parse(name)? {
-        field @ (Field::Roles | Field::Scopes) => Err(format!("`{{{field}}}` is a list and cannot be bound")),
+        field if field.is_for_headers() => Err(format!("`{{{field}}}` is for headers and cannot be bound")),
         field => Ok((field, cast)),
     }
 }

@@ -107,6 +107,10 @@ async fn holds(redis: &Redis, write: &RedisWrite) -> bool {
         RedisWrite::Set { key, value, .. } => {
             redis.cli(&["GET", key]).await == Value::BulkString(value.as_bytes().to_vec())
         }
+        RedisWrite::Replace { key, value, .. } => {
+            let found = redis.cli(&["GET", key]).await;
+            found == Value::Nil || found == Value::BulkString(value.as_bytes().to_vec())
+        }
         RedisWrite::Delete { key } => !there(&["EXISTS", key]).await,
         RedisWrite::AddMember { key, member, score: None, .. } => there(&["SISMEMBER", key, member]).await,
         RedisWrite::AddMember { key, member, score: Some(_), .. } => there(&["ZSCORE", key, member]).await,

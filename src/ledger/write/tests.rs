@@ -5,8 +5,8 @@ use super::*;
 use crate::ledger::migrate::{is_migrated, migrate};
 use crate::ledger::outbox::Outbox;
 use crate::ledger::preset::{
-    InvalidUsers, InvalidUsersColumns, InvalidUsersLayout, SqlName, TokenBlacklist, TokenBlacklistColumns,
-    UnknownUser,
+    InvalidUsers, InvalidUsersColumns, InvalidUsersLayout, RefreshTokens, SqlName, TokenBlacklist,
+    TokenBlacklistColumns, UnknownUser,
 };
 use crate::ledger::sql::testing::{Server, store};
 use crate::ledger::sql::{Argument, Row, Statement};
@@ -30,6 +30,7 @@ pub(super) fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
                 expires_at: name("expires_at"),
                 blacklisted_at: name("blacklisted_at"),
             },
+            refresh: refresh_tokens(),
         }),
         Preset::InvalidUsers(InvalidUsers {
             layout,
@@ -44,6 +45,17 @@ pub(super) fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
             unknown_user: UnknownUser::Deny,
         }),
     ]
+}
+
+pub(super) fn refresh_tokens() -> RefreshTokens {
+    RefreshTokens {
+        prefix: "refresh_token:".into(),
+        table: name("refresh_tokens"),
+        token: name("token"),
+        user_id: name("user_id"),
+        expires_at: name("expires_at"),
+        is_revoked: name("is_revoked"),
+    }
 }
 
 pub(super) fn keys() -> InvalidUsersLayout {
