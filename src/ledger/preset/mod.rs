@@ -311,13 +311,13 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         Ok(None)
     }
 
-    /// How the keys of its sets of tokens begin, from which nobody takes tokens that have expired; `None` without such sets.
-    fn sets(&self) -> Option<&str> {
+    /// The same token's row in a second table.
+    fn other_row_write(&self, _token: &RevokedToken<'_>, _context: &PresetContext) -> Option<SqlWrite> {
         None
     }
 
-    /// The same token's row in a second table.
-    fn other_row_write(&self, _token: &RevokedToken<'_>, _context: &PresetContext) -> Option<SqlWrite> {
+    /// How the keys of its sets of tokens begin, from which nobody takes tokens that have expired; `None` without such sets.
+    fn sets(&self) -> Option<&str> {
         None
     }
 
@@ -387,15 +387,18 @@ impl Preset {
     /// How keys that are counted begin.
     pub fn counted(&self) -> Vec<(Counted, &str)> {
         match self {
-            Self::TokenBlacklist(it) => {
-                vec![(Counted::BlacklistedTokens, &it.prefix), (Counted::RefreshTokens, &it.refresh.prefix)]
+            Self::TokenBlacklist(preset) => {
+                vec![
+                    (Counted::BlacklistedTokens, &preset.prefix),
+                    (Counted::RefreshTokens, &preset.refresh.prefix),
+                ]
             }
-            Self::SessionStore(it) => vec![
-                (Counted::Sessions, &it.session),
-                (Counted::BlacklistedTokens, &it.blacklist),
-                (Counted::Profiles, &it.profile),
+            Self::SessionStore(preset) => vec![
+                (Counted::BlacklistedTokens, &preset.blacklist),
+                (Counted::Sessions, &preset.session),
+                (Counted::Profiles, &preset.profile),
             ],
-            Self::UserCache(it) => vec![(Counted::Profiles, &it.prefixes.id)],
+            Self::UserCache(preset) => vec![(Counted::Profiles, &preset.prefixes.id)],
             Self::Native(_) | Self::InvalidUsers(_) | Self::ActiveFlagCache(_) | Self::Record(_) => {
                 Vec::new()
             }
