@@ -324,7 +324,8 @@ impl Ledger {
         }
         let key = self.database.memory.key(&(kind.find.sql(), &arguments));
         let bound = super::questions::Bound { arguments, key };
-        let (row, ..) = self.database.answer(&kind.find, &bound, speaker.claims.subject(), self.database.life).await;
+        let (row, ..) =
+            self.database.answer(&kind.find, &bound, speaker.claims.subject(), self.database.life).await;
         id_of(row?.as_deref())
     }
 

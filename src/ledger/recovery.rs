@@ -19,7 +19,8 @@ const START: Duration = Duration::from_millis(500);
 
 impl Ledger {
     fn filler<'a>(&'a self, redis: &'a RedisStore) -> Filler<'a> {
-        Filler { writer: &self.writer, redis, metrics: &self.metrics.reconcile }
+        let Self { writer, adoption, metrics, .. } = self;
+        Filler { writer, redis, adoption: adoption.as_ref(), metrics: &metrics.reconcile }
     }
 
     /// Both stores are needed.

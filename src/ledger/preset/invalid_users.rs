@@ -8,8 +8,7 @@ use super::native::USER_QUERY;
 use super::{
     Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Listing, Occasion,
     PresetContext, RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout,
-    Watched,
-    listed, literal, template,
+    Watched, listed, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::adopt::Adoption;
 use super::metrics::ReconcileMetrics;
 use super::migrate;
 use super::outbox::Outbox;
@@ -123,6 +124,8 @@ impl Gap<'_> {
 pub struct Filler<'a> {
     pub writer: &'a Writer,
     pub redis: &'a RedisStore,
+    /// What services had written there alone.
+    pub adoption: Option<&'a Adoption>,
     pub metrics: &'a ReconcileMetrics,
 }
 
@@ -236,6 +239,9 @@ impl Filler<'_> {
                 (note.after, note.touched) = (after, Timestamp::now().millis());
                 written = self.put_note(link, &field, &written, &note).await?;
             }
+        }
+        if let Some(adoption) = self.adoption {
+            adoption.restore_all(self.redis).await.map_err(FillError::Redis)?;
         }
         if note.older {
             self.lift(link, keep, note.version, &mut pace).await?;

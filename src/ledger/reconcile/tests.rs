@@ -76,7 +76,7 @@ impl<'a> Scene<'a> {
         let epoch = migrate::epoch(&server.sql).await.expect("answered");
         let gauge = || prometheus::IntGauge::new("gauge", "gauge").expect("a gauge");
         let store = async || {
-            let ground = Ground::of(epoch, &writer.presets);
+            let ground = Ground::of(epoch, &writer.presets, false);
             let authority = Arc::new(Authority::new(ground, 0, Arc::default()));
             let breaker = Breaker::new("redis", Duration::from_secs(20), gauge(), Arc::default());
             let settings =
@@ -94,7 +94,7 @@ impl<'a> Scene<'a> {
     }
 
     fn filler(&self) -> Filler<'_> {
-        Filler { writer: &self.writer, redis: &self.stores[0], metrics: &self.metrics }
+        Filler { writer: &self.writer, redis: &self.stores[0], adoption: None, metrics: &self.metrics }
     }
 
     async fn take(&mut self, step: Step) {
@@ -336,7 +336,7 @@ async fn a_million_bans_are_filled_in_with_bounded_memory() {
         pages.split(' ').nth(1).and_then(|pages| pages.parse::<i64>().ok()).expect("a number") * 4096
     };
     let (before, began) = (resident(), Instant::now());
-    let filler = Filler { writer: &writer, redis: &scene.stores[0], metrics: &scene.metrics };
+    let filler = Filler { writer: &writer, redis: &scene.stores[0], adoption: None, metrics: &scene.metrics };
     let mut most = before;
     {
         let filling = filler.fill(Why::Missing);
