@@ -42,14 +42,14 @@ const AWAY: Duration = Duration::from_secs(1);
 pub struct Link {
     redis: Arc<RedisStore>,
     coherence: Arc<Coherence>,
-    authority: Arc<dyn Authority>,
+    authority: Arc<Authority>,
     prefixes: Box<[Box<str>]>,
     probes: Box<[Probe]>,
     heartbeat: Duration,
     lease: Duration,
     pub(super) ear: Arc<Ear>,
     names: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
-    current: ArcSwapOption<MultiplexedConnection>,
+    current: ArcSwapOption<Connected>,
     /// Whether a question has gone unanswered since the last fence: nobody else should have to wait for that.
     hushed: AtomicBool,
     /// Rung when the mode may have changed.
@@ -75,9 +75,16 @@ impl Trouble {
     }
 }
 
+/// A connection, and who is at its other end.
+struct Connected {
+    socket: MultiplexedConnection,
+    /// Its `run_id`; empty where it does not tell.
+    server: Box<str>,
+}
+
 /// A read over the link, begun under one generation; see [`Link::begin`].
 pub struct Reading {
-    connection: Arc<MultiplexedConnection>,
+    connection: Arc<Connected>,
     generation: u64,
 }
 
@@ -86,7 +93,7 @@ impl Link {
     pub fn new<'a>(
         redis: Arc<RedisStore>,
         coherence: Arc<Coherence>,
-        authority: Arc<dyn Authority>,
+        authority: Arc<Authority>,
         rules: impl Iterator<Item = &'a Rule> + Clone,
         settings: &LedgerSettings,
         turned: Arc<Notify>,
@@ -138,16 +145,33 @@ impl Link {
 
     /// Puts questions over the link, and the authority's with them. `None` where no answers came, or where they come
     /// from a Redis that is not to be believed.
-    pub async fn read(&self, reading: &Reading, mut questions: Pipeline) -> Option<Vec<Value>> {
-        let before = self.authority.ask(&mut questions);
-        let mut connection = MultiplexedConnection::clone(&reading.connection);
-        let asking = connection.send_packed_commands(&questions, 0, questions.len());
-        let Ok(Ok(mut replies)) = timeout(self.redis.timeout(), asking).await else {
+    pub async fn read(&self, reading: &Reading, questions: Pipeline) -> Option<Vec<Value>> {
+        let asking = timeout(self.redis.timeout(), self.ask(&reading.connection, questions));
+        let Ok(Ok((replies, believed))) = asking.await else {
             self.hushed.store(true, Ordering::Relaxed);
             return None;
         };
-        let watermark = replies.pop()?;
-        (replies.len() + 1 == questions.len() && self.authority.believes(before, &watermark)).then_some(replies)
+        believed.then_some(replies)
+    }
+
+    /// Puts questions and, behind them, the one for the mark. One reply for each question, and whether to believe them.
+    async fn ask(&self, to: &Connected, mut questions: Pipeline) -> Result<(Vec<Value>, bool), StoreError> {
+        let mark = self.authority.command();
+        if let Some(mark) = mark {
+            questions.add_command(mark.clone());
+        }
+        let captured = self.authority.capture();
+        let mut socket = to.socket.clone();
+        let replies = socket.send_packed_commands(&questions, 0, questions.len()).await;
+        let mut replies = replies.map_err(|error| of_error(&error))?;
+        if replies.len() != questions.len() {
+            return Err(StoreError::malformed("not one reply for each command"));
+        }
+        let believed = match mark {
+            None => true,
+            Some(_) => replies.pop().is_some_and(|mark| self.authority.hear(captured, &mark, &to.server)),
+        };
+        Ok((replies, believed))
     }
 
     /// Whether a reading's answers may be kept: the connection is still the one in use, and the generation the same.
@@ -220,8 +244,8 @@ impl Link {
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connection.map_err(|error| of_error(&error))?;
         let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
-        shaken.await.map_err(|_| Trouble::Silent)??;
-        let connection = Arc::new(connection);
+        let server = shaken.await.map_err(|_| Trouble::Silent)??;
+        let connection = Arc::new(Connected { socket: connection, server });
         self.current.store(Some(Arc::clone(&connection)));
         self.ear.everything_changed();
         self.fence(&connection).await
@@ -240,7 +264,7 @@ impl Link {
             }
             let beat = async {
                 if canary.is_due() {
-                    self.probe(&connection).await?;
+                    self.probe(&connection.socket).await?;
                     canary = Canary::fly(&self.redis, &self.ear, &self.coherence);
                 }
                 // It has to be written before the fence is sent, for the fence to prove anything.
@@ -255,29 +279,24 @@ impl Link {
     }
 
     /// Asks for a sign of life. Its answer means that every change up to the asking has been heard of.
-    async fn fence(&self, connection: &MultiplexedConnection) -> Result<(), Trouble> {
+    async fn fence(&self, connection: &Connected) -> Result<(), Trouble> {
         let (sent, generation) = (self.coherence.now(), self.coherence.generation());
         let mut questions = Pipeline::with_capacity(2);
         questions.cmd("ROLE");
-        let before = self.authority.ask(&mut questions);
-        let mut asked = connection.clone();
-        let asking = asked.send_packed_commands(&questions, 0, questions.len());
+        let asking = self.ask(connection, questions);
         tokio::pin!(asking);
-        let replies = match timeout(self.lease, &mut asking).await {
-            Ok(replies) => replies,
+        let answered = match timeout(self.lease, &mut asking).await {
+            Ok(answered) => answered,
             Err(_) => {
                 // The lease is over by now; a stalled server gets as long again to come back to us.
                 self.turned.notify_one();
                 timeout(self.lease, asking).await.map_err(|_| Trouble::Silent)?
             }
         };
-        let replies = replies.map_err(|error| of_error(&error))?;
-        let [role, watermark] = &*replies else {
-            return Err(StoreError::malformed("not one reply for each command").into());
-        };
-        handshake::is_master(role)?;
+        let (replies, believed) = answered?;
+        handshake::is_master(replies.first())?;
         let was_live = self.is_live(self.coherence.now());
-        if self.authority.believes(before, watermark) {
+        if believed {
             self.coherence.fenced(sent, generation);
             self.hushed.store(false, Ordering::Relaxed);
             self.metrics.push_lag.observe(self.coherence.now().since(sent).as_secs_f64());
@@ -304,6 +323,7 @@ impl Link {
 }
 
 fn delays() -> impl Iterator<Item = Duration> {
-    let delays = backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
+    let delays =
+        backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
     delays.with_max_delay(AWAY).without_max_times().build()
 }

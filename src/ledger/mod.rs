@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use breaker::Breaker;
 use chain::Database;
 use foundation::Foundation;
-use link::authority::Believing;
+use link::authority::Authority;
 use memory::Memory;
 use outbox::Outbox;
 use questions::Rules;
@@ -210,7 +210,7 @@ impl Ledger {
             }
         };
         let coherent = redis.as_ref().map(|redis| {
-            Coherent::new(redis, Arc::new(Believing), &mut rules, settings, turned.clone(), &metrics)
+            Coherent::new(redis, Arc::new(Authority::new()), &mut rules, settings, turned.clone(), &metrics)
         });
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());

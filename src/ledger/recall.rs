@@ -54,7 +54,7 @@ impl Coherent {
     /// Makes the memory and its link, which has yet to be connected.
     pub fn new(
         redis: &Arc<RedisStore>,
-        authority: Arc<dyn Authority>,
+        authority: Arc<Authority>,
         rules: &mut Rules,
         settings: &LedgerSettings,
         turned: Arc<Notify>,
@@ -222,9 +222,7 @@ impl Missing<'_> {
 fn fill(questions: &Questions, missing: &[Missing<'_>]) -> Option<Pipeline> {
     let all = questions.pipeline.as_ref()?;
     let mut pipeline = Pipeline::with_capacity(2 * missing.len() + 1);
-    let commands = || {
-        missing.iter().filter_map(|missing| all.cmd_iter().nth(missing.asked.reply?))
-    };
+    let commands = || missing.iter().filter_map(|missing| all.cmd_iter().nth(missing.asked.reply?));
     for command in commands() {
         pipeline.add_command(command.clone());
     }

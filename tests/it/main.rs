@@ -15,6 +15,7 @@ mod attacks_headers;
 mod attacks_path;
 mod chaos;
 mod cli;
+mod coherent;
 mod control;
 mod dashboards;
 mod demo;

@@ -15,15 +15,24 @@ const LEASE: u64 = 500;
 
 #[derive(Clone, Debug)]
 enum Op {
-    Set { key: usize, life: Option<u64> },
-    Delete { key: usize },
+    Set {
+        key: usize,
+        life: Option<u64>,
+    },
+    Delete {
+        key: usize,
+    },
     Flush,
     /// Redis notices that a key is over, which may be long after the fact.
-    Notice { key: usize },
+    Notice {
+        key: usize,
+    },
     /// So many messages arrive.
     Deliver(usize),
     Fence,
-    Read { key: usize },
+    Read {
+        key: usize,
+    },
     /// What has arrived is kept.
     Keep,
     /// A request finds the answers of both keys, and a moment later sums them up.
@@ -34,7 +43,9 @@ enum Op {
     Sever,
     /// It has been noticed; there is a new one.
     Reconnect,
-    Look { key: usize },
+    Look {
+        key: usize,
+    },
     Remember,
 }
 
@@ -175,7 +186,8 @@ impl Model {
                 self.send(Message::Fenced { sent, generation });
             }
             Op::Read { key } => {
-                let (value, ends) = self.present(key).map_or((None, None), |(value, ends)| (Some(value), ends));
+                let (value, ends) =
+                    self.present(key).map_or((None, None), |(value, ends)| (Some(value), ends));
                 self.send(Message::Answered(Reading {
                     key,
                     held: held(value),
@@ -263,10 +275,12 @@ impl Model {
         let fits = |place: usize| {
             let Era { from, value, ends, .. } = eras[place];
             let next = eras.get(place + 1);
-            let (over, until) = (next.is_some_and(|it| it.step <= self.heard[key]), next.map_or(self.now, |it| it.from));
+            let (over, until) =
+                (next.is_some_and(|it| it.step <= self.heard[key]), next.map_or(self.now, |it| it.from));
             let alive = said == held(value) && ends.is_none_or(|ends| self.now < ends);
             // From its end on an answer is silent, whoever has noticed.
-            let dead = said == Held::Same(Finding::Absent) && ends.is_some_and(|ends| ends.max(from) <= until);
+            let dead =
+                said == Held::Same(Finding::Absent) && ends.is_some_and(|ends| ends.max(from) <= until);
             !over && until >= earliest && (alive || dead)
         };
         assert!((0..eras.len()).any(fits), "{said:?} at {} of {eras:?}, heard {:?}", self.now, self.heard);
@@ -308,10 +322,12 @@ proptest! {
 #[test]
 fn the_model_sees_answers_from_memory() {
     let mut model = Model::new();
-    let setting = [Op::Set { key: 0, life: None }, Op::Deliver(1), Op::Read { key: 0 }, Op::Deliver(1), Op::Keep];
+    let setting =
+        [Op::Set { key: 0, life: None }, Op::Deliver(1), Op::Read { key: 0 }, Op::Deliver(1), Op::Keep];
     setting.iter().chain([&Op::Look { key: 0 }]).for_each(|op| model.apply(op));
     assert_eq!(model.hits, 1);
-    let clearing = [Op::Delete { key: 0 }, Op::Deliver(1), Op::Read { key: 0 }, Op::Read { key: 1 }, Op::Deliver(2)];
+    let clearing =
+        [Op::Delete { key: 0 }, Op::Deliver(1), Op::Read { key: 0 }, Op::Read { key: 1 }, Op::Deliver(2)];
     clearing.iter().chain([&Op::Keep, &Op::Keep]).for_each(|op| model.apply(op));
     [Op::Find, Op::Vouch, Op::Remember].iter().for_each(|op| model.apply(op));
     assert_eq!(model.hits, 3);

@@ -1,34 +1,39 @@
 //! Whether Redis holds the whole truth. The question rides along in every read and every fence, so that a Redis that was
-//! emptied or exchanged is found out by the very answer it would falsify.
+//! emptied or exchanged is found out by the very answer it would falsify. Here every Redis that answers is believed.
 
-use redis::{Pipeline, Value};
+use redis::{Cmd, Value};
+
+use super::prefixes::WATERMARK;
 
 /// Who judges that.
-pub trait Authority: Send + Sync {
-    /// Puts its one command at the end of a pipeline that is about to be sent. What it gives back belongs to
-    /// [`Authority::believes`]: whatever had to be known before the sending.
-    fn ask(&self, pipeline: &mut Pipeline) -> u64;
-
-    /// Whether the answers that came with this one are to be believed.
-    fn believes(&self, before: u64, reply: &Value) -> bool;
-
-    /// A new connection leads to the process with this `run_id` (`INFO server`); `None` where it does not tell.
-    fn connected(&self, run_id: Option<&str>);
+#[derive(Debug)]
+pub struct Authority {
+    command: Cmd,
 }
 
-/// Believes every Redis that answers.
-#[derive(Debug)]
-pub struct Believing;
+/// What was known before a question was sent; to be handed to [`Authority::hear`] with the reply.
+#[derive(Clone, Copy, Debug)]
+pub struct Captured;
 
-impl Authority for Believing {
-    fn ask(&self, pipeline: &mut Pipeline) -> u64 {
-        pipeline.cmd("EXISTS").arg(super::prefixes::WATERMARK);
-        0
+impl Authority {
+    pub fn new() -> Self {
+        let mut command = redis::cmd("EXISTS");
+        command.arg(WATERMARK);
+        Self { command }
     }
 
-    fn believes(&self, _: u64, reply: &Value) -> bool {
+    /// What is asked behind the questions.
+    pub fn command(&self) -> Option<&Cmd> {
+        Some(&self.command)
+    }
+
+    /// To be called before they are sent.
+    pub fn capture(&self) -> Captured {
+        Captured
+    }
+
+    /// Whether the answers that came with this one are to be believed. `server`: its `run_id`, or nothing.
+    pub fn hear(&self, _: Captured, reply: &Value, _server: &str) -> bool {
         matches!(reply, Value::Int(_))
     }
-
-    fn connected(&self, _: Option<&str>) {}
 }

@@ -33,8 +33,11 @@ pub fn probes<'a>(rules: impl Iterator<Item = &'a Rule>) -> Box<[Probe]> {
 }
 
 impl Link {
-    /// Turns tracking on and finds out whether it works.
-    pub(super) async fn shake_hands(&self, connection: &mut MultiplexedConnection) -> Result<(), Trouble> {
+    /// Turns tracking on and finds out whether it works. Returns the server's `run_id`, or nothing where it does not tell.
+    pub(super) async fn shake_hands(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Box<str>, Trouble> {
         if let Err(error) = connection.subscribe(CHANNEL).await {
             if error.is_unrecoverable_error() {
                 return Err(of_error(&error).into());
@@ -63,12 +66,13 @@ impl Link {
         self.probe(connection).await?;
         if !Canary::prove(&self.redis, &self.ear, connection).await? {
             if !told {
-                return Err(Trouble::refused("neither CLIENT TRACKINGINFO nor a key to write proves tracking"));
+                return Err(Trouble::refused(
+                    "neither CLIENT TRACKINGINFO nor a key to write proves tracking",
+                ));
             }
             tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
         }
-        self.authority.connected(run_id(server));
-        Ok(())
+        Ok(run_id(server).unwrap_or_default().into())
     }
 
     /// Whether every key that a rule asks for may be read: Redis keeps quiet about changes of others (since 8.10), and
@@ -118,11 +122,13 @@ impl Link {
 }
 
 /// A replica hears of changes when its master gets round to it.
-pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
+pub(super) fn is_master(role: Option<&Value>) -> Result<(), Trouble> {
     match role {
-        Value::Array(parts) if parts.first().and_then(text) == Some(b"master") => Ok(()),
-        Value::ServerError(error) if error.code() == "NOPERM" => Err(Trouble::refused("ROLE may not be asked (NOPERM)")),
-        Value::ServerError(error) => Err(StoreError::unavailable(error.code()).into()),
+        Some(Value::Array(parts)) if parts.first().and_then(text) == Some(b"master") => Ok(()),
+        Some(Value::ServerError(error)) if error.code() == "NOPERM" => {
+            Err(Trouble::refused("ROLE may not be asked (NOPERM)"))
+        }
+        Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code()).into()),
         _ => Err(StoreError::unavailable("it is not the master").into()),
     }
 }
@@ -133,7 +139,11 @@ async fn ask(connection: &mut MultiplexedConnection, questions: &Pipeline) -> Re
 }
 
 fn run_id(info: &Value) -> Option<&str> {
-    std::str::from_utf8(text(info)?).ok()?.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
+    std::str::from_utf8(text(info)?)
+        .ok()?
+        .lines()
+        .find_map(|line| line.strip_prefix("run_id:"))
+        .map(str::trim)
 }
 
 fn text(value: &Value) -> Option<&[u8]> {
