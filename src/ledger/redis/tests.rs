@@ -63,7 +63,9 @@ impl Server {
 
     pub(in crate::ledger) async fn try_cli(&self, arguments: &[&str]) -> redis::RedisResult<Value> {
         let client = redis::Client::open(self.settings().url)?;
-        let mut connection = client.get_multiplexed_async_connection().await?;
+        // A slow machine is no outage.
+        let patient = redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(10)));
+        let mut connection = client.get_multiplexed_async_connection_with_config(&patient).await?;
         let mut command = redis::Cmd::new();
         arguments.iter().for_each(|argument| {
             command.arg(*argument);
