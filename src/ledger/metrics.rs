@@ -14,9 +14,34 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
+    pub(super) outbox_refused: IntGauge,
+    pub(super) reconcile: ReconcileMetrics,
     pub(super) memory_answers: IntGauge,
     pub(super) link: LinkMetrics,
     modes: [(Mode, IntGauge, IntCounter); 4],
+}
+
+/// Of Redis being filled from the database.
+#[derive(Clone, Debug)]
+pub(super) struct ReconcileMetrics {
+    pub running: IntGauge,
+    pub rows: IntCounter,
+}
+
+impl ReconcileMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let running = IntGauge::new(
+            "portcullis_reconcile_running",
+            "1 while this gateway fills Redis from the database.",
+        )?;
+        let rows = IntCounter::new(
+            "portcullis_reconcile_rows_total",
+            "Rows of the database that this gateway has told Redis of while filling it.",
+        )?;
+        registry.register(Box::new(running.clone()))?;
+        registry.register(Box::new(rows.clone()))?;
+        Ok(Self { running, rows })
+    }
 }
 
 /// What is heard over the link.
@@ -102,12 +127,17 @@ impl LedgerMetrics {
             "portcullis_outbox_pending",
             "Changes that the database holds and Redis has yet to be told. While it is not 0 the database is asked.",
         )?;
+        let outbox_refused = IntGauge::new(
+            "portcullis_outbox_refused",
+            "Changes that Redis refuses because a key of theirs holds a value of another type; 100 stands for more.",
+        )?;
         let memory_answers = IntGauge::new(
             "portcullis_memory_answers",
             "Answers of Redis kept in memory, those that are void by now included.",
         )?;
         registry.register(Box::new(memory_answers.clone()))?;
         registry.register(Box::new(outbox_pending.clone()))?;
+        registry.register(Box::new(outbox_refused.clone()))?;
         registry.register(Box::new(lookups.clone()))?;
         registry.register(Box::new(up.clone()))?;
         registry.register(Box::new(mode.clone()))?;
@@ -128,6 +158,8 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
+            outbox_refused,
+            reconcile: ReconcileMetrics::register(registry)?,
             memory_answers,
             link: LinkMetrics::register(registry)?,
             modes: [of(Mode::Coherent), of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],

@@ -6,7 +6,7 @@ use redis::{Pipeline, Value};
 use super::canary::Canary;
 use super::prefixes::WATERMARK;
 use super::{Link, Trouble};
-use crate::ledger::redis::of_error;
+use crate::ledger::redis::{ServerIdentity, of_error};
 use crate::ledger::rule::Rule;
 use crate::ledger::store::StoreError;
 
@@ -33,7 +33,7 @@ pub fn probes<'a>(rules: impl Iterator<Item = &'a Rule>) -> Box<[Probe]> {
 }
 
 impl Link {
-    /// Turns tracking on and finds out whether it works. Returns the server's `run_id`, or nothing where it does not tell.
+    /// Turns tracking on and finds out whether it works. Returns the server's `run_id`.
     pub(super) async fn shake_hands(
         &self,
         connection: &mut MultiplexedConnection,
@@ -72,7 +72,7 @@ impl Link {
             }
             tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
         }
-        Ok(run_id(server).unwrap_or_default().into())
+        Ok(ServerIdentity::read(server).run_id)
     }
 
     /// Whether every key that a rule asks for may be read: Redis keeps quiet about changes of others (since 8.10), and
@@ -122,13 +122,13 @@ impl Link {
 }
 
 /// A replica hears of changes when its master gets round to it.
-pub(super) fn is_master(role: Option<&Value>) -> Result<(), Trouble> {
+pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
     match role {
-        Some(Value::Array(parts)) if parts.first().and_then(text) == Some(b"master") => Ok(()),
-        Some(Value::ServerError(error)) if error.code() == "NOPERM" => {
+        Value::Array(parts) if parts.first().and_then(text) == Some(b"master") => Ok(()),
+        Value::ServerError(error) if error.code() == "NOPERM" => {
             Err(Trouble::refused("ROLE may not be asked (NOPERM)"))
         }
-        Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code()).into()),
+        Value::ServerError(error) => Err(StoreError::unavailable(error.code()).into()),
         _ => Err(StoreError::unavailable("it is not the master").into()),
     }
 }
@@ -136,14 +136,6 @@ pub(super) fn is_master(role: Option<&Value>) -> Result<(), Trouble> {
 async fn ask(connection: &mut MultiplexedConnection, questions: &Pipeline) -> Result<Vec<Value>, StoreError> {
     let replies = connection.send_packed_commands(questions, 0, questions.len()).await;
     replies.map_err(|error| of_error(&error))
-}
-
-fn run_id(info: &Value) -> Option<&str> {
-    std::str::from_utf8(text(info)?)
-        .ok()?
-        .lines()
-        .find_map(|line| line.strip_prefix("run_id:"))
-        .map(str::trim)
 }
 
 fn text(value: &Value) -> Option<&[u8]> {
