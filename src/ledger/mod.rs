@@ -24,6 +24,7 @@ mod members;
 mod memory;
 mod metrics;
 mod migrate;
+mod mode;
 mod outbox;
 pub mod profile;
 mod questions;
@@ -55,6 +56,7 @@ use chain::Database;
 use chores::Chores;
 use feed::Keys;
 use foundation::Foundation;
+use mode::LastMode;
 use outbox::Outbox;
 use profile::Profiles;
 use questions::Rules;
@@ -71,6 +73,7 @@ use crate::token::Token;
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
 pub use feed::watch;
 pub use metrics::LedgerMetrics;
+pub use mode::Mode;
 pub use questions::Questions;
 pub use records::{Pruned, Stats};
 pub use redis::{RedisStore, RedisWrite};
@@ -122,31 +125,6 @@ pub struct Outage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("claim `{0}` is missing or cannot name a key")]
 pub struct Unaskable(pub Box<str>);
-
-/// How answers are found at present (SPEC: coherent, direct, database, blind).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Memory answers: it is known to say what Redis says.
-    Coherent,
-    /// Each request asks Redis, and the database for what Redis leaves open.
-    Direct,
-    /// Redis is not there, is being left alone, or does not hold every change yet.
-    Database,
-    /// Nobody can be asked.
-    Blind,
-}
-
-impl Mode {
-    /// As in metrics, logs and `/readyz`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Coherent => "coherent",
-            Self::Direct => "direct",
-            Self::Database => "database",
-            Self::Blind => "blind",
-        }
-    }
-}
 
 /// How the ledger and its stores are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -437,27 +415,6 @@ impl Doubt {
     fn settle(&self, number: u64) {
         // A failure means that there is another doubt by now.
         let _ = self.open.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
-
-/// The mode that was last told of.
-#[derive(Default)]
-struct LastMode(std::sync::atomic::AtomicU8);
-
-impl LastMode {
-    fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
-        let code = match now {
-            Mode::Direct => 0,
-            Mode::Coherent => 1,
-            Mode::Database => 2,
-            Mode::Blind => 3,
-        };
-        match self.0.swap(code, ordering) {
-            0 => Mode::Direct,
-            1 => Mode::Coherent,
-            2 => Mode::Database,
-            _ => Mode::Blind,
-        }
     }
 }
 

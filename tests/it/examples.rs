@@ -65,8 +65,8 @@ impl Around {
 }
 
 /// Redis is empty: the table answers, which is remembered for a second.
-fn refused_by_the_table(gateway: &Gateway, token: &str, status: u16, reason: &str) {
-    eventually("the table's word counts", || match gateway.get("/x", Some(token)) {
+fn becomes_refused(gateway: &Gateway, token: &str, status: u16, reason: &str) {
+    eventually("the word of whoever wrote it counts", || match gateway.get("/x", Some(token)) {
         passed if passed.status == 200 => Err(passed),
         refusal => {
             refused(&refusal, status, reason);
@@ -107,12 +107,12 @@ fn the_blacklist_that_a_service_writes_is_honoured_and_shared() {
     assert_eq!(gateway.get("/x", Some(&ended)).status, 200);
     let value = r#"{"userId":42,"expiresAt":"2027-01-01T00:00:00Z","blacklistedAt":"2026-12-31T23:50:00Z"}"#;
     redis.cmd(&["SET", &format!("blacklist:{ended}"), value, "EX", "600"]);
-    refused(&gateway.get("/x", Some(&ended)), 401, "token_revoked");
+    becomes_refused(&gateway, &ended, 401, "token_revoked");
     database.psql(&format!(
         "INSERT INTO blacklisted_tokens (token, user_id, expires_at) VALUES ('{ended}', 42, now() + interval '10 minutes')"
     ));
     redis.cmd(&["FLUSHALL"]);
-    refused_by_the_table(&gateway, &ended, 401, "token_revoked");
+    becomes_refused(&gateway, &ended, 401, "token_revoked");
 
     // As the gateway does it: the service finds the key and the row.
     let revoked = around.issuer.good("43");
@@ -159,9 +159,9 @@ fn the_list_of_users_that_a_service_keeps_is_honoured_and_shared() {
     assert_eq!(gateway.get("/x", Some(&token_42)).status, 200);
     database.psql("UPDATE users SET status = 'banned', status_updated_at = now() WHERE user_id = 42");
     redis.cmd(&["SET", "invalid_user:42", "banned", "EX", "604800"]);
-    refused(&gateway.get("/x", Some(&token_42)), 403, "user_banned");
+    becomes_refused(&gateway, &token_42, 403, "user_banned");
     redis.cmd(&["FLUSHALL"]);
-    refused_by_the_table(&gateway, &token_42, 403, "user_banned");
+    becomes_refused(&gateway, &token_42, 403, "user_banned");
     refused(&gateway.get("/x", Some(&token("7"))), 403, "user_unknown");
 
     // As the gateway does it: the service finds the key and the row.

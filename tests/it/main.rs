@@ -16,6 +16,7 @@ mod attacks_path;
 mod chaos;
 mod chores;
 mod cli;
+mod coherent;
 mod control;
 mod dashboards;
 mod demo;
