@@ -16,7 +16,7 @@ pub const ON_OUTAGE: [(&str, OnOutage); 2] = [("deny", OnOutage::Deny), ("allow"
 
 /// `[ledger]`, as written; stores and lifetimes come from elsewhere in the file.
 pub struct Written {
-    presets: Option<Vec<Preset>>,
+    pub presets: Option<Vec<Preset>>,
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
     /// `[ledger.memory] tokens`

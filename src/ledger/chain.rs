@@ -12,6 +12,7 @@ use super::questions::{Asked, Bound, Compiled, Questions};
 use super::rule::{Condition, IfAbsent};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
+use super::thoroughness::Thoroughness;
 use super::{Ledger, Lookup, Outage, Revocation, Source, redis};
 use crate::claims::Claims;
 use crate::time::Timestamp;
@@ -88,22 +89,34 @@ struct Open<'a> {
 }
 
 impl Ledger {
-    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+    pub(super) async fn ask(
+        &self,
+        questions: &Questions,
+        claims: &Claims,
+        thoroughness: Thoroughness,
+        now: Timestamp,
+    ) -> Lookup {
         if questions.asked.is_empty() {
             return Lookup::Live;
         }
         let at = Moment { issued_at: claims.issued_at(), now };
         let mut tally = Tally::default();
-        let open = self.ask_redis(questions, at, &mut tally).await;
+        let open = self.ask_redis(questions, thoroughness, at, &mut tally).await;
         // What Redis says against a credential is enough; the database need not be asked for more.
         if !open.is_empty() && tally.denied.is_none() {
-            self.ask_database(questions, open, claims, at, &mut tally).await;
+            self.ask_database(questions, open, claims, (thoroughness, at), &mut tally).await;
         }
         tally.lookup()
     }
 
     /// One round trip. Answers that settle their rule go to `tally`, the others are returned.
-    async fn ask_redis<'a>(&self, questions: &'a Questions, at: Moment, tally: &mut Tally) -> Vec<Open<'a>> {
+    async fn ask_redis<'a>(
+        &self,
+        questions: &'a Questions,
+        thoroughness: Thoroughness,
+        at: Moment,
+        tally: &mut Tally,
+    ) -> Vec<Open<'a>> {
         // Read before asking: a change that is pending now is not in the answer, even if it is delivered meanwhile.
         let trusted = !self.doubt.is_raised();
         // While Redis is left alone nothing is asked, and nothing counted.
@@ -127,7 +140,8 @@ impl Ledger {
                 Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
                 Err(_) => false,
             };
-            let untrusted = !trusted && asked.rule.statement.is_some();
+            let doubted = !trusted || thoroughness.doubts(&finding);
+            let untrusted = doubted && asked.rule.statement.is_some();
             if settled && !untrusted {
                 tally.note(place, asked, finding, Source::Redis);
             } else {
@@ -143,16 +157,19 @@ impl Ledger {
         questions: &Questions,
         open: Vec<Open<'_>>,
         claims: &Claims,
-        at: Moment,
+        (thoroughness, at): (Thoroughness, Moment),
         tally: &mut Tally,
     ) {
-        let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims));
+        let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims, thoroughness));
         let answers = join_all(answers).await;
         for (open, answer) in open.into_iter().zip(answers) {
             let Open { place, asked, redis } = open;
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
                 (Some((kept, recall)), Some(sql)) => {
-                    let finding = kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at));
+                    let finding = kept.and_then(|row| match thoroughness {
+                        Thoroughness::Usual => sql.deny_if.of_row(row.as_deref(), at),
+                        Thoroughness::Strict => sql.deny_if.of_row_strictly(row.as_deref(), at),
+                    });
                     let source = self.count_database(&finding, recall);
                     (finding, source)
                 }
@@ -181,10 +198,20 @@ impl Ledger {
     }
 
     /// `None` where the rule has no query.
-    async fn ask_row(&self, questions: &Questions, asked: &Asked, claims: &Claims) -> Option<(Kept, Recall)> {
+    async fn ask_row(
+        &self,
+        questions: &Questions,
+        asked: &Asked,
+        claims: &Claims,
+        thoroughness: Thoroughness,
+    ) -> Option<(Kept, Recall)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
-        Some(self.database.answer(statement, bound).await)
+        Some(match thoroughness {
+            Thoroughness::Usual => self.database.answer(statement, bound).await,
+            // An answer that is kept may be a second old.
+            Thoroughness::Strict => (self.database.query(statement, bound).await, Recall::Miss),
+        })
     }
 
     /// Counts an answer where it came from.

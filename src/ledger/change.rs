@@ -64,6 +64,33 @@ pub enum Change {
     Session {
         session: Box<str>,
     },
+    /// What a login has opened: verified tokens of one user. Not a revocation, and kept only by layouts that keep such.
+    Track {
+        user: User,
+        tokens: Vec<OpenedToken>,
+    },
+}
+
+/// A token that a service has just made.
+#[derive(Clone, PartialEq)]
+pub struct OpenedToken {
+    pub compact: Box<str>,
+    pub kind: TokenKind,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Shows nothing of the token.
+impl std::fmt::Debug for OpenedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OpenedToken({:?}, {} bytes)", self.kind, self.compact.len())
+    }
+}
+
+/// What a token is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenKind {
+    Access,
+    Refresh,
 }
 
 /// What is known of a token that is being revoked (read from it; it need not verify any more).

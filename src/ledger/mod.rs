@@ -23,6 +23,7 @@ pub mod redis;
 mod schema;
 pub mod sql;
 pub mod store;
+mod thoroughness;
 mod upkeep;
 mod write;
 
@@ -54,6 +55,7 @@ pub use redis::{RedisStore, RedisWrite};
 pub use rule::{Guards, Rule};
 pub use settings::{DatabaseSettings, LedgerSettings, RedisSettings};
 pub use store::StoreError;
+use thoroughness::Thoroughness;
 
 /// Three answers, not two: *could not ask* is neither yes nor no.
 #[derive(Clone, Debug, PartialEq)]
@@ -238,7 +240,13 @@ impl Ledger {
 
     /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
     pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        self.ask(questions, claims, now).await
+        self.ask(questions, claims, Thoroughness::Usual, now).await
+    }
+
+    /// As [`Ledger::find`], for a token that begets others: what the database can answer it is asked, whatever memory
+    /// and Redis say in the token's favour; and a token from before the last change of its user's status is void.
+    pub async fn find_strictly(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
+        self.ask(questions, claims, Thoroughness::Strict, now).await
     }
 
     /// How answers are found at present.

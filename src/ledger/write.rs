@@ -147,6 +147,9 @@ impl Writer {
                 let writes = self.natives().map(|native| native.revoked_write(&part, Some(now.until(end))));
                 (writes.collect(), true)
             }
+            Change::Track { user, tokens } => {
+                (self.track(&mut open, &track::Opened { user, tokens }, now).await?, false)
+            }
         };
         if self.redis && !writes.is_empty() {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
@@ -318,6 +321,11 @@ impl Writer {
                 fits("sid", session, LONGEST_ID)?;
                 (native, "sessions")
             }
+            Change::Track { user, tokens } => {
+                is_user(user)?;
+                tokens.iter().try_for_each(|token| fits("token", &token.compact, 64 * 1024))?;
+                (self.presets.iter().any(Preset::tracks), "what logins open")
+            }
         };
         if guarded.0 { Ok(()) } else { Err(ChangeError::NotGuarded(guarded.1)) }
     }
@@ -356,6 +364,7 @@ fn is_conflict(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool 
 }
 
 mod rows;
+mod track;
 
 #[cfg(test)]
 mod histories;

@@ -28,6 +28,10 @@ pub struct Exchange {
     pub(super) forwarded: Option<Instant>,
     /// Connections that were tried in vain.
     pub(super) attempts: usize,
+    /// The token that the body carries, where the route says that it is there.
+    pub(super) in_body: Option<String>,
+    /// Whether the body was read for that; a client that expects to be asked for it was asked.
+    pub(super) body_read: bool,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
     /// What the client was told.
@@ -50,6 +54,8 @@ impl Exchange {
             upstream: None,
             forwarded: None,
             attempts: 0,
+            in_body: None,
+            body_read: false,
             body_bytes: 0,
             status: 0,
             told: false,

@@ -1,12 +1,15 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
 //! [`door`] accepts, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
-//! [`exchange`] is what one request carries through the phases, [`forward`] is what the upstream receives.
+//! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
+//! phases, [`forward`] is what the upstream receives.
 
+mod body;
 mod door;
 mod exchange;
 mod forward;
 mod hygiene;
+mod judge;
 mod phases;
 pub mod settings;
 

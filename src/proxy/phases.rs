@@ -12,12 +12,10 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
 use super::exchange::{Exchange, RequestId};
+use super::judge::judge;
 use super::{Proxy, door, forward, hygiene};
 use crate::answer::{self, Answer};
-use crate::gate;
-use crate::target::{Ambiguity, Target};
-use crate::time::Timestamp;
-use crate::verdict::{Denial, DenyReason, Verdict};
+use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
 const ANSWERED: bool = true;
@@ -71,11 +69,14 @@ impl ProxyHttp for Proxy {
             let header = session.req_header();
             answer::denial(denial, &header.method, &header.headers, exchange.id.as_str())
         });
-        let malformed = matches!(&verdict, Err(Denial { reason: DenyReason::RequestAmbiguous(_), .. }));
+        // Who frames one request in two ways is not asked for another; nor is there one behind a body that was given up.
+        let broken = matches!(
+            &verdict,
+            Err(Denial { reason: DenyReason::RequestAmbiguous(_) | DenyReason::BodyTimeout, .. })
+        );
         exchange.verdict = Some(verdict);
         let Some(answer) = answer else { return Ok(GO_ON) };
-        if malformed {
-            // Who frames one request in two ways is not asked for another.
+        if broken {
             session.set_keepalive(None);
         }
         send(session, exchange, answer).await?;
@@ -196,37 +197,6 @@ impl ProxyHttp for Proxy {
     fn request_summary(&self, _: &Session, exchange: &Exchange) -> String {
         format!("request {}", exchange.id.as_str())
     }
-}
-
-/// One verdict for the request at hand.
-async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
-    let snapshot = &exchange.snapshot;
-    let deny = |reason| Denial { route: None, credential: None, reason };
-    hygiene::check(session, &snapshot.server.limits).map_err(deny)?;
-    let header = session.req_header();
-    let host = header.headers.get(header::HOST).map(|host| host.as_bytes());
-    let target = Target::read(header.raw_path(), host, snapshot.server.ambiguous);
-    let target = target.map_err(|Ambiguity(what)| deny(DenyReason::RequestAmbiguous(what)))?;
-    // RFC 9112 section 3.2. An absolute target does not make up for it: the service gets the origin form, and would
-    // not hear which host was judged.
-    if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
-        return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
-    }
-    let request = gate::Request {
-        method: &header.method,
-        target: &target,
-        headers: &header.headers,
-        websocket: hygiene::is_websocket(header),
-    };
-    let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
-    if !target.as_received {
-        // From here on there is only the path that was judged.
-        let judged = target.origin_form();
-        if session.req_header_mut().set_raw_path(judged.as_bytes()).is_err() {
-            return Err(deny(DenyReason::RequestAmbiguous("the request target cannot be forwarded")));
-        }
-    }
-    verdict
 }
 
 /// What the client is told of a failure; `None` when there is nobody to tell.

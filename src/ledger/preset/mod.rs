@@ -10,7 +10,10 @@
 
 mod invalid_users;
 mod native;
+mod track;
 pub(super) mod token_blacklist;
+
+pub(super) use track::TrackedToken;
 
 use std::collections::HashMap;
 use std::time::Duration;
