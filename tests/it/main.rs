@@ -33,6 +33,7 @@ mod ledger_pending;
 mod ledger_rules;
 mod ledger_starts;
 mod packaging;
+mod refresh;
 mod routes;
 mod seeing;
 mod support_selftest;
