@@ -8,6 +8,7 @@ use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use super::Snapshot;
+use super::observe::Held;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -34,6 +35,8 @@ pub struct Exchange {
     pub(super) body_read: bool,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
+    /// The answer, where it is held back until what it opens is stored.
+    pub(super) held: Option<Held>,
     /// What the client was told.
     pub(super) status: u16,
     told: bool,
@@ -57,6 +60,7 @@ impl Exchange {
             in_body: None,
             body_read: false,
             body_bytes: 0,
+            held: None,
             status: 0,
             told: false,
         }

@@ -11,7 +11,8 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 
 use super::exchange::Exchange;
-use crate::route::Access;
+use super::observe;
+use crate::route::{Access, Observer, Route};
 use crate::token::{self, Place};
 
 // As text, not as `HeaderName`: Pingora keeps the spelling of every name, and static text is kept without a copy.
@@ -46,6 +47,11 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
         // The body was asked for already, and is here.
         request.remove_header(&header::EXPECT);
     }
+    if exchange.grant().is_some_and(|grant| tracks(&grant.route))
+        && let Some(understood) = observe::accept_encoding(&request.headers)
+    {
+        request.insert_header(header::ACCEPT_ENCODING, understood)?;
+    }
     provenance(request, exchange)?;
     if let Some(credential) = exchange.grant().and_then(|grant| grant.credential.as_ref()) {
         for (name, value) in gate.identity.headers(&credential.stamps) {
@@ -53,6 +59,11 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
         }
     }
     Ok(())
+}
+
+/// Whether answers of this route may have to be read.
+fn tracks(route: &Route) -> bool {
+    route.settings.observers.iter().any(|observer| matches!(observer, Observer::Track(..)))
 }
 
 /// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.

@@ -13,7 +13,8 @@ use pingora::{ErrorSource, ErrorType};
 
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
-use super::{Proxy, door, forward, hygiene};
+use super::observe::UNRECORDED;
+use super::{Proxy, door, forward, hygiene, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
@@ -153,8 +154,26 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
             return Err(error.into_up());
         }
-        exchange.status = response.status.as_u16();
+        // An interim answer says nothing of how the request will end.
+        if !response.status.is_informational() {
+            observe::answered(session, response, exchange).await?;
+        }
+        // Of an answer that is held back the client has not heard yet.
+        exchange.status = if exchange.held.is_some() { 0 } else { response.status.as_u16() };
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if exchange.held.is_some() {
+            observe::collect(session, body, exchange)?;
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -174,8 +193,11 @@ impl ProxyHttp for Proxy {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
             exchange.status = CLIENT_WENT_AWAY;
         }
+        // An interim answer is none.
+        let silent = session.response_written().is_none_or(|head| head.status.is_informational());
         if let Some(reason) = reason
-            && session.response_written().is_none()
+            && silent
+            && !session.was_upgraded()
         {
             session.set_keepalive(None);
             let answer = answer::problem(&reason, id.as_str());
@@ -185,7 +207,15 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+        // The service has said everything, and the client has heard nothing of it.
+        if let Some(held) = exchange.held.take()
+            && error.is_none()
+            && matches!(observe::deliver(session, exchange, held).await, Ok(false))
+        {
+            let answer = answer::problem(&DenyReason::Unrecorded, exchange.id.as_str());
+            let _ = send(session, exchange, answer).await;
+        }
         exchange.finish(session);
     }
 
@@ -207,6 +237,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (_, other) if *other == UNRECORDED => Some(DenyReason::Unrecorded),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
         (_, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => {
