@@ -32,6 +32,7 @@ mod ledger_outages;
 mod ledger_pending;
 mod ledger_rules;
 mod ledger_starts;
+mod observers;
 mod packaging;
 mod refresh;
 mod routes;
