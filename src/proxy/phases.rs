@@ -87,12 +87,16 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
         let peer = grant.route.upstream.next();
+        let is_observed = !grant.route.settings.observers.is_empty();
         let mut peer = peer
             .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
         if hygiene::is_websocket(session.req_header()) {
             // A conversation may be silent for as long as it likes; the connection itself is watched by TCP.
             peer.options.read_timeout = None;
             session.set_read_timeout(None);
+        } else if is_observed {
+            // A page that logs out is often left at once: what the service answers is heard all the same.
+            session.as_mut().set_abort_on_close(false);
         }
         exchange.upstream = peer._address.as_inet().copied();
         exchange.forwarded.get_or_insert_with(Instant::now);

@@ -1,6 +1,7 @@
 //! `on_response`: what the service's own answers tell is stored before the client hears it.
 
 use std::io::Write;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
@@ -210,8 +211,19 @@ fn a_service_that_dies_and_a_client_that_leaves_in_the_middle_do_not_undo_a_logo
     raw.send(request(&left));
     raw.bytes(12);
     drop(raw);
+    // A page that is left in the moment of its logout does not wait for any answer.
+    let hasty = scene.issuer.good("alice");
+    scene.origin.forget();
+    scene.origin.answer(|_| Answer::ok().delayed(Duration::from_millis(300)));
+    let mut raw = scene.gateway.raw();
+    raw.send(request(&hasty));
+    eventually("the service has the request", || match scene.origin.requests().len() {
+        1 => Ok(()),
+        other => Err(other),
+    });
+    drop(raw);
     scene.origin.answer(|_| Answer::ok());
-    for token in [token, left] {
+    for token in [token, left, hasty] {
         becomes(&scene.gateway, &token, "401 token_revoked");
     }
 }
