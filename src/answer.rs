@@ -152,9 +152,7 @@ fn sentence(reason: &DenyReason) -> &str {
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
         DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
         DenyReason::BodyTimeout => "The request body did not come in time.",
-        DenyReason::BodyUnreadable => {
-            "The body must be JSON or a form, in UTF-8, and not compressed."
-        }
+        DenyReason::BodyUnreadable => "The body must be JSON or a form, in UTF-8, and not compressed.",
         DenyReason::Unrecorded => {
             "The service has answered, but what follows from it could not be stored; please try again."
         }

@@ -69,9 +69,8 @@ pub fn issuer(table: &mut Table<'_>, token: Option<&TokenSettings>) -> Option<Is
     let keys = source(table, issuer.as_ref(), algorithms.as_deref().unwrap_or_default());
     let longest = SECOND..=LONGEST_LIFE;
     let required = table.or("required", list(name), ["exp", "iat", "sub", "iss", "aud"]);
-    let refresh = table.table("refresh", |table| {
-        super::refresh::tokens(table, required.as_deref().unwrap_or_default())
-    });
+    let refresh = table
+        .table("refresh", |table| super::refresh::tokens(table, required.as_deref().unwrap_or_default()));
     let written = Written {
         realm: table.or("realm", parsed(realm), ""),
         leeway: table.or("leeway", duration(Duration::ZERO..=5 * MINUTE), "0s"),

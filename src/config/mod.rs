@@ -155,7 +155,8 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let routes = table.tables("routes", None, |table| routes::route(table, &around));
     present(table, &upstreams, routes.iter().filter_map(|route| route.value.as_ref()));
     let routes: Vec<_> = routes.into_iter().filter_map(|route| route.value).collect();
-    let routes = routes::resolve(table.reader, routes, ledger.on_outage, token.as_ref().map(|it| it.body_bytes));
+    let routes =
+        routes::resolve(table.reader, routes, ledger.on_outage, token.as_ref().map(|it| it.body_bytes));
     table.each_in_effect("routes", "name", routes.iter().flatten().map(|route| route.name.to_string()));
 
     let issuers: Vec<_> = issuers?.into_iter().map(|issuer| issuer.settings).collect();

@@ -45,7 +45,10 @@ fn observer(table: &mut Table<'_>, presets: &[Preset]) -> Option<Observer> {
                 tell("track", "`token_at` is missing: where does the answer hold its token?");
             }
             if !presets.iter().any(Preset::tracks) {
-                tell("track", "no preset of `ledger.presets` keeps sessions: add one that does, such as `token-blacklist`");
+                tell(
+                    "track",
+                    "no preset of `ledger.presets` keeps sessions: add one that does, such as `token-blacklist`",
+                );
             }
         }
     }

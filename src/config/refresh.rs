@@ -19,7 +19,8 @@ pub fn tokens(table: &mut Table<'_>, required: &[Box<str>]) -> Option<RefreshTok
     let required = match (table.has("required"), written) {
         (true, written) => written?,
         (false, _) => {
-            let of_refresh: Vec<Box<str>> = required.iter().filter(|claim| &***claim != "aud").cloned().collect();
+            let of_refresh: Vec<Box<str>> =
+                required.iter().filter(|claim| &***claim != "aud").cloned().collect();
             table.in_effect("required", of_refresh.iter().map(ToString::to_string).collect::<Vec<_>>());
             of_refresh
         }

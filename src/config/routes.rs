@@ -109,7 +109,9 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
         reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
     }
     of_refresh(table, written);
-    if written.auth == Some(Auth::Public) && observers::revokes(written.observers.as_deref().unwrap_or_default()) {
+    if written.auth == Some(Auth::Public)
+        && observers::revokes(written.observers.as_deref().unwrap_or_default())
+    {
         let message = "`revoke` does nothing on a public route: no token is looked at that could be revoked";
         reader.problem(&table.place("on_response"), message);
     }
@@ -129,7 +131,10 @@ fn of_refresh(table: &Table<'_>, written: &Written) {
             tell("auth", "a refresh route says where its token is: `token_from = \"body:refreshToken\"`");
         }
         (Some(Auth::Required | Auth::Optional | Auth::Public), true) => {
-            tell("token_from", "`token_from` is for routes with `auth = \"refresh\"`; elsewhere `[token] from` says");
+            tell(
+                "token_from",
+                "`token_from` is for routes with `auth = \"refresh\"`; elsewhere `[token] from` says",
+            );
         }
         _ => {}
     }

@@ -98,7 +98,8 @@ fn kind(headers: &HeaderMap) -> Result<Kind, DenyReason> {
     let essence = parts.next().unwrap_or_default().to_ascii_lowercase();
     let charset = |part: &str| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let utf8 = ["utf-8", "utf8", "us-ascii"].iter().any(|it| value.trim_matches('"').eq_ignore_ascii_case(it));
+        let utf8 =
+            ["utf-8", "utf8", "us-ascii"].iter().any(|it| value.trim_matches('"').eq_ignore_ascii_case(it));
         !name.trim().eq_ignore_ascii_case("charset") || utf8
     };
     if !parts.all(charset) {
@@ -145,7 +146,8 @@ mod tests {
         }
         let form = "application/x-www-form-urlencoded;charset=utf-8";
         assert_eq!(kind_of(&[(header::CONTENT_TYPE, form)]), Ok(Kind::Form));
-        for other in ["text/plain", "multipart/form-data; boundary=x", "application/json; charset=utf-16", ""] {
+        for other in ["text/plain", "multipart/form-data; boundary=x", "application/json; charset=utf-16", ""]
+        {
             assert_eq!(kind_of(&[(header::CONTENT_TYPE, other)]), Err(DenyReason::BodyUnreadable), "{other}");
         }
         assert_eq!(kind_of(&[]), Err(DenyReason::BodyUnreadable));

@@ -31,8 +31,10 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
     };
     let forbidden = gate.identity.forbidden(&request.headers, exchange.trusted);
     // What a service could take for the token, and nobody has judged.
-    let disguised =
-        request.headers.keys().filter(|name| gate.places.iter().chain(needed).any(|it| it.is_mimicked_by(name)));
+    let disguised = request
+        .headers
+        .keys()
+        .filter(|name| gate.places.iter().chain(needed).any(|it| it.is_mimicked_by(name)));
     let unwanted: Vec<HeaderName> = forbidden.chain(disguised).cloned().collect();
     for name in &unwanted {
         request.remove_header(name);

@@ -59,7 +59,9 @@ pub(super) async fn answered(
                 match Held::of(head, session.req_header(), track) {
                     Ok(Some(held)) => exchange.held = Some(held),
                     Ok(None) => {}
-                    Err(outcome) => Scene::of(session, exchange, Arc::clone(&route), Action::Track).tell(outcome),
+                    Err(outcome) => {
+                        Scene::of(session, exchange, Arc::clone(&route), Action::Track).tell(outcome)
+                    }
                 }
             }
             Observer::Revoke(..) | Observer::Track(..) => {}
@@ -124,7 +126,8 @@ fn presented(session: &Session, exchange: &Exchange) -> Option<String> {
     let query = target.split_once('?').map(|(_, query)| query);
     let found = token::find(places, &header.headers, query).ok()?;
     let found = token::with_body(found, exchange.in_body.as_deref()).ok()??;
-    let is_it = exchange.grant()?.credential.as_ref()?.fingerprint == Fingerprint::of(&Token::new(&found.compact));
+    let is_it =
+        exchange.grant()?.credential.as_ref()?.fingerprint == Fingerprint::of(&Token::new(&found.compact));
     is_it.then(|| found.compact.into_owned())
 }
 
@@ -141,7 +144,8 @@ impl Scene {
     fn of(session: &Session, exchange: &Exchange, route: Arc<Route>, action: Action) -> Self {
         let peer = session.client_addr().and_then(|address| address.as_inet()).copied();
         // The port is the peer's: of whom a proxy speaks for, only the address is known.
-        let port = peer.map_or(0, |peer| if peer.ip().to_canonical() == exchange.client { peer.port() } else { 0 });
+        let port =
+            peer.map_or(0, |peer| if peer.ip().to_canonical() == exchange.client { peer.port() } else { 0 });
         let client: IpAddr = exchange.client;
         Self {
             snapshot: Arc::clone(&exchange.snapshot),

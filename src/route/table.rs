@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::{Access, Route};
 use super::trie::Trie;
+use super::{Access, Route};
 
 /// All routes. The exact host wins over the wildcard with more labels, that over the one with fewer, that over none;
 /// within a host the literal segment wins over the parameter, that over the rest; then the named method over any.

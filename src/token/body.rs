@@ -34,7 +34,9 @@ impl BodyPlace {
         };
         match path.iter().all(|part| visible(part)) {
             true => Ok(Self { path: path.into(), pointer }),
-            false => Err("`body:` needs the name of a member, or a JSON pointer such as `/data/token`".into()),
+            false => {
+                Err("`body:` needs the name of a member, or a JSON pointer such as `/data/token`".into())
+            }
         }
     }
 }
@@ -67,8 +69,12 @@ pub fn find_in_form(places: &[BodyPlace], body: &str) -> Result<Option<String>, 
     if body.contains(';') {
         return Err(Conflict("the form has a bare semicolon"));
     }
-    let names: Vec<&str> =
-        places.iter().filter(|place| !place.pointer).filter_map(|place| place.path.first()).map(|it| &**it).collect();
+    let names: Vec<&str> = places
+        .iter()
+        .filter(|place| !place.pointer)
+        .filter_map(|place| place.path.first())
+        .map(|it| &**it)
+        .collect();
     let mut found = None;
     for (name, value) in parameters(body) {
         let name = percent_decoded(name)?;
@@ -160,16 +166,17 @@ mod tests {
     fn two_tokens_and_names_that_look_like_the_tokens_are_refused() {
         assert_eq!(json(&["token", "rt"], r#"{"rt":"a","token":"b"}"#), Err(TWO_TOKENS));
         assert_eq!(form(&["token"], "token=a&token=b"), Err(TWO_TOKENS));
-        for body in [
-            r#"{"TOKEN":"a"}"#,
-            r#"{"token":"a","Token":"b"}"#,
-            "{\"to\u{212a}en\":\"a\"}",
-        ] {
+        for body in [r#"{"TOKEN":"a"}"#, r#"{"token":"a","Token":"b"}"#, "{\"to\u{212a}en\":\"a\"}"] {
             assert_eq!(json(&["token"], body), Err(LOOKALIKE), "{body}");
         }
         assert_eq!(json(&["/data/token"], r#"{"data":{"Token":"a"}}"#), Err(LOOKALIKE));
-        for body in ["Refresh_Token=a", "refresh.token=a", "refresh+token=a", "refresh_token[]=a", "refresh_token%00=a"]
-        {
+        for body in [
+            "Refresh_Token=a",
+            "refresh.token=a",
+            "refresh+token=a",
+            "refresh_token[]=a",
+            "refresh_token%00=a",
+        ] {
             assert_eq!(form(&["refresh_token"], body), Err(LOOKALIKE), "{body}");
         }
         for body in [r#"{"token":1}"#, r#"{"token":["a"]}"#, r#"{"token":{"a":"b"}}"#] {

@@ -69,14 +69,13 @@ pub fn find<'a>(
 }
 
 /// What was found in the head of a request, together with what its body carries.
-pub fn with_body<'a>(
-    head: Option<Found<'a>>,
-    body: Option<&'a str>,
-) -> Result<Option<Found<'a>>, Conflict> {
+pub fn with_body<'a>(head: Option<Found<'a>>, body: Option<&'a str>) -> Result<Option<Found<'a>>, Conflict> {
     match (head, body) {
         (head, None) => Ok(head),
         (None, Some(body)) => Ok(Some(Found { compact: Cow::Borrowed(body), only_in_cookie: false })),
-        (Some(head), Some(body)) if *head.compact == *body => Ok(Some(Found { only_in_cookie: false, ..head })),
+        (Some(head), Some(body)) if *head.compact == *body => {
+            Ok(Some(Found { only_in_cookie: false, ..head }))
+        }
         (Some(_), Some(_)) => Err(TWO_TOKENS),
     }
 }

@@ -32,7 +32,9 @@ fn scene(sections: &[&str]) -> Scene {
 
 fn setup(issuer: &Issuer, origin: &Origin) -> Setup {
     let revoke = |what: &str| {
-        format!("name = \"{what}\"\npath = \"/{what}\"\nupstream = \"app\"\non_response = [{{ revoke = \"{what}\" }}]")
+        format!(
+            "name = \"{what}\"\npath = \"/{what}\"\nupstream = \"app\"\non_response = [{{ revoke = \"{what}\" }}]"
+        )
     };
     Gateway::guarding(issuer, origin)
         .route(&revoke("token"))
@@ -145,8 +147,10 @@ fn a_session_or_a_user_is_revoked_as_the_route_says() {
 #[test]
 fn every_place_and_spelling_of_a_token_is_revoked_as_it_was_presented() {
     let scene = scene(&[]);
-    let ways: [(&str, fn(&str) -> String); 2] =
-        [("/token", |token| format!("Cookie: x=1; access_token={token}")), ("/token", |token| format!("Authorization: bearer \t{token}"))];
+    let ways: [(&str, fn(&str) -> String); 2] = [
+        ("/token", |token| format!("Cookie: x=1; access_token={token}")),
+        ("/token", |token| format!("Authorization: bearer \t{token}")),
+    ];
     for (path, header) in ways {
         let token = scene.issuer.good("alice");
         assert_eq!(scene.gateway.request("POST", path, &[&header(&token)], b"").status, 200);
@@ -178,15 +182,22 @@ fn answers_without_a_body_old_clients_and_interim_answers_are_observed_as_well()
     assert_eq!(scene.verdict(&token), "200", "304 is none of 2xx");
 
     let mut raw = scene.gateway.raw();
-    raw.send(format!("POST /token HTTP/1.0\r\n{}\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n", bearer(&token)));
+    raw.send(format!(
+        "POST /token HTTP/1.0\r\n{}\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n",
+        bearer(&token)
+    ));
     assert_eq!(raw.response().status, 200);
     assert_eq!(scene.verdict(&token), "401 token_revoked");
 
     let token = scene.issuer.good("alice");
-    let interim = b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let interim =
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     scene.origin.answer(move |_| Answer { raw: Some(interim.to_vec()), ..Answer::ok() });
     let mut raw = scene.gateway.raw();
-    raw.send(format!("POST /token HTTP/1.1\r\n{}\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n", bearer(&token)));
+    raw.send(format!(
+        "POST /token HTTP/1.1\r\n{}\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n",
+        bearer(&token)
+    ));
     assert_eq!((raw.response().status, raw.response().status), (103, 200));
     scene.origin.answer(|_| Answer::ok());
     assert_eq!(scene.verdict(&token), "401 token_revoked");
@@ -201,7 +212,11 @@ fn a_service_that_dies_and_a_client_that_leaves_in_the_middle_do_not_undo_a_logo
     let dying = half.clone();
     scene.origin.answer(move |_| Answer { raw: Some(dying.clone()), ..Answer::ok().closing() });
     let token = scene.issuer.good("alice");
-    let request = |token: &str| format!("POST /token HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n");
+    let request = |token: &str| {
+        format!(
+            "POST /token HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {token}\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
     let mut raw = scene.gateway.raw();
     raw.send(request(&token));
     assert!(raw.try_response().is_err(), "the answer is cut off");
@@ -298,8 +313,12 @@ fn gzip(text: &str) -> Vec<u8> {
 fn what_a_login_opens_is_kept_before_the_client_has_it_however_the_answer_is_packed() {
     let redis = Redis::start();
     let scene = tracking(&redis, &[]);
-    let zlib = |text: &str| packed(ZlibEncoder::new(Vec::new(), Compression::fast()), text, |it| it.finish().unwrap());
-    let bare = |text: &str| packed(DeflateEncoder::new(Vec::new(), Compression::fast()), text, |it| it.finish().unwrap());
+    let zlib = |text: &str| {
+        packed(ZlibEncoder::new(Vec::new(), Compression::fast()), text, |it| it.finish().unwrap())
+    };
+    let bare = |text: &str| {
+        packed(DeflateEncoder::new(Vec::new(), Compression::fast()), text, |it| it.finish().unwrap())
+    };
     let plain = |text: &str| text.as_bytes().to_vec();
     type Packing<'a> = (Option<&'static str>, &'a dyn Fn(&str) -> Vec<u8>);
     let packings: [Packing; 4] =
@@ -404,7 +423,11 @@ fn a_login_that_cannot_be_kept_is_a_503_and_its_tokens_are_not_handed_out() {
         let mut client = scene.gateway.raw();
         client.send("POST /login HTTP/1.1\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
         let response = client.response();
-        assert_eq!((response.status, response.reason().as_str()), (503, "ledger_unavailable"), "chunked: {chunked}");
+        assert_eq!(
+            (response.status, response.reason().as_str()),
+            (503, "ledger_unavailable"),
+            "chunked: {chunked}"
+        );
         assert_eq!(response.header("set-cookie"), None);
         assert!(!response.text().contains(&refresh));
         postgres.restart();
@@ -425,8 +448,14 @@ fn a_service_that_dies_within_a_login_is_a_502_and_nothing_is_kept() {
     let scene = tracking(&redis, &[]);
     let (body, refresh) = scene.opened("7");
     let body = body.to_string();
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len() + 1);
-    scene.origin.answer(move |_| Answer { raw: Some(format!("{head}{body}").into_bytes()), ..Answer::ok().closing() });
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len() + 1
+    );
+    scene.origin.answer(move |_| Answer {
+        raw: Some(format!("{head}{body}").into_bytes()),
+        ..Answer::ok().closing()
+    });
     let response = scene.gateway.request("POST", "/login", &[], b"");
     assert_eq!((response.status, response.reason().as_str()), (502, "upstream_unavailable"));
     assert_eq!(redis.cmd(&["EXISTS", &format!("refresh_token:{refresh}")]), Reply::Integer(0));
@@ -458,7 +487,8 @@ fn a_slow_login_in_drips_is_held_whole_and_old_clients_get_it_as_well() {
     let scene = tracking(&redis, &[]);
     let (body, refresh) = scene.opened("7");
     let body = body.to_string();
-    let mut chunks = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    let mut chunks =
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
     for part in body.as_bytes().chunks(7) {
         chunks.extend(format!("{:x}\r\n", part.len()).into_bytes());
         chunks.extend(part);
@@ -470,8 +500,11 @@ fn a_slow_login_in_drips_is_held_whole_and_old_clients_get_it_as_well() {
     assert_eq!(raw::request(address, "POST", "/login", &[], b"").text(), body);
     assert_eq!(document(&redis, &format!("refresh_token:{refresh}"))["userId"], 7);
     // Close-delimited, for a client that knows no chunks.
-    let until_close = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{body}");
-    scene.origin.answer(move |_| Answer { raw: Some(until_close.clone().into_bytes()), ..Answer::ok().closing() });
+    let until_close =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{body}");
+    scene
+        .origin
+        .answer(move |_| Answer { raw: Some(until_close.clone().into_bytes()), ..Answer::ok().closing() });
     assert_eq!(raw::request(address, "POST", "/login", &[], b"").text(), body);
     assert_eq!(scene.observed("login", "track_session", "applied"), 2.0);
 }

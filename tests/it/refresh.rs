@@ -217,7 +217,9 @@ fn a_body_over_the_bound_is_a_413_whether_it_says_so_or_not() {
     let body = json!({ "refreshToken": scene.token("alice"), "pad": "x".repeat(1_000) }).to_string();
     assert_eq!(said(&scene.post(&[JSON], &body)), "413 body_too_large");
     let mut raw = scene.gateway.raw();
-    raw.send(format!("POST /refresh HTTP/1.1\r\nHost: a.test\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"));
+    raw.send(format!(
+        "POST /refresh HTTP/1.1\r\nHost: a.test\r\n{JSON}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ));
     raw.send(format!("{:x}\r\n{body}\r\n", body.len()));
     assert_eq!(raw.response().reason(), "body_too_large");
     raw.assert_closed();
@@ -254,10 +256,16 @@ fn refresh_tokens_differ_from_access_tokens_and_neither_passes_for_the_other() {
     let (issuer, origin) = (Issuer::new(Algorithm::ES256), Origin::start());
     let strict = Gateway::guarding(&issuer, &origin);
     let toml = strict.toml().replace("[[upstreams]]", &format!("{tokens}\n[[upstreams]]"));
-    let route = "[[routes]]\nname = \"refresh\"\npath = \"/refresh\"\nupstream = \"app\"\nauth = \"refresh\"\n";
+    let route =
+        "[[routes]]\nname = \"refresh\"\npath = \"/refresh\"\nupstream = \"app\"\nauth = \"refresh\"\n";
     let gateway = Gateway::start(&format!("{toml}\n{route}{BODY}\n"));
     let post = |token: &str| {
-        said(&gateway.request("POST", "/refresh", &[JSON], json!({ "refreshToken": token }).to_string().as_bytes()))
+        said(&gateway.request(
+            "POST",
+            "/refresh",
+            &[JSON],
+            json!({ "refreshToken": token }).to_string().as_bytes(),
+        ))
     };
     let refresh = issuer.token("alice", |claims| claims["aud"] = json!("https://auth.test"));
     // The same token first here and then there: what is known of it as one is not known of it as the other.
@@ -289,11 +297,17 @@ fn bad_tokens_are_refused_in_words_that_make_a_client_log_in_again() {
     assert!(challenge.starts_with("Bearer error=\"invalid_token\"") && challenge.contains("log in again"));
     for opaque in ["not-a-jwt", "b2b8f1a0c4e94d7f8a55"] {
         let response = scene.refresh(opaque);
-        assert_eq!((said(&response).as_str(), &response.json()["error"]), ("401 token_malformed", &json!("invalid_grant")));
+        assert_eq!(
+            (said(&response).as_str(), &response.json()["error"]),
+            ("401 token_malformed", &json!("invalid_grant"))
+        );
     }
     assert_eq!(said(&scene.refresh(&Issuer::new(Algorithm::HS256).good("alice"))), "401 token_issuer");
     let missing = scene.json(&json!({ "other": 1 }));
-    assert_eq!((said(&missing).as_str(), &missing.json()["error"]), ("401 token_missing", &json!("invalid_request")));
+    assert_eq!(
+        (said(&missing).as_str(), &missing.json()["error"]),
+        ("401 token_missing", &json!("invalid_request"))
+    );
     // An access token beside it is not what is asked for, and not looked at.
     let bearer = format!("Authorization: Bearer {expired}");
     let body = json!({ "refreshToken": scene.token("alice") }).to_string();
@@ -308,7 +322,10 @@ fn a_ban_a_logout_and_a_change_of_status_end_refresh_tokens() {
     assert_eq!(scene.verdict(&token), "200");
     scene.gateway.ban("alice");
     let banned = scene.refresh(&token);
-    assert_eq!((said(&banned).as_str(), &banned.json()["error"]), ("403 user_banned", &json!("invalid_grant")));
+    assert_eq!(
+        (said(&banned).as_str(), &banned.json()["error"]),
+        ("403 user_banned", &json!("invalid_grant"))
+    );
     scene.gateway.activate("alice");
     assert_eq!(scene.gateway.get("/x", Some(&token)).status, 200, "as an access token it is good again");
     let changed = scene.refresh(&token);
@@ -374,21 +391,30 @@ fn without_the_database_nobody_is_refreshed_and_nobody_is_logged_out() {
         other => Err(other.status),
     });
     assert_eq!(response.reason(), "ledger_unavailable");
-    assert_eq!((response.header("retry-after"), &response.json()["error"]), (Some("1"), &json!("temporarily_unavailable")));
+    assert_eq!(
+        (response.header("retry-after"), &response.json()["error"]),
+        (Some("1"), &json!("temporarily_unavailable"))
+    );
     assert_eq!(scene.verdict(&banned), "403 user_banned", "a known denial outweighs an outage");
 }
 
 #[test]
 fn the_services_refresh_token_is_not_taken_out_and_lookalikes_are() {
     let from = "token_from = [\"header:x-refresh\", \"cookie:rt\"]";
-    let scene = scene(from, &["[identity]\nforward_token = false", "[token]\nfrom = [\"header:authorization\", \"cookie:rt\"]"]);
+    let scene = scene(
+        from,
+        &["[identity]\nforward_token = false", "[token]\nfrom = [\"header:authorization\", \"cookie:rt\"]"],
+    );
     let token = scene.token("alice");
     let (header, cookie) = (format!("X-Refresh: {token}"), format!("Cookie: rt={token}"));
     let lookalike = format!("X_Refresh: {}", scene.token("mallory"));
     let bearer = format!("Authorization: Bearer {}", scene.issuer.good("alice"));
     assert_eq!(scene.post(&[&header, &cookie, &lookalike, &bearer], "").status, 200);
     let seen = scene.origin.only();
-    assert_eq!((seen.values("x-refresh"), seen.values("cookie")), (vec![token.clone()], vec![format!("rt={token}")]));
+    assert_eq!(
+        (seen.values("x-refresh"), seen.values("cookie")),
+        (vec![token.clone()], vec![format!("rt={token}")])
+    );
     assert!(seen.values("x_refresh").is_empty() && seen.values("authorization").is_empty());
 }
 

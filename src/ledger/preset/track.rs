@@ -66,6 +66,10 @@ impl SessionLayout for TokenBlacklist {
             "isRevoked": false,
         });
         let ttl = remaining(token.expires_at.map(|end| end.plus(context.leeway)), token.at);
-        vec![RedisWrite::Set { key: format!("{REFRESH_PREFIX}{}", token.compact), value: value.to_string(), ttl }]
+        vec![RedisWrite::Set {
+            key: format!("{REFRESH_PREFIX}{}", token.compact),
+            value: value.to_string(),
+            ttl,
+        }]
     }
 }

@@ -24,13 +24,8 @@ impl Writer {
     ) -> Result<Vec<RedisWrite>, ChangeError> {
         let mut writes = Vec::new();
         for OpenedToken { compact, kind, expires_at } in opened.tokens {
-            let token = TrackedToken {
-                compact,
-                kind: *kind,
-                user: opened.user,
-                expires_at: *expires_at,
-                at: now,
-            };
+            let token =
+                TrackedToken { compact, kind: *kind, user: opened.user, expires_at: *expires_at, at: now };
             for layout in self.presets.iter().filter_map(Preset::sessions) {
                 let rows = layout.tracked_rows(&token, &self.context);
                 for row in rows.map_err(|why| ChangeError::Invalid { field: "token", why })? {

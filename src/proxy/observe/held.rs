@@ -71,10 +71,14 @@ pub(in crate::proxy) fn collect(
     exchange.status = head.status.as_u16();
     tell(session, exchange, Outcome::TooLong);
     // There is no waiting here, and next to never a reason to: nothing else has been written since the request was read.
-    let written = tokio::task::unconstrained(session.write_response_header(Box::new(head), false)).now_or_never();
+    let written =
+        tokio::task::unconstrained(session.write_response_header(Box::new(head), false)).now_or_never();
     match written {
         Some(written) => written?,
-        None => return Error::e_explain(ErrorType::WriteError, "the client does not read").map_err(|it: Box<Error>| it.into_down()),
+        None => {
+            return Error::e_explain(ErrorType::WriteError, "the client does not read")
+                .map_err(|it: Box<Error>| it.into_down());
+        }
     }
     *part = Some(body.freeze());
     Ok(())

@@ -26,7 +26,8 @@ impl Encoding {
     /// `None` for what is not understood, and for what is no JSON by its own word.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let media_type = headers.get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap_or_default());
-        let essence = media_type.map(|it| it.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+        let essence =
+            media_type.map(|it| it.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
         if essence.is_some_and(|it| it != "application/json" && !it.ends_with("+json")) {
             return None;
         }
@@ -163,7 +164,11 @@ mod tests {
         ];
         for (encoding, packed) in packed {
             assert_eq!(encoding.decode(&packed, text.len()), Ok(text.clone()));
-            assert_eq!(encoding.decode(&packed, text.len() - 1), Err(Outcome::TooLong), "a bomb is not unpacked");
+            assert_eq!(
+                encoding.decode(&packed, text.len() - 1),
+                Err(Outcome::TooLong),
+                "a bomb is not unpacked"
+            );
             assert_eq!(encoding.decode(b"no such thing", 100), Err(Outcome::Unreadable));
         }
     }
