@@ -36,7 +36,7 @@ pub struct Exchange {
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
     /// The answer, where it is held back until what it opens is stored.
-    pub(super) held: Option<Held>,
+    pub(super) held: Option<Box<Held>>,
     /// What the client was told.
     pub(super) status: u16,
     told: bool,

@@ -57,7 +57,7 @@ pub(super) async fn answered(
             }
             Observer::Track(statuses, track) if statuses.contains(status) && exchange.held.is_none() => {
                 match Held::of(head, session.req_header(), track) {
-                    Ok(Some(held)) => exchange.held = Some(held),
+                    Ok(Some(held)) => exchange.held = Some(Box::new(held)),
                     Ok(None) => {}
                     Err(outcome) => {
                         Scene::of(session, exchange, Arc::clone(&route), Action::Track).tell(outcome)

@@ -215,7 +215,7 @@ impl ProxyHttp for Proxy {
         // The service has said everything, and the client has heard nothing of it.
         if let Some(held) = exchange.held.take()
             && error.is_none()
-            && matches!(observe::deliver(session, exchange, held).await, Ok(false))
+            && matches!(observe::deliver(session, exchange, *held).await, Ok(false))
         {
             let answer = answer::problem(&DenyReason::Unrecorded, exchange.id.as_str());
             let _ = send(session, exchange, answer).await;

@@ -67,7 +67,8 @@ pub(in crate::proxy) fn collect(
     if held.body.len() <= held.track.max_bytes {
         return Ok(());
     }
-    let Some(Held { head, body, .. }) = exchange.held.take() else { return Ok(()) };
+    let Some(held) = exchange.held.take() else { return Ok(()) };
+    let Held { head, body, .. } = *held;
     exchange.status = head.status.as_u16();
     tell(session, exchange, Outcome::TooLong);
     // There is no waiting here, and next to never a reason to: nothing else has been written since the request was read.
