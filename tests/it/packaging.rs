@@ -101,7 +101,7 @@ fn the_readmes_configuration_is_accepted() {
     assert_eq!(toml.len(), 3, "a whole file, and a rule and routes to add to it");
     let routes = blocks(&read("docs/configuration.md"), "toml").concat();
     assert!(routes.contains("track = "), "the routes of a login, a refresh and a logout");
-    let with_sessions = format!("[ledger]\npresets = [\"native\", \"token-blacklist\"]\n{routes}");
+    let with_sessions = format!("\n[ledger]\npresets = [\"native\", \"token-blacklist\"]\n{routes}");
     for text in [toml[0].clone(), toml.join("\n"), toml[0].clone() + &with_sessions] {
         fs::write(&file, text).unwrap();
         let output = Command::new(BINARY).arg("check").arg("-c").arg(&file).output().unwrap();
