@@ -13,6 +13,7 @@ mod attacks_credential;
 mod attacks_framing;
 mod attacks_headers;
 mod attacks_path;
+mod chaos;
 mod cli;
 mod control;
 mod dashboards;

@@ -1,0 +1,213 @@
+//! Three gateways under load while Redis is killed, flushed, paused and restarted from an old snapshot, and users are
+//! banned and activated at random: no request of a banned user passes later than the promised staleness, and no clean
+//! user is refused. `CHAOS_SECONDS` makes it last longer, `CHAOS_SEED` repeats what a failure printed.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::ledger_common::{World, patient, presets, verdict};
+use crate::support::gateway::Gateway;
+use crate::support::postgres::Postgres;
+use crate::support::redis::Redis;
+use crate::support::{pause, unique};
+
+/// `[ledger] max_staleness`, as it is unless told otherwise.
+const STALENESS: Duration = Duration::from_millis(500);
+const USERS: usize = 12;
+const ASKERS: usize = 4;
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Standing {
+    Clean,
+    Banned,
+    /// A change is under way.
+    Changing,
+}
+
+/// A user, with every change and the instant it was begun or acknowledged.
+struct Person {
+    name: String,
+    token: String,
+    history: Mutex<Vec<(Instant, Standing)>>,
+}
+
+impl Person {
+    fn note(&self, standing: Standing) {
+        self.history.lock().unwrap().push((Instant::now(), standing));
+    }
+
+    /// What was acknowledged at least [`STALENESS`] before `asked` and stood unchanged until now.
+    fn settled(&self, asked: Instant) -> Option<Standing> {
+        let (since, standing) = *self.history.lock().unwrap().last().unwrap();
+        (since + STALENESS <= asked && standing != Standing::Changing).then_some(standing)
+    }
+}
+
+/// Small and repeatable; nothing here needs better (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33;
+        usize::try_from(high).unwrap() % bound
+    }
+}
+
+#[derive(Default)]
+struct Tally {
+    passed: AtomicUsize,
+    refused: AtomicUsize,
+    unavailable: AtomicUsize,
+    faults: Mutex<Vec<String>>,
+}
+
+#[test]
+fn whatever_happens_to_redis_no_banned_user_passes_and_no_clean_user_is_refused() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let lasts = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(12));
+    let seed = number("CHAOS_SEED").unwrap_or_else(|| crate::support::now() | 1);
+    let (world, mut redis) = (World::new(), Redis::start());
+    let database = Postgres::shared().create_database();
+    database.psql(
+        "CREATE TABLE users (user_id text PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
+         status_updated_at timestamptz, last_security_action timestamptz)",
+    );
+    let people: Vec<Person> = (0..USERS).map(|_| person(&world)).collect();
+    for person in &people {
+        database.psql(&format!("INSERT INTO users (user_id) VALUES ('{}')", person.name));
+    }
+    let sections = [redis.config_toml(), patient(&database), presets(&["native", "invalid-users"])];
+    let setup = world.setup(&sections.each_ref().map(String::as_str)).log("level = \"info\"");
+    let gateways = [setup.start(), setup.start(), setup.start()];
+    let (tally, over) = (Tally::default(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for asker in 0..ASKERS {
+            let (people, gateways, tally, over) = (&people, &gateways, &tally, &over);
+            scope.spawn(move || {
+                let mut dice = Dice(seed.wrapping_mul(31).wrapping_add(asker as u64) | 1);
+                while !over.load(Ordering::Relaxed) {
+                    ask(&people[dice.below(USERS)], &gateways[dice.below(gateways.len())], tally);
+                }
+            });
+        }
+        let (people_, gateways_, over_) = (&people, &gateways, &over);
+        scope.spawn(move || {
+            let mut dice = Dice(seed | 1);
+            while !over_.load(Ordering::Relaxed) {
+                change(&people_[dice.below(USERS)], &gateways_[dice.below(gateways_.len())], &mut dice);
+                pause(Duration::from_millis(20));
+            }
+        });
+        let trouble = torment(&mut redis, Dice(seed.rotate_left(17) | 1), Instant::now() + lasts);
+        over.store(true, Ordering::Relaxed);
+        eprintln!("seed {seed}: {}", trouble.join(", "));
+    });
+    let faults = tally.faults.into_inner().unwrap();
+    let (passed, refused) = (tally.passed.into_inner(), tally.refused.into_inner());
+    let unavailable = tally.unavailable.into_inner();
+    eprintln!("{passed} passed, {refused} refused, {unavailable} unavailable");
+    assert!(
+        faults.is_empty(),
+        "CHAOS_SEED={seed}: {} faults, such as\n{}",
+        faults.len(),
+        faults[..faults.len().min(10)].join("\n")
+    );
+    assert!(passed > 100 && refused > 100, "too little happened: {passed} passed, {refused} refused");
+    // The database was well all the time: nobody was ever blind.
+    assert_eq!(unavailable, 0, "CHAOS_SEED={seed}");
+}
+
+fn person(world: &World) -> Person {
+    let name = unique("user-");
+    let token = world.issuer.good(&name);
+    Person { name, token, history: Mutex::new(vec![(Instant::now(), Standing::Clean)]) }
+}
+
+fn ask(person: &Person, gateway: &Gateway, tally: &Tally) {
+    let asked = Instant::now();
+    let before = person.settled(asked);
+    let verdict = verdict(gateway, &person.token);
+    let counted = match verdict.as_str() {
+        "200" => &tally.passed,
+        "403 user_banned" => &tally.refused,
+        "503 ledger_unavailable" => &tally.unavailable,
+        other => panic!("{other}"),
+    };
+    counted.fetch_add(1, Ordering::Relaxed);
+    // It must not have changed while the request was under way.
+    let standing = person.settled(asked).filter(|standing| Some(*standing) == before);
+    let wrong = match standing {
+        Some(Standing::Banned) => verdict == "200",
+        Some(Standing::Clean) => verdict == "403 user_banned",
+        Some(Standing::Changing) | None => false,
+    };
+    if wrong {
+        let (since, _) = *person.history.lock().unwrap().last().unwrap();
+        let (_, ready) = gateway.ready();
+        let late = asked - since;
+        tally
+            .faults
+            .lock()
+            .unwrap()
+            .push(format!("{standing:?} for {late:?}, and yet {verdict}; now {ready}"));
+    }
+}
+
+fn change(person: &Person, gateway: &Gateway, dice: &mut Dice) {
+    let (status, standing) =
+        if dice.below(2) == 0 { ("banned", Standing::Banned) } else { ("active", Standing::Clean) };
+    person.note(Standing::Changing);
+    gateway.set_status(&person.name, status);
+    person.note(standing);
+}
+
+/// Does one thing to Redis after the other until the time is over, and leaves it running.
+fn torment(redis: &mut Redis, mut dice: Dice, until: Instant) -> Vec<String> {
+    let mut done = Vec::new();
+    while Instant::now() < until {
+        // Time enough for memory to be believed again, now and then.
+        pause(Duration::from_millis(200 + 100 * dice.below(14) as u64));
+        let what = match dice.below(6) {
+            0 => {
+                redis.cmd(&["FLUSHALL"]);
+                "flushed"
+            }
+            1 => {
+                let stopped = redis.stop_cont();
+                pause(Duration::from_millis(100 + 100 * dice.below(12) as u64));
+                drop(stopped);
+                "paused"
+            }
+            2 => {
+                redis.cmd(&["FLUSHALL"]);
+                redis.cmd(&["SAVE"]);
+                redis.restart();
+                "restarted empty"
+            }
+            3 => {
+                redis.cmd(&["SAVE"]);
+                // What is changed meanwhile is lost with the process.
+                pause(Duration::from_millis(300));
+                redis.restart();
+                "restarted from an old snapshot"
+            }
+            4 => {
+                redis.kill();
+                pause(Duration::from_millis(100 + 100 * dice.below(12) as u64));
+                redis.restart();
+                "killed"
+            }
+            _ => {
+                redis.cmd(&["CLIENT", "KILL", "TYPE", "normal"]);
+                redis.cmd(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                "disconnected"
+            }
+        };
+        done.push(what.to_owned());
+    }
+    done
+}
