@@ -114,6 +114,14 @@ impl Template {
         })
     }
 
+    /// What all its keys begin with; empty where a placeholder comes first.
+    pub fn head(&self) -> &str {
+        match self.parts.first() {
+            Some(Part::Literal(literal)) => literal,
+            Some(Part::Field(_)) | None => "",
+        }
+    }
+
     /// The key for a token. Two different lists of values never give the same key.
     pub fn render(&self, claims: &Claims, token: &Token<'_>) -> Result<String, RenderError> {
         self.fill(|field| field.value(claims, token))

@@ -39,8 +39,8 @@ fn judge(serving: bool, health: &Health) -> (StatusCode, Readiness) {
     let all_up = health.database.up && health.redis.as_ref().is_none_or(|redis| redis.up);
     let (code, status) = match (serving, &health.mode) {
         (false, _) | (true, Mode::Blind) => (StatusCode::SERVICE_UNAVAILABLE, "not_ready"),
-        (true, Mode::Direct | Mode::Database) if all_up => (StatusCode::OK, "ready"),
-        (true, Mode::Direct | Mode::Database) => (StatusCode::OK, "degraded"),
+        (true, Mode::Coherent | Mode::Direct | Mode::Database) if all_up => (StatusCode::OK, "ready"),
+        (true, Mode::Coherent | Mode::Direct | Mode::Database) => (StatusCode::OK, "degraded"),
     };
     let none = Store { state: "none", latency_ms: None };
     let redis = health.redis.as_ref().map_or(none, Store::of);
@@ -72,6 +72,7 @@ mod tests {
 
     #[test]
     fn readiness_follows_the_stores_and_the_life_of_the_process() {
+        assert_eq!(status(true, Mode::Coherent, Some(true), true), "ready");
         assert_eq!(status(true, Mode::Direct, Some(true), true), "ready");
         assert_eq!(status(true, Mode::Database, None, true), "ready");
         assert_eq!(status(true, Mode::Database, Some(false), true), "degraded");

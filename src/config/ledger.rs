@@ -19,6 +19,8 @@ pub struct Written {
     pub presets: Option<Vec<Preset>>,
     rules: Option<Vec<Rule>>,
     answers: Option<usize>,
+    max_staleness: Option<Duration>,
+    heartbeat: Option<Duration>,
     /// `[ledger.memory] tokens`
     pub tokens: Option<usize>,
     /// What routes do unless they say otherwise.
@@ -45,6 +47,8 @@ impl Written {
             refresh_lifetime: longest(|issuer| issuer.refresh_lifetime, 7 * super::kinds::DAY),
             leeway: issuers.iter().map(|issuer| issuer.leeway).max().unwrap_or_default(),
             answers: self.answers?,
+            max_staleness: self.max_staleness?,
+            heartbeat: self.heartbeat?,
         })
     }
 }
@@ -107,6 +111,14 @@ fn database_url(text: &str) -> Result<String, String> {
 pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     let names = table.or("presets", list(placed(text)), ["native"]);
     let on_outage = table.or("on_outage", word(&ON_OUTAGE), "deny");
+    let max_staleness = table.or("max_staleness", duration(100 * MILLISECOND..=5 * SECOND), "500ms");
+    let heartbeat = table.or("heartbeat", duration(10 * MILLISECOND..=5 * SECOND), "100ms");
+    if let (Some(patience), Some(beat)) = (max_staleness, heartbeat)
+        && beat >= patience
+    {
+        let at = table.place("heartbeat");
+        table.reader.problem(&at, "`heartbeat` must be shorter than `max_staleness`");
+    }
     let (tokens, answers) = table.table("memory", |memory| {
         let tokens = memory.or("tokens", integer(1..=100_000_000), 100_000);
         (tokens, memory.or("answers", integer(1..=100_000_000), 1_000_000))
@@ -130,7 +142,7 @@ pub fn ledger(table: &mut Table<'_>, redis: bool) -> Written {
     if names.is_empty() && rules.as_ref().is_some_and(Vec::is_empty) {
         table.reader.warn(&table.place("presets"), "no presets and no rules: nothing can be revoked");
     }
-    Written { presets, rules, answers, tokens, on_outage }
+    Written { presets, rules, answers, max_staleness, heartbeat, tokens, on_outage }
 }
 
 /// The presets that exist, each once.

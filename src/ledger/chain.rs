@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 use super::breaker::Breaker;
 use super::condition::{Finding, Moment};
@@ -26,7 +27,7 @@ pub(super) struct Database {
 
 impl Database {
     /// The first row of a rule's query, from memory if somebody asked within the last second.
-    pub async fn answer(&self, statement: &Statement, bound: &Bound) -> (Kept, Recall) {
+    pub async fn answer(&self, statement: &Statement, bound: &Bound) -> (Kept, Recall, Instant) {
         self.memory.answer(bound.key, || self.query(statement, bound)).await
     }
 
@@ -46,7 +47,7 @@ impl Database {
 
 /// What is known so far. A known revocation outweighs an outage; of several the first rule's is told.
 #[derive(Default)]
-struct Tally {
+pub(super) struct Tally {
     denied: Option<(usize, Revocation)>,
     outage: Option<Outage>,
 }
@@ -57,7 +58,7 @@ impl Tally {
         let (reason, status) = match finding {
             Ok(Finding::Clear | Finding::Absent) => return,
             Ok(Finding::Denied) => (rule.reason.clone(), rule.status),
-            Ok(Finding::Because(why)) => (why.reason.into(), why.status),
+            Ok(Finding::Because(why)) => (why.reason().into(), why.status()),
             Err(error) => {
                 self.outage.get_or_insert_with(|| Outage {
                     rule: rule.name.clone(),
@@ -71,6 +72,28 @@ impl Tally {
         }
     }
 
+    /// Notes what settles a rule; what does not is returned.
+    pub fn settle<'a>(
+        &mut self,
+        place: usize,
+        asked: &'a Asked,
+        finding: Result<Finding, StoreError>,
+        source: Source,
+        trusted: bool,
+    ) -> Option<Open<'a>> {
+        let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
+        let settled = match &finding {
+            Ok(Finding::Absent) => !silent,
+            Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
+            Err(_) => false,
+        };
+        if !settled || (!trusted && asked.rule.statement.is_some()) {
+            return Some(Open { place, asked, redis: finding });
+        }
+        self.note(place, asked, finding, source);
+        None
+    }
+
     fn lookup(self) -> Lookup {
         match (self.denied, self.outage) {
             (Some((_, revocation)), _) => Lookup::Revoked(revocation),
@@ -81,7 +104,7 @@ impl Tally {
 }
 
 /// A rule that Redis did not settle.
-struct Open<'a> {
+pub(super) struct Open<'a> {
     place: usize,
     asked: &'a Asked,
     /// What Redis said, where it is not to be relied on or could not answer.
@@ -101,12 +124,25 @@ impl Ledger {
         }
         let at = Moment { issued_at: claims.issued_at(), now };
         let mut tally = Tally::default();
-        let open = self.ask_redis(questions, thoroughness, at, &mut tally).await;
+        let recalled = match thoroughness {
+            Thoroughness::Usual => self.recall(questions, at, &mut tally).await,
+            Thoroughness::Strict => None,
+        };
+        let (open, voucher) = match recalled {
+            Some((open, voucher)) => (open, Some(voucher)),
+            None => (self.ask_redis(questions, thoroughness, at, &mut tally).await, None),
+        };
+        let mut database_asked = None;
         // What Redis says against a credential is enough; the database need not be asked for more.
         if !open.is_empty() && tally.denied.is_none() {
-            self.ask_database(questions, open, claims, (thoroughness, at), &mut tally).await;
+            let at = (thoroughness, at);
+            database_asked = self.ask_database(questions, open, claims, at, &mut tally).await;
         }
-        tally.lookup()
+        let lookup = tally.lookup();
+        if let (Lookup::Live, Some(voucher)) = (&lookup, voucher) {
+            self.vouch(questions, voucher, database_asked);
+        }
+        lookup
     }
 
     /// One round trip. Answers that settle their rule go to `tally`, the others are returned.
@@ -134,24 +170,13 @@ impl Ledger {
             if asks && asked.reply.is_some() {
                 count(&self.metrics.redis, &finding);
             }
-            let silent = asked.reply.is_none() || asked.rule.silence() == IfAbsent::AskDatabase;
-            let settled = match &finding {
-                Ok(Finding::Absent) => !silent,
-                Ok(Finding::Clear | Finding::Denied | Finding::Because(_)) => true,
-                Err(_) => false,
-            };
-            let doubted = !trusted || thoroughness.doubts(&finding);
-            let untrusted = doubted && asked.rule.statement.is_some();
-            if settled && !untrusted {
-                tally.note(place, asked, finding, Source::Redis);
-            } else {
-                open.push(Open { place, asked, redis: finding });
-            }
+            let trusted = trusted && !thoroughness.doubts(&finding);
+            open.extend(tally.settle(place, asked, finding, Source::Redis, trusted));
         }
         open
     }
 
-    /// All open questions at once.
+    /// All open questions at once. Returns when the oldest of the answers was asked for.
     async fn ask_database(
         &self,
         questions: &Questions,
@@ -159,13 +184,14 @@ impl Ledger {
         claims: &Claims,
         (thoroughness, at): (Thoroughness, Moment),
         tally: &mut Tally,
-    ) {
+    ) -> Option<Instant> {
         let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims, thoroughness));
         let answers = join_all(answers).await;
+        let oldest = answers.iter().flatten().map(|(_, _, asked)| *asked).min();
         for (open, answer) in open.into_iter().zip(answers) {
             let Open { place, asked, redis } = open;
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
-                (Some((kept, recall)), Some(sql)) => {
+                (Some((kept, recall, _)), Some(sql)) => {
                     let finding = kept.and_then(|row| match thoroughness {
                         Thoroughness::Usual => sql.deny_if.of_row(row.as_deref(), at),
                         Thoroughness::Strict => sql.deny_if.of_row_strictly(row.as_deref(), at),
@@ -195,6 +221,7 @@ impl Ledger {
                 }
             }
         }
+        oldest
     }
 
     /// `None` where the rule has no query.
@@ -204,13 +231,15 @@ impl Ledger {
         asked: &Asked,
         claims: &Claims,
         thoroughness: Thoroughness,
-    ) -> Option<(Kept, Recall)> {
+    ) -> Option<(Kept, Recall, Instant)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
         Some(match thoroughness {
             Thoroughness::Usual => self.database.answer(statement, bound).await,
             // An answer that is kept may be a second old.
-            Thoroughness::Strict => (self.database.query(statement, bound).await, Recall::Miss),
+            Thoroughness::Strict => {
+                (self.database.query(statement, bound).await, Recall::Miss, Instant::now())
+            }
         })
     }
 
@@ -252,7 +281,7 @@ fn of_redis(
     }
 }
 
-fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
+pub(super) fn count(store: &StoreMetrics, finding: &Result<Finding, StoreError>) {
     match finding {
         Ok(Finding::Clear) => store.clear.inc(),
         Ok(Finding::Absent) => store.absent.inc(),

@@ -12,6 +12,11 @@ use super::rule::Condition;
 use super::sql::Row;
 use super::store::StoreError;
 use crate::time::Timestamp;
+use held::{Instant, Standing};
+
+pub(super) use held::{Held, Why};
+
+mod held;
 
 /// What a store said about one rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,19 +30,6 @@ pub(super) enum Finding {
     /// Denied, with a reason that the answer itself tells.
     Because(Why),
 }
-
-/// A reason found in an answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Why {
-    pub reason: &'static str,
-    pub status: u16,
-}
-
-const BANNED: Why = Why { reason: "user_banned", status: 403 };
-const DEACTIVATED: Why = Why { reason: "user_deactivated", status: 403 };
-const DELETED: Why = Why { reason: "user_deleted", status: 403 };
-const SECURITY_ACTION: Why = Why { reason: "user_security_action", status: 401 };
-const CUT_OFF: Why = Why { reason: "issued_before_cutoff", status: 401 };
 
 /// What Redis replied to the one command a condition needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,39 +49,45 @@ pub(super) struct Moment {
 impl Condition {
     /// Judges a reply of Redis.
     pub(super) fn of_reply(&self, reply: Reply<'_>, at: Moment) -> Result<Finding, StoreError> {
+        Ok(self.held(reply)?.judge(at))
+    }
+
+    /// What a reply of Redis says to whomever it may concern.
+    pub(super) fn held(&self, reply: Reply<'_>) -> Result<Held, StoreError> {
+        let same = |finding| Ok(Held::Same(finding));
         let bytes = match (self, reply) {
-            (_, Reply::Absent) => return Ok(Finding::Absent),
-            (Self::Missing | Self::Lacks(_), _) => return Ok(Finding::Clear),
-            (Self::Exists | Self::Contains(_) | Self::ContainsSorted(_), _) => return Ok(Finding::Denied),
-            (Self::UserStatus { .. }, Reply::Value(bytes)) => return Ok(status_word(bytes)),
-            (Self::UserStatus { .. }, Reply::Present) => return Ok(Finding::Denied),
+            (_, Reply::Absent) => return same(Finding::Absent),
+            (Self::Missing | Self::Lacks(_), _) => return same(Finding::Clear),
+            (Self::Exists | Self::Contains(_) | Self::ContainsSorted(_), _) => return same(Finding::Denied),
+            (Self::UserStatus { .. }, Reply::Value(bytes)) => return same(status_word(bytes)),
+            (Self::UserStatus { .. }, Reply::Present) => return same(Finding::Denied),
             (_, Reply::Present) => return Err(StoreError::malformed("a value was expected")),
             (_, Reply::Value(bytes)) => bytes,
         };
         let text = std::str::from_utf8(bytes).map_err(|_| StoreError::malformed("the value is not UTF-8"))?;
         match self {
-            Self::Equals(listed) | Self::Field { equals: listed, .. } => equals_text(listed, text),
+            Self::Equals(listed) | Self::Field { equals: listed, .. } => same(equals_text(listed, text)?),
             Self::Json { pointer, equals } => match json(text)?.pointer(pointer) {
-                None | Some(Value::Null) => Ok(Finding::Absent),
-                Some(found) => equals_value(equals, found),
+                None | Some(Value::Null) => same(Finding::Absent),
+                Some(found) => same(equals_value(equals, found)?),
             },
-            Self::IssuedBefore { pointer } if pointer.is_empty() => cut_off(&bare(text), at),
+            Self::IssuedBefore { pointer } if pointer.is_empty() => cut_off(&bare(text)),
             Self::IssuedBefore { pointer } => match json(text)?.pointer(pointer) {
-                None | Some(Value::Null) => Ok(Finding::Absent),
-                Some(found) => cut_off(found, at),
+                None | Some(Value::Null) => same(Finding::Absent),
+                Some(found) => cut_off(found),
             },
             Self::NativeUser => {
                 let Value::Object(user) = json(text)? else {
                     return Err(StoreError::malformed("a JSON object was expected"));
                 };
-                native_user(|name| user.get(name), "until", at)
+                native_user(|name| user.get(name), "until")
             }
             Self::Exists
             | Self::Missing
             | Self::Contains(_)
             | Self::Lacks(_)
             | Self::ContainsSorted(_)
-            | Self::UserStatus { .. } => Ok(Finding::Denied),
+            | Self::UserStatus { .. } => same(Finding::Denied),
         }
     }
 
@@ -115,12 +113,12 @@ impl Condition {
                 None => Ok(Finding::Clear),
                 Some(found) => equals_value(equals, found),
             },
-            Self::IssuedBefore { pointer } if pointer.is_empty() => cut_off(first()?, at),
+            Self::IssuedBefore { pointer } if pointer.is_empty() => Ok(cut_off(first()?)?.judge(at)),
             Self::IssuedBefore { pointer } => match document(first()?)?.pointer(pointer) {
                 None => Ok(Finding::Clear),
-                Some(found) => cut_off(found, at),
+                Some(found) => Ok(cut_off(found)?.judge(at)),
             },
-            Self::NativeUser => native_user(column, "until_at", at),
+            Self::NativeUser => Ok(native_user(column, "until_at")?.judge(at)),
             Self::UserStatus { status, status_updated_at, last_security_action } => {
                 let wanted = |name: &str| {
                     column(name)
@@ -137,36 +135,23 @@ impl Condition {
 }
 
 /// The preset `native`'s own record. A status we did not write is malformed, not harmless.
-fn native_user<'a>(
-    get: impl Fn(&str) -> Option<&'a Value>,
-    until: &str,
-    at: Moment,
-) -> Result<Finding, StoreError> {
+fn native_user<'a>(get: impl Fn(&str) -> Option<&'a Value>, until: &str) -> Result<Held, StoreError> {
     let status = match get("status") {
         None | Some(Value::Null) => "active",
         Some(Value::String(word)) => word.as_str(),
         Some(_) => return Err(StoreError::malformed("`status` is no word")),
     };
-    let instant_of = |name: &str| get(name).map_or(Ok(None), instant);
-    let over = instant_of(until)?.is_some_and(|until| until <= at.now);
-    let not_before = instant_of("not_before")?;
+    let instant_of = |name: &str| get(name).map_or(Ok(None), instant).map(Instant::of);
+    let (until, cut_off) = (instant_of(until)?, instant_of("not_before")?);
     let standing = match status {
-        "banned" => Some(BANNED),
-        "deactivated" => Some(DEACTIVATED),
-        "deleted" => Some(DELETED),
-        "active" | "security_action" => None,
-        _ => return Err(StoreError::malformed("`status` is none of the known words")),
+        "active" => Standing::Active,
+        _ => match standing(status) {
+            Some(Why::SecurityAction) => Standing::SecurityAction,
+            Some(why) => Standing::Blocked(why),
+            None => return Err(StoreError::malformed("`status` is none of the known words")),
+        },
     };
-    Ok(match (standing, not_before) {
-        (Some(why), _) if !over => Finding::Because(why),
-        // Without an instant there is nothing to compare with: the user is blocked.
-        (_, None) if status == "security_action" => Finding::Because(SECURITY_ACTION),
-        (_, Some(cut_off)) if void(cut_off, at) && status == "security_action" => {
-            Finding::Because(SECURITY_ACTION)
-        }
-        (_, Some(cut_off)) if void(cut_off, at) => Finding::Because(CUT_OFF),
-        _ => Finding::Clear,
-    })
+    Ok(Held::User { standing, until, cut_off })
 }
 
 /// A row of somebody else's user table. A status that is not among the five refuses with the rule's own reason: a
@@ -180,17 +165,17 @@ fn user_status(
     let Value::String(word) = status else { return Err(StoreError::malformed("the status is no word")) };
     let action = instant(action)?;
     let word = word.trim().to_ascii_lowercase();
-    if let Some(why) = standing(&word).filter(|why| *why != SECURITY_ACTION) {
+    if let Some(why) = standing(&word).filter(|why| *why != Why::SecurityAction) {
         return Ok(Finding::Because(why));
     }
     match word.as_str() {
         "security_action" => {
             let since = action.max(instant(updated_at)?);
             let voided = since.is_none_or(|since| void(since, at));
-            Ok(if voided { Finding::Because(SECURITY_ACTION) } else { Finding::Clear })
+            Ok(if voided { Finding::Because(Why::SecurityAction) } else { Finding::Clear })
         }
         // A user who is active again still had that action: tokens from before it stay void.
-        "active" if action.is_some_and(|since| void(since, at)) => Ok(Finding::Because(SECURITY_ACTION)),
+        "active" if action.is_some_and(|since| void(since, at)) => Ok(Finding::Because(Why::SecurityAction)),
         "active" => Ok(Finding::Clear),
         _ => Ok(Finding::Denied),
     }
@@ -198,10 +183,10 @@ fn user_status(
 
 fn standing(word: &str) -> Option<Why> {
     Some(match word {
-        "banned" => BANNED,
-        "deactivated" => DEACTIVATED,
-        "deleted" => DELETED,
-        "security_action" => SECURITY_ACTION,
+        "banned" => Why::Banned,
+        "deactivated" => Why::Deactivated,
+        "deleted" => Why::Deleted,
+        "security_action" => Why::SecurityAction,
         _ => return None,
     })
 }
@@ -218,11 +203,8 @@ fn void(cut_off: Timestamp, at: Moment) -> bool {
     at.issued_at.is_none_or(|issued_at| issued_at.seconds() <= cut_off.seconds())
 }
 
-fn cut_off(value: &Value, at: Moment) -> Result<Finding, StoreError> {
-    Ok(match instant(value)? {
-        Some(cut_off) if void(cut_off, at) => Finding::Denied,
-        _ => Finding::Clear,
-    })
+fn cut_off(value: &Value) -> Result<Held, StoreError> {
+    Ok(Held::CutOff(Instant::of(instant(value)?)))
 }
 
 /// Unix seconds or milliseconds (told apart by size: 10¹¹ seconds lie in the year 5138, 10¹¹ milliseconds in 1973), as

@@ -27,6 +27,9 @@ impl Ledger {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
+        if let Some(coherent) = &self.coherent {
+            tokio::spawn(Arc::clone(&coherent.link).keep(shutdown.clone()));
+        }
         let [probing, following, tending] = std::array::from_fn(|_| Arc::clone(self));
         let [first, second, third] = std::array::from_fn(|_| shutdown.clone());
         tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
@@ -42,6 +45,9 @@ impl Ledger {
             ticks.tick().await;
             let now = Timestamp::now();
             self.deliver_outbox().await;
+            if let Some(coherent) = &self.coherent {
+                self.metrics.memory_answers.set(coherent.kept());
+            }
             // While the database is left alone there is nothing to tend.
             if self.database.breaker.is_open() {
                 continue;
@@ -136,7 +142,7 @@ impl Ledger {
         if before != now {
             self.metrics.mode_changed(now);
             match now {
-                Mode::Direct => {
+                Mode::Coherent | Mode::Direct => {
                     tracing::info!(ledger.mode = now.word(), ledger.was = before.word(), "Ledger mode")
                 }
                 Mode::Database | Mode::Blind => {

@@ -26,6 +26,13 @@ pub type Kept = Result<Option<Arc<Row>>, StoreError>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key(u64, u64);
 
+impl Key {
+    /// Of two hashes of one thing, by two random seeds.
+    pub fn new(first: u64, second: u64) -> Self {
+        Self(first, second)
+    }
+}
+
 /// The kept answers.
 #[derive(Debug)]
 pub struct Memory {
@@ -61,7 +68,7 @@ impl Memory {
 
     /// What a question is kept under.
     pub fn key(&self, question: &impl Hash) -> Key {
-        Key(self.hashers.0.hash_one(question), self.hashers.1.hash_one(question))
+        Key::new(self.hashers.0.hash_one(question), self.hashers.1.hash_one(question))
     }
 
     /// Forgets everything, and the answers that are on their way: what was asked before a change says nothing after it.
@@ -70,12 +77,22 @@ impl Memory {
         self.answers.clear();
     }
 
-    /// The kept answer, or what `ask` finds out; one asks for all who want to know at the same time.
-    pub async fn answer<F: Future<Output = Kept>>(&self, key: Key, ask: impl Fn() -> F) -> (Kept, Recall) {
+    /// Counts the times that everything was forgotten.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The kept answer, or what `ask` finds out; one asks for all who want to know at the same time. And when it was
+    /// asked: the answer may be as old as that.
+    pub async fn answer<F: Future<Output = Kept>>(
+        &self,
+        key: Key,
+        ask: impl Fn() -> F,
+    ) -> (Kept, Recall, Instant) {
         let arrived = Instant::now();
         loop {
             let guard = match self.answers.get_value_or_guard_async(&key).await {
-                Ok(entry) if self.is_good(&entry, arrived) => return (entry.kept, Recall::Hit),
+                Ok(entry) if self.is_good(&entry, arrived) => return (entry.kept, Recall::Hit, entry.asked),
                 Ok(stale) => {
                     self.answers.remove_if(&key, |entry| entry.is(&stale));
                     continue;
@@ -89,7 +106,7 @@ impl Memory {
             // It fails when the entry was removed meanwhile; then nobody waits for it either.
             let _ = guard.insert(entry.clone());
             if self.is_good(&entry, arrived) {
-                return (entry.kept, Recall::Miss);
+                return (entry.kept, Recall::Miss, entry.asked);
             }
         }
     }

@@ -1,6 +1,8 @@
 //! What the ledger counts.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 
 use super::Mode;
 
@@ -12,8 +14,55 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
-    modes: [(Mode, IntGauge, IntCounter); 3],
+    pub(super) memory_answers: IntGauge,
+    pub(super) link: LinkMetrics,
+    modes: [(Mode, IntGauge, IntCounter); 4],
 }
+
+/// What is heard over the link.
+#[derive(Clone, Debug)]
+pub(super) struct LinkMetrics {
+    /// How late a push may have come at most.
+    pub push_lag: Histogram,
+    /// Names of changed keys.
+    pub pushes: IntCounter,
+    /// Names that nobody could be told of, because too many were waiting already.
+    pub pushes_dropped: IntCounter,
+    /// Times that everything kept was given up at once.
+    pub generations: IntCounter,
+}
+
+impl LinkMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let counter = |name: &str, help: &str| -> prometheus::Result<IntCounter> {
+            let made = IntCounter::new(name, help)?;
+            registry.register(Box::new(made.clone()))?;
+            Ok(made)
+        };
+        let push_lag = HistogramOpts::new("portcullis_push_lag_seconds", PUSH_LAG_HELP)
+            .buckets(PUSH_LAG_BUCKETS.to_vec());
+        let push_lag = Histogram::with_opts(push_lag)?;
+        registry.register(Box::new(push_lag.clone()))?;
+        Ok(Self {
+            push_lag,
+            pushes: counter("portcullis_pushes_total", PUSHES_HELP)?,
+            pushes_dropped: counter("portcullis_pushes_dropped_total", PUSHES_DROPPED_HELP)?,
+            generations: counter("portcullis_memory_generations_total", GENERATIONS_HELP)?,
+        })
+    }
+}
+
+/// Seconds.
+const PUSH_LAG_BUCKETS: [f64; 10] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
+const PUSH_LAG_HELP: &str = "Seconds from the sending of a fence to its answer, which Redis gives after every push that \
+    stood before it: no push came later than that. Also from a canary's writing to its push.";
+const PUSHES_HELP: &str =
+    "Names of changed keys that Redis pushed, other services' changes and expiries included.";
+const PUSHES_DROPPED_HELP: &str = "Pushed names that were not looked into, because too many waited. Memory heeds all \
+    of them; what looks for edits behind our back finds these later.";
+const GENERATIONS_HELP: &str = "Times that everything kept in memory was given up at once: a link made or lost, a \
+    flush, something that could not be understood.";
 
 /// One store's counters.
 #[derive(Clone, Debug)]
@@ -53,6 +102,11 @@ impl LedgerMetrics {
             "portcullis_outbox_pending",
             "Changes that the database holds and Redis has yet to be told. While it is not 0 the database is asked.",
         )?;
+        let memory_answers = IntGauge::new(
+            "portcullis_memory_answers",
+            "Answers of Redis kept in memory, those that are void by now included.",
+        )?;
+        registry.register(Box::new(memory_answers.clone()))?;
         registry.register(Box::new(outbox_pending.clone()))?;
         registry.register(Box::new(lookups.clone()))?;
         registry.register(Box::new(up.clone()))?;
@@ -74,7 +128,9 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
-            modes: [of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],
+            memory_answers,
+            link: LinkMetrics::register(registry)?,
+            modes: [of(Mode::Coherent), of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],
         })
     }
 

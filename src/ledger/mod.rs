@@ -8,16 +8,20 @@ pub mod preset;
 pub mod rule;
 pub mod settings;
 
+mod answers;
 mod breaker;
 mod chain;
+mod coherence;
 mod condition;
 mod foundation;
 mod keeper;
+mod link;
 mod memory;
 mod metrics;
 mod migrate;
 mod outbox;
 mod questions;
+mod recall;
 mod records;
 pub mod redis;
 mod schema;
@@ -31,15 +35,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
 use chain::Database;
 use foundation::Foundation;
+use link::authority::Believing;
 use memory::Memory;
 use outbox::Outbox;
 use questions::Rules;
+use recall::Coherent;
 use sql::SqlStore;
 use write::Writer;
 
@@ -105,6 +111,8 @@ pub struct Unaskable(pub Box<str>);
 /// How answers are found at present (SPEC: coherent, direct, database, blind).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mode {
+    /// Memory answers: it is known to say what Redis says.
+    Coherent,
     /// Each request asks Redis, and the database for what Redis leaves open.
     Direct,
     /// Redis is not there, is being left alone, or does not hold every change yet.
@@ -117,6 +125,7 @@ impl Mode {
     /// As in metrics, logs and `/readyz`.
     pub fn word(self) -> &'static str {
         match self {
+            Self::Coherent => "coherent",
             Self::Direct => "direct",
             Self::Database => "database",
             Self::Blind => "blind",
@@ -161,6 +170,8 @@ pub enum OpenError {
 pub struct Ledger {
     rules: Rules,
     redis: Option<Arc<RedisStore>>,
+    /// What is kept of Redis's answers; there is one where there is a Redis.
+    coherent: Option<Coherent>,
     database: Arc<Database>,
     writer: Writer,
     outbox: Outbox,
@@ -191,7 +202,7 @@ impl Ledger {
         let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
         // The presets' rules first: of several rules that deny, the first one's reason is told.
         let rules = presets.chain(settings.rules.iter().cloned()).collect();
-        let rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
+        let mut rules = Rules::compile(rules, sql.dialect(), settings.redis.is_some())?;
         let turned = Arc::new(Notify::new());
         let redis = match &settings.redis {
             None => None,
@@ -200,6 +211,9 @@ impl Ledger {
                 Some(RedisStore::open(redis, breaker).await.map_err(OpenError::Redis)?)
             }
         };
+        let coherent = redis.as_ref().map(|redis| {
+            Coherent::new(redis, Arc::new(Believing), &mut rules, settings, turned.clone(), &metrics)
+        });
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let writer = Writer {
@@ -213,6 +227,7 @@ impl Ledger {
         let ledger = Arc::new(Self {
             rules,
             redis,
+            coherent,
             database,
             writer,
             outbox,
@@ -226,6 +241,11 @@ impl Ledger {
         });
         ledger.probe_database_at_start().await;
         ledger.deliver_outbox().await;
+        if let (Some(coherent), Some(redis)) = (&ledger.coherent, &ledger.redis)
+            && !redis.breaker.is_open()
+        {
+            coherent.link.try_once().await;
+        }
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
@@ -238,20 +258,29 @@ impl Ledger {
         self.rules.questions(claims, token)
     }
 
-    /// Asks. One Redis round trip at most; the database only for what Redis leaves open.
+    /// Asks: memory while it is known to say what Redis says, else Redis, in one round trip; the database only for
+    /// what Redis leaves open.
     pub async fn find(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        self.ask(questions, claims, Thoroughness::Usual, now).await
+        // This is all that a request costs whose credential was good a moment ago.
+        if self.vouches(questions) {
+            return Lookup::Live;
+        }
+        // Boxed, so that the requests which need none of it do not carry it along.
+        Box::pin(self.ask(questions, claims, Thoroughness::Usual, now)).await
     }
 
-    /// As [`Ledger::find`], for a token that begets others: what the database can answer it is asked, whatever memory
-    /// and Redis say in the token's favour; and a token from before the last change of its user's status is void.
-    pub async fn find_strictly(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        self.ask(questions, claims, Thoroughness::Strict, now).await
+    /// The names of keys that changed in Redis under the rules' prefixes, from now on; they are hints, since a flush
+    /// names none and too many at once are dropped. `None` without Redis, or where somebody has taken them already.
+    pub fn pushes(&self) -> Option<mpsc::Receiver<Vec<u8>>> {
+        self.coherent.as_ref()?.link.pushes()
     }
 
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
-        if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open()) {
+        if self.is_coherent() {
+            Mode::Coherent
+        } else if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open())
+        {
             Mode::Direct
         } else if !self.database.breaker.is_open() {
             Mode::Database
@@ -374,12 +403,14 @@ impl LastMode {
     fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
         let code = match now {
             Mode::Direct => 0,
-            Mode::Database => 1,
-            Mode::Blind => 2,
+            Mode::Coherent => 1,
+            Mode::Database => 2,
+            Mode::Blind => 3,
         };
         match self.0.swap(code, ordering) {
             0 => Mode::Direct,
-            1 => Mode::Database,
+            1 => Mode::Coherent,
+            2 => Mode::Database,
             _ => Mode::Blind,
         }
     }

@@ -6,6 +6,8 @@ use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, Pipeline};
 
+use super::answers::Memo;
+use super::coherence::{Coherence, Slot};
 use super::memory::{Key, Memory};
 use super::rule::{Condition, Guards, IfAbsent, Rule};
 use super::sql::{Argument, Dialect, Statement};
@@ -83,6 +85,8 @@ pub(super) struct Rules {
     separators: Box<str>,
     /// Whether Redis is there to be asked.
     redis: bool,
+    /// Under which names answers of Redis are kept, where any are.
+    names: Option<Arc<Coherence>>,
 }
 
 impl Rules {
@@ -91,7 +95,17 @@ impl Rules {
             rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect::<Result<_, _>>()?;
         let literals = rules.iter().filter_map(|it| it.rule.redis.as_ref()).flat_map(|it| it.key.literals());
         let separators = literals.flat_map(str::chars).filter(|char| is_separator(*char)).collect::<String>();
-        Ok(Self { rules, separators: separators.into(), redis })
+        Ok(Self { rules, separators: separators.into(), redis, names: None })
+    }
+
+    /// From now on questions know where their answers are kept.
+    pub fn keep_answers(&mut self, names: Arc<Coherence>) {
+        self.names = Some(names);
+    }
+
+    /// The rules as they were given.
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> + Clone {
+        self.rules.iter().map(|compiled| &compiled.rule)
     }
 
     #[cfg(test)]
@@ -109,12 +123,20 @@ impl Rules {
             let other = twin.filter(|_| compiled.lists_tokens());
             [Some(*token), other].into_iter().flatten()
         };
+        let put = self.rules.iter().enumerate();
         let put =
-            self.rules.iter().flat_map(|compiled| spellings(compiled).map(move |token| (compiled, token)));
-        for (compiled, token) in put {
-            let (command, key) = match self.command(compiled, claims, &token) {
-                Ok(Some((command, key))) => (Some(command), compiled.writes_back().then(|| key.into())),
-                Ok(None) => (None, None),
+            put.flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
+        for (place, compiled, token) in put {
+            let (command, key, kept) = match self.command(compiled, claims, &token) {
+                Ok(Some((command, key))) => {
+                    let kept = self.names.as_ref().map(|names| Kept {
+                        slot: names.slot(key.as_bytes()),
+                        // Two rules may read different things from one reply.
+                        answer: names.key(&(place, command.get_packed_command())),
+                    });
+                    (Some(command), compiled.writes_back().then(|| key.into()), kept)
+                }
+                Ok(None) => (None, None, None),
                 // A token without `jti` cannot be on a list of `jti`s.
                 Err(RenderError::Missing(_)) if compiled.rule.guards != Guards::User => continue,
                 Err(error) => return Err(Unaskable(error.field().to_string().into())),
@@ -125,9 +147,13 @@ impl Rules {
             });
             let binds_token = compiled.statement.iter().flat_map(Statement::fields).any(Field::is_token);
             let token = binds_token.then(|| token.compact().into());
-            asked.push(Asked { rule: compiled.clone(), reply, key, token, sql: OnceLock::new() });
+            asked.push(Asked { rule: compiled.clone(), reply, kept, key, token, sql: OnceLock::new() });
         }
-        Ok(Questions { asked: asked.into(), pipeline: (!pipeline.is_empty()).then_some(pipeline) })
+        let mut slots: Vec<Slot> = asked.iter().filter_map(|asked| Some(asked.kept.as_ref()?.slot)).collect();
+        slots.sort_unstable();
+        slots.dedup();
+        let pipeline = (!pipeline.is_empty()).then_some(pipeline);
+        Ok(Questions { asked: asked.into(), pipeline, slots: slots.into(), memo: Memo::default() })
     }
 
     /// The one command that asks Redis. Also makes sure that the statement's placeholders have their values, so that
@@ -179,6 +205,10 @@ impl Rules {
 pub struct Questions {
     pub(super) asked: Box<[Asked]>,
     pub(super) pipeline: Option<Pipeline>,
+    /// Where the versions of all its keys are counted.
+    pub(super) slots: Box<[Slot]>,
+    /// That all answers were in its favour a moment ago.
+    pub(super) memo: Memo,
 }
 
 /// One rule, as put to the stores.
@@ -186,11 +216,18 @@ pub(super) struct Asked {
     pub rule: Arc<Compiled>,
     /// Which reply of the pipeline is its own.
     pub reply: Option<usize>,
+    pub kept: Option<Kept>,
     /// Kept only where an answer of the database is kept in Redis.
     key: Option<Box<str>>,
     /// Kept only where the query binds it.
     token: Option<Box<str>>,
     sql: OnceLock<Arc<Bound>>,
+}
+
+/// Where an answer of Redis is kept, and where its key's version is counted.
+pub(super) struct Kept {
+    pub slot: Slot,
+    pub answer: Key,
 }
 
 impl Asked {

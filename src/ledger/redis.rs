@@ -1,20 +1,21 @@
 //! Redis: one multiplexed connection per process, kept by a background task; all questions of a request in one round
 //! trip; writes as compare-and-set by database version.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{IntoConnectionInfo as _, Pipeline, RedisError, Value};
+use redis::{IntoConnectionInfo as _, Pipeline, ProtocolVersion, RedisError, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
+use super::coherence::Coherence;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
@@ -39,6 +40,8 @@ pub struct RedisStore {
     broken: Notify,
     pub(super) breaker: Breaker,
     latency_micros: AtomicU64,
+    /// What has to hear of writes at once, so that whoever wrote reads what they have written.
+    pub(super) memory: OnceLock<Arc<Coherence>>,
 }
 
 impl RedisStore {
@@ -60,6 +63,7 @@ impl RedisStore {
             broken: Notify::new(),
             breaker,
             latency_micros: AtomicU64::new(0),
+            memory: OnceLock::new(),
         });
         // A server that is loading lets us in and answers nothing yet: only a probe tells.
         let probed = match store.connect().await {
@@ -109,8 +113,12 @@ impl RedisStore {
         if pipeline.is_empty() {
             return Ok(());
         }
-        let replies = self.round_trip(&pipeline).await?;
-        replies.into_iter().try_for_each(|reply| match reply {
+        let written = self.round_trip(&pipeline).await;
+        // Also after an error: what was not heard of may have happened. Others are told by Redis itself.
+        if let Some(memory) = self.memory.get() {
+            writes.iter().for_each(|write| memory.changed(write.key().as_bytes()));
+        }
+        written?.into_iter().try_for_each(|reply| match reply {
             Value::ServerError(error) => Err(StoreError::unavailable(error.code())),
             _ => Ok(()),
         })
@@ -145,6 +153,26 @@ impl RedisStore {
             Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
             _ => Ok(()),
         }
+    }
+
+    /// Changes a key for the link to hear of. `false` where the server does not let us.
+    pub(super) async fn write_canary(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(1);
+        pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(60_000);
+        let reply = self.round_trip(&pipeline).await?.pop();
+        Ok(!matches!(reply, None | Some(Value::ServerError(_))))
+    }
+
+    /// A client for the link, to the same server: only in RESP3 does a connection carry pushes among answers.
+    pub(super) fn pushing_client(&self) -> Result<redis::Client, StoreError> {
+        let info = self.client.get_connection_info().clone();
+        let speaking = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        redis::Client::open(info.set_redis_settings(speaking)).map_err(|error| of_error(&error))
+    }
+
+    /// How long one round trip may take.
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// How long Redis takes to answer.
@@ -273,7 +301,7 @@ pub(super) fn reply(value: &Value) -> Result<Reply<'_>, StoreError> {
 }
 
 /// The error of a server that cannot answer anything, as opposed to a key of the wrong type or one it must not read.
-fn outage(reply: &Value) -> Option<StoreError> {
+pub(super) fn outage(reply: &Value) -> Option<StoreError> {
     match reply {
         // Only the code: the details may repeat a key.
         Value::ServerError(error)
@@ -286,7 +314,7 @@ fn outage(reply: &Value) -> Option<StoreError> {
 }
 
 /// The code or kind alone: an error's text may repeat addresses, user names and keys.
-fn of_error(error: &RedisError) -> StoreError {
+pub(super) fn of_error(error: &RedisError) -> StoreError {
     if error.is_timeout() {
         return StoreError::Timeout;
     }

@@ -16,8 +16,12 @@ pub struct LedgerSettings {
     pub refresh_lifetime: Duration,
     /// How long past its `exp` some issuer's token is still accepted.
     pub leeway: Duration,
-    /// How many database answers are kept in memory.
+    /// How many answers of each store are kept in memory.
     pub answers: usize,
+    /// How long memory may be believed without a sign of life from Redis.
+    pub max_staleness: Duration,
+    /// How often a sign of life is asked for; shorter than `max_staleness`.
+    pub heartbeat: Duration,
 }
 
 #[derive(Clone, PartialEq)]

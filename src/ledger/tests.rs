@@ -69,10 +69,14 @@ fn as_services_do() -> Vec<Rule> {
 }
 
 async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, CancellationToken) {
-    let settings = LedgerSettings {
+    open(settings(server.map(Server::settings), rules)).await
+}
+
+fn settings(redis: Option<RedisSettings>, rules: Vec<Rule>) -> LedgerSettings {
+    LedgerSettings {
         presets: Vec::new(),
         rules,
-        redis: server.map(Server::settings),
+        redis,
         database: DatabaseSettings {
             url: "sqlite::memory:".into(),
             max_connections: 1,
@@ -83,13 +87,19 @@ async fn ledger(server: Option<&Server>, rules: Vec<Rule>) -> (Arc<Ledger>, Canc
         refresh_lifetime: Duration::from_secs(900),
         leeway: Duration::ZERO,
         answers: 1000,
-    };
+        max_staleness: Duration::from_millis(500),
+        heartbeat: Duration::from_millis(100),
+    }
+}
+
+async fn open(settings: LedgerSettings) -> (Arc<Ledger>, CancellationToken) {
     let shutdown = CancellationToken::new();
     let metrics = LedgerMetrics::register(&prometheus::Registry::new()).expect("metrics");
     (Ledger::open(&settings, metrics, shutdown.clone()).await.expect("a ledger"), shutdown)
 }
 
 async fn find(ledger: &Ledger, subject: &str) -> Lookup {
+    coherent::all_pushes_are_heard(ledger).await;
     let claims = claims(subject);
     let questions = ledger.questions(&claims, &Token::new(TOKEN)).expect("askable");
     ledger.find(&questions, &claims, Timestamp::from_seconds(200)).await
@@ -160,7 +170,7 @@ async fn a_key_of_the_wrong_type_or_content_is_an_outage_of_that_answer_only() {
     for _ in 0..20 {
         assert_eq!(reason(&find(&ledger, "7").await), "unknown");
     }
-    assert_eq!(ledger.mode(), Mode::Direct, "the server itself is well");
+    assert_eq!(ledger.mode(), Mode::Coherent, "the server itself is well");
     assert_eq!(find(&ledger, "8").await, Lookup::Live);
 }
 
@@ -171,26 +181,28 @@ async fn redis_killed_is_an_outage_at_once_and_redis_back_is_asked_again() {
     assert_eq!(find(&ledger, "7").await, Lookup::Live);
     server.kill();
     assert_eq!(reason(&find(&ledger, "7").await), "unknown");
-    assert_ne!(ledger.mode(), Mode::Direct);
+    assert!(!matches!(ledger.mode(), Mode::Coherent | Mode::Direct));
     assert_eq!(ledger.health().redis.map(|redis| redis.up), Some(false));
     server.restart().await;
     server.cli(&["SADD", "invalid_users", "7"]).await;
     eventually("Redis is asked again", async || reason(&find(&ledger, "7").await) == "in_set").await;
-    assert_eq!(ledger.mode(), Mode::Direct);
+    eventually("memory follows it", async || ledger.mode() == Mode::Coherent).await;
 }
 
 #[tokio::test]
 async fn a_server_that_refuses_is_left_alone() {
     let server = Server::start().await;
     let (ledger, _shutdown) = ledger(Some(&server), as_services_do()).await;
-    server.cli(&["ACL", "SETUSER", "default", "off"]).await;
-    // A connection that is logged in stays so: it has to be cut for the refusal to be seen.
+    // Connections that are logged in stay so: they have to be cut for the refusal to be seen.
     let link = ledger.redis.as_ref().expect("Redis");
     let mut quit = ::redis::Pipeline::new();
+    quit.cmd("ACL").arg(&["SETUSER", "default", "off"]);
+    quit.cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]);
     quit.cmd("QUIT");
     let _ = link.ask(&quit).await;
     eventually("it is left alone", async || {
-        reason(&find(&ledger, "7").await) == "unknown" && ledger.mode() != Mode::Direct
+        reason(&find(&ledger, "7").await) == "unknown"
+            && !matches!(ledger.mode(), Mode::Coherent | Mode::Direct)
     })
     .await;
 }
@@ -369,3 +381,5 @@ fn looking_settles_the_doubts_from_before_and_not_one_raised_meanwhile() {
     doubt.settle(looked);
     assert!(doubt.is_raised());
 }
+
+mod coherent;

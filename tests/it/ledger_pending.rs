@@ -46,7 +46,7 @@ fn a_ban_that_redis_could_not_take_is_enforced_by_everybody_and_delivered_later(
     pair.redis.cmd(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     for gateway in pair.gateways() {
         metric_becomes(gateway, "portcullis_outbox_pending", 0.0);
-        readiness_becomes(gateway, 200, "ready", "direct");
+        readiness_becomes(gateway, 200, "ready", "coherent");
         assert_eq!(verdict(gateway, &banned), "403 user_banned");
         assert_eq!(verdict(gateway, &unbanned), "200");
         assert_eq!(verdict(gateway, &token), "401 token_revoked");
@@ -69,7 +69,7 @@ fn a_change_while_redis_is_dead_is_delivered_when_it_is_back() {
     metric_becomes(&pair.here, "portcullis_outbox_pending", 1.0);
     pair.redis.restart();
     for gateway in pair.gateways() {
-        readiness_becomes(gateway, 200, "ready", "direct");
+        readiness_becomes(gateway, 200, "ready", "coherent");
         metric_becomes(gateway, "portcullis_outbox_pending", 0.0);
     }
     assert_eq!(text(&pair.redis, "invalid_user:7").as_deref(), Some("banned"));
@@ -102,7 +102,7 @@ fn of_changes_at_the_same_time_the_newest_wins_in_the_database_in_redis_and_in_t
     });
     for gateway in pair.gateways() {
         metric_becomes(gateway, "portcullis_outbox_pending", 0.0);
-        readiness_becomes(gateway, 200, "ready", "direct");
+        readiness_becomes(gateway, 200, "ready", "coherent");
     }
     for user in &users {
         let row = pair
@@ -165,7 +165,7 @@ fn a_flushed_redis_and_an_empty_one_lift_no_ban() {
         pair.redis.restart();
         check(&pair);
         for gateway in pair.gateways() {
-            readiness_becomes(gateway, 200, "ready", "direct");
+            readiness_becomes(gateway, 200, "ready", "coherent");
         }
         check(&pair);
         pair.here.activate("8");

@@ -26,7 +26,7 @@ fn a_gateway_that_starts_before_redis_asks_the_database_until_redis_is_there() {
     assert_eq!((status, &answer["redis"]), (202, &json!("pending")));
     assert_eq!(verdict(&gateway, &token), "403 user_banned");
     redis.restart();
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     assert_eq!(verdict(&gateway, &token), "403 user_banned");
     assert_eq!(gateway.metric("portcullis_outbox_pending"), Some(0.0));
 }
@@ -59,7 +59,7 @@ fn a_gateway_that_starts_before_its_database_looks_at_the_tables_once_they_are_t
         started.map(|gateway| gateway.join().unwrap())
     });
     readiness_becomes(&alone, 503, "not_ready", "blind");
-    readiness_becomes(&both, 200, "degraded", "direct");
+    readiness_becomes(&both, 200, "degraded", "coherent");
     let (good, banned) = (world.issuer.good("7"), world.issuer.good("8"));
     assert_eq!(verdict(&alone, &good), "503 ledger_unavailable");
     assert_eq!(verdict(&both, &good), "503 ledger_unavailable", "Redis is silent, and silence is ignorance");
@@ -83,7 +83,7 @@ fn a_gateway_that_starts_before_its_database_looks_at_the_tables_once_they_are_t
     }
     assert_eq!(postgres.psql_of(&name, "SELECT status FROM users WHERE user_id = 7"), "active");
     readiness_becomes(&alone, 200, "ready", "database");
-    readiness_becomes(&both, 200, "ready", "direct");
+    readiness_becomes(&both, 200, "ready", "coherent");
 
     // A database without our tables is no database to ask, until it has them.
     eventually("the operator is told what to do", || match bare.log() {

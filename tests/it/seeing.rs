@@ -140,6 +140,7 @@ fn every_metric_has_its_series_from_the_first_second() {
         "portcullis_verdicts_total{reason=\"ledger_unavailable\",route=\"all\",verdict=\"allow\"} 0",
         "portcullis_verdicts_total{reason=\"no_route\",route=\"(none)\",verdict=\"deny\"} 0",
         "portcullis_mode{mode=\"database\"} 1",
+        "portcullis_mode{mode=\"coherent\"} 0",
         "portcullis_mode{mode=\"direct\"} 0",
         "portcullis_store_up{store=\"database\"} 1",
         "portcullis_reloads_total{outcome=\"applied\"} 0",

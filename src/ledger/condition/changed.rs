@@ -3,7 +3,7 @@
 //! A user who was banned and is active again was perhaps not the only one who held the old tokens. Short-lived ones have
 //! ended by then; one that is good for a week is void, and its user logs in once more.
 
-use super::{CUT_OFF, Condition, Finding, Moment, instant};
+use super::{Condition, Finding, Moment, Why, instant};
 use crate::ledger::sql::Row;
 use crate::ledger::store::StoreError;
 use crate::time::Timestamp;
@@ -27,7 +27,7 @@ impl Condition {
         let value = row.into_iter().flatten().find(|(name, _)| name == column).map(|(_, value)| value);
         let changed = value.map_or(Ok(None), instant)?;
         match (finding, changed) {
-            (Finding::Clear, Some(changed)) if precedes(changed, at) => Ok(Finding::Because(CUT_OFF)),
+            (Finding::Clear, Some(changed)) if precedes(changed, at) => Ok(Finding::Because(Why::CutOff)),
             (finding, _) => Ok(finding),
         }
     }
@@ -59,7 +59,7 @@ mod tests {
         let active = |changed: Value| [("status", json!("active")), ("changed_at", changed)];
         // Milliseconds, as our own table keeps them.
         let changed = active(json!(1_700_000_100_000_i64));
-        assert_eq!(judged(1_700_000_099, &changed), Finding::Because(CUT_OFF));
+        assert_eq!(judged(1_700_000_099, &changed), Finding::Because(Why::CutOff));
         assert_eq!(judged(1_700_000_100, &changed), Finding::Clear, "the same second");
         assert_eq!(judged(1_700_000_099, &active(Value::Null)), Finding::Clear, "never changed");
         assert_eq!(judged(1_700_000_099, &[("status", json!("active"))]), Finding::Clear);
@@ -68,6 +68,6 @@ mod tests {
     #[test]
     fn a_denial_keeps_its_own_word() {
         let row = [("status", json!("banned")), ("changed_at", json!(1_700_000_100_000_i64))];
-        assert_eq!(judged(1, &row), Finding::Because(super::super::BANNED));
+        assert_eq!(judged(1, &row), Finding::Because(Why::Banned));
     }
 }

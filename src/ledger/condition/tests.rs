@@ -101,25 +101,25 @@ fn a_token_without_iat_does_not_survive_a_cut_off() {
     let condition = Condition::IssuedBefore { pointer: "".into() };
     assert_eq!(condition.of_reply(Reply::Value(b"1"), unsaid), Ok(Denied));
     let user = Condition::NativeUser.of_reply(Reply::Value(br#"{"not_before":1}"#), unsaid);
-    assert_eq!(user, Ok(Because(CUT_OFF)));
+    assert_eq!(user, Ok(Because(Why::CutOff)));
 }
 
 #[test]
 fn the_native_record_says_why() {
     let native = |json: &str| reply(&Condition::NativeUser, json);
-    assert_eq!(native(r#"{"status":"banned"}"#), Ok(Because(BANNED)));
+    assert_eq!(native(r#"{"status":"banned"}"#), Ok(Because(Why::Banned)));
     assert_eq!(native(r#"{"status":"banned","until":200}"#), Ok(Clear));
-    assert_eq!(native(r#"{"status":"banned","until":201}"#), Ok(Because(BANNED)));
+    assert_eq!(native(r#"{"status":"banned","until":201}"#), Ok(Because(Why::Banned)));
     assert_eq!(
         native(r#"{"status":"banned","until":"1970-01-01T00:03:00Z","not_before":150}"#),
-        Ok(Because(CUT_OFF))
+        Ok(Because(Why::CutOff))
     );
-    assert_eq!(native(r#"{"status":"deactivated","until":null}"#), Ok(Because(DEACTIVATED)));
-    assert_eq!(native(r#"{"status":"deleted"}"#), Ok(Because(DELETED)));
-    assert_eq!(native(r#"{"status":"security_action","not_before":100}"#), Ok(Because(SECURITY_ACTION)));
+    assert_eq!(native(r#"{"status":"deactivated","until":null}"#), Ok(Because(Why::Deactivated)));
+    assert_eq!(native(r#"{"status":"deleted"}"#), Ok(Because(Why::Deleted)));
+    assert_eq!(native(r#"{"status":"security_action","not_before":100}"#), Ok(Because(Why::SecurityAction)));
     assert_eq!(native(r#"{"status":"security_action","not_before":99}"#), Ok(Clear));
-    assert_eq!(native(r#"{"status":"security_action"}"#), Ok(Because(SECURITY_ACTION)));
-    assert_eq!(native(r#"{"status":"active","not_before":100,"version":3}"#), Ok(Because(CUT_OFF)));
+    assert_eq!(native(r#"{"status":"security_action"}"#), Ok(Because(Why::SecurityAction)));
+    assert_eq!(native(r#"{"status":"active","not_before":100,"version":3}"#), Ok(Because(Why::CutOff)));
     assert_eq!(native(r#"{"status":"active"}"#), Ok(Clear));
     assert!(native(r#"{"status":"banned","until":"soon"}"#).is_err());
     let columns = json!({"status": "banned", "reason": null, "until_at": 150, "not_before": null});
@@ -137,14 +137,14 @@ fn a_status_of_an_existing_table_says_why() {
         row(&condition, json!({"status": status, "at": at, "action": action}))
     };
     assert_eq!(user(json!("active"), json!(1), json!(null)), Ok(Clear));
-    assert_eq!(user(json!("active"), json!(150), json!(100)), Ok(Because(SECURITY_ACTION)));
-    assert_eq!(user(json!("BANNED"), json!(1), json!(null)), Ok(Because(BANNED)));
+    assert_eq!(user(json!("active"), json!(150), json!(100)), Ok(Because(Why::SecurityAction)));
+    assert_eq!(user(json!("BANNED"), json!(1), json!(null)), Ok(Because(Why::Banned)));
     assert_eq!(user(json!("security_action"), json!(99), json!(null)), Ok(Clear));
-    assert_eq!(user(json!("security_action"), json!(99), json!(100)), Ok(Because(SECURITY_ACTION)));
-    assert_eq!(user(json!("security_action"), json!(null), json!(null)), Ok(Because(SECURITY_ACTION)));
+    assert_eq!(user(json!("security_action"), json!(99), json!(100)), Ok(Because(Why::SecurityAction)));
+    assert_eq!(user(json!("security_action"), json!(null), json!(null)), Ok(Because(Why::SecurityAction)));
     assert_eq!(user(json!("suspended"), json!(1), json!(null)), Ok(Denied));
     assert!(user(json!(null), json!(1), json!(null)).is_err());
-    assert_eq!(reply(&condition, "deleted"), Ok(Because(DELETED)));
+    assert_eq!(reply(&condition, "deleted"), Ok(Because(Why::Deleted)));
     assert_eq!(reply(&condition, "1"), Ok(Denied));
     assert_eq!(condition.of_reply(Reply::Value(b"\xff"), AT), Ok(Denied));
 }

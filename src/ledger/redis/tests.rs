@@ -15,8 +15,12 @@ pub(in crate::ledger) struct Server {
 
 impl Server {
     pub(in crate::ledger) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    pub(in crate::ledger) async fn start_with(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let child = Self::spawn(&directory.path().join("redis.sock"), &[]);
+        let child = Self::spawn(&directory.path().join("redis.sock"), more);
         let server = Self { directory, child };
         server.answers().await;
         server
@@ -35,7 +39,13 @@ impl Server {
             .expect("redis-server is installed")
     }
 
-    fn socket(&self) -> PathBuf {
+    /// `STOP` makes it hang without a word, `CONT` goes on.
+    pub(in crate::ledger) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    pub(in crate::ledger) fn socket(&self) -> PathBuf {
         self.directory.path().join("redis.sock")
     }
 

@@ -28,6 +28,18 @@ pub enum RedisWrite {
     },
 }
 
+impl RedisWrite {
+    /// The key it changes.
+    pub fn key(&self) -> &str {
+        match self {
+            Self::Set { key, .. }
+            | Self::Delete { key }
+            | Self::AddMember { key, .. }
+            | Self::RemoveMember { key, .. } => key,
+        }
+    }
+}
+
 /// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one.
 pub(super) fn version_key(key: &str, member: &str) -> String {
     let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };

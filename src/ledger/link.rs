@@ -1,0 +1,311 @@
+//! The link: one connection to Redis over which it pushes the names of changed keys, and over which memory is filled.
+//!
+//! One connection for both, and torn down as a whole: answers of one server and pushes of another would never meet. It
+//! speaks RESP3 and is tracked by prefix (`CLIENT TRACKING … BCAST`), so that keys nobody has read yet are told of too.
+//! Nothing here is needed for an answer: without the link every request asks Redis over the ledger's other connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use backon::BackoffBuilder as _;
+use parking_lot::Mutex;
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, Value};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::coherence::{Coherence, Tick};
+use super::metrics::LinkMetrics;
+use super::redis::{RedisStore, of_error};
+use super::rule::Rule;
+use super::settings::LedgerSettings;
+use super::store::StoreError;
+use authority::Authority;
+use canary::Canary;
+use ear::Ear;
+use handshake::Probe;
+
+pub mod authority;
+mod canary;
+mod ear;
+mod handshake;
+mod prefixes;
+
+/// A server that can push nothing is asked again after so long; one that is away much sooner.
+const REFUSED: Duration = Duration::from_secs(10);
+const AWAY: Duration = Duration::from_secs(1);
+
+/// The link, for as long as the ledger lives; its connections come and go.
+pub struct Link {
+    redis: Arc<RedisStore>,
+    coherence: Arc<Coherence>,
+    authority: Arc<dyn Authority>,
+    prefixes: Box<[Box<str>]>,
+    probes: Box<[Probe]>,
+    heartbeat: Duration,
+    lease: Duration,
+    pub(super) ear: Arc<Ear>,
+    names: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
+    current: ArcSwapOption<MultiplexedConnection>,
+    /// Whether a question has gone unanswered since the last fence: nobody else should have to wait for that.
+    hushed: AtomicBool,
+    /// Rung when the mode may have changed.
+    turned: Arc<Notify>,
+    metrics: LinkMetrics,
+}
+
+/// Why there is no link, or not any more.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum Trouble {
+    /// The server will not do what coherence needs, until somebody changes it.
+    #[error("{0}")]
+    Refused(String),
+    #[error("no sign of life")]
+    Silent,
+    #[error(transparent)]
+    Away(#[from] StoreError),
+}
+
+impl Trouble {
+    fn refused(what: impl std::fmt::Display) -> Self {
+        Self::Refused(what.to_string())
+    }
+}
+
+/// A read over the link, begun under one generation; see [`Link::begin`].
+pub struct Reading {
+    connection: Arc<MultiplexedConnection>,
+    generation: u64,
+}
+
+impl Link {
+    /// Makes the link, not connected yet.
+    pub fn new<'a>(
+        redis: Arc<RedisStore>,
+        coherence: Arc<Coherence>,
+        authority: Arc<dyn Authority>,
+        rules: impl Iterator<Item = &'a Rule> + Clone,
+        settings: &LedgerSettings,
+        turned: Arc<Notify>,
+        metrics: LinkMetrics,
+    ) -> Arc<Self> {
+        let (ear, names) = Ear::new(Arc::clone(&coherence), metrics.clone());
+        Arc::new(Self {
+            redis,
+            coherence,
+            authority,
+            prefixes: prefixes::of(rules.clone()),
+            probes: handshake::probes(rules),
+            heartbeat: settings.heartbeat,
+            lease: settings.max_staleness,
+            ear: Arc::new(ear),
+            names: Mutex::new(Some(names)),
+            current: ArcSwapOption::empty(),
+            hushed: AtomicBool::new(false),
+            turned,
+            metrics,
+        })
+    }
+
+    /// The names of changed keys under the rules' prefixes, from now on. They are hints: when nobody takes them fast
+    /// enough some are dropped, and a flush names none. `None` when they have been taken already.
+    pub fn pushes(&self) -> Option<mpsc::Receiver<Vec<u8>>> {
+        let names = self.names.lock().take();
+        if names.is_some() {
+            self.ear.follow();
+        }
+        names
+    }
+
+    /// Whether memory may be believed at `now`.
+    pub fn is_live(&self, now: Tick) -> bool {
+        self.coherence.holds(now)
+    }
+
+    /// Begins a read whose answers may be kept; `None` where there is nobody to read from just now. Versions have to be
+    /// captured after this and before [`Link::read`].
+    pub fn begin(&self) -> Option<Reading> {
+        if self.hushed.load(Ordering::Relaxed) {
+            return None;
+        }
+        // The connection first: see `Link::stands`.
+        let connection = self.current.load_full()?;
+        Some(Reading { connection, generation: self.coherence.generation() })
+    }
+
+    /// Puts questions over the link, and the authority's with them. `None` where no answers came, or where they come
+    /// from a Redis that is not to be believed.
+    pub async fn read(&self, reading: &Reading, mut questions: Pipeline) -> Option<Vec<Value>> {
+        let before = self.authority.ask(&mut questions);
+        let mut connection = MultiplexedConnection::clone(&reading.connection);
+        let asking = connection.send_packed_commands(&questions, 0, questions.len());
+        let Ok(Ok(mut replies)) = timeout(self.redis.timeout(), asking).await else {
+            self.hushed.store(true, Ordering::Relaxed);
+            return None;
+        };
+        let watermark = replies.pop()?;
+        (replies.len() + 1 == questions.len() && self.authority.believes(before, &watermark))
+            .then_some(replies)
+    }
+
+    /// Whether a reading's answers may be kept: the connection is still the one in use, and the generation the same.
+    /// A connection takes its place *before* it counts the generation up, so that nobody can have captured the new
+    /// generation and still read over the old connection.
+    pub fn stands(&self, reading: &Reading) -> bool {
+        let current = self.current.load();
+        current.as_ref().is_some_and(|current| Arc::ptr_eq(current, &reading.connection))
+            && self.coherence.generation() == reading.generation
+    }
+
+    /// Connects if Redis is there just now, so that a gateway begins with its memory believed; else the background
+    /// task does, when it is.
+    pub async fn try_once(&self) {
+        if let Err(trouble) = self.connect().await {
+            self.drop_connection();
+            tracing::debug!(%trouble, "No link yet");
+        }
+    }
+
+    /// The background task: connects, fences, and connects again, until `shutdown`.
+    pub async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
+        let () = shutdown.run_until_cancelled(self.keep_forever()).await.unwrap_or_default();
+        self.drop_connection();
+    }
+
+    async fn keep_forever(&self) {
+        let mut told = None;
+        let mut delays = delays();
+        loop {
+            let began = Instant::now();
+            let connected = if self.current.load().is_some() { Ok(()) } else { self.connect().await };
+            let trouble = match connected {
+                Ok(()) => {
+                    tracing::info!("Memory follows Redis");
+                    told = None;
+                    self.follow().await
+                }
+                Err(trouble) => trouble,
+            };
+            self.drop_connection();
+            if told.as_ref() != Some(&trouble) {
+                tracing::warn!(cause = %trouble, "Memory does not follow Redis: every request asks it");
+            }
+            if began.elapsed() > AWAY {
+                delays = self::delays();
+            }
+            let delay = match trouble {
+                Trouble::Refused(_) => REFUSED.mul_f64(rand::random_range(0.5..1.5)),
+                Trouble::Silent | Trouble::Away(_) => delays.next().unwrap_or(AWAY),
+            };
+            told = Some(trouble);
+            sleep(delay).await;
+        }
+    }
+
+    async fn connect(&self) -> Result<(), Trouble> {
+        let client = self.redis.pushing_client()?;
+        let ear = Arc::clone(&self.ear);
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.patience()))
+            // Fences are waited for as long as it takes, and questions as long as `[redis] timeout` says.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(1024)
+            // The closure itself, not a channel: it must have run before a later answer is handed out.
+            .set_push_sender(move |push| {
+                ear.hear(push);
+                Ok::<(), std::convert::Infallible>(())
+            });
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connection.map_err(|error| of_error(&error))?;
+        let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
+        shaken.await.map_err(|_| Trouble::Silent)??;
+        let connection = Arc::new(connection);
+        self.current.store(Some(Arc::clone(&connection)));
+        self.ear.everything_changed();
+        self.fence(&connection).await
+    }
+
+    /// Fences over the connection in use until it is of no use any more.
+    async fn follow(&self) -> Trouble {
+        let Some(connection) = self.current.load_full() else { return Trouble::Silent };
+        let mut beats = interval(self.heartbeat);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut canary = Canary::later();
+        loop {
+            tokio::select! {
+                _ = beats.tick() => {}
+                () = self.ear.alarm.notified() => {}
+            }
+            let beat = async {
+                if canary.is_due() {
+                    self.probe(&connection).await?;
+                    canary = Canary::fly(&self.redis, &self.ear, &self.coherence);
+                }
+                // It has to be written before the fence is sent, for the fence to prove anything.
+                let written = canary.is_written();
+                self.fence(&connection).await?;
+                if written { canary.judge(&self.ear, &self.metrics).await } else { Ok(()) }
+            };
+            if let Err(trouble) = beat.await {
+                return trouble;
+            }
+        }
+    }
+
+    /// Asks for a sign of life. Its answer means that every change up to the asking has been heard of.
+    async fn fence(&self, connection: &MultiplexedConnection) -> Result<(), Trouble> {
+        let (sent, generation) = (self.coherence.now(), self.coherence.generation());
+        let mut questions = Pipeline::with_capacity(2);
+        questions.cmd("ROLE");
+        let before = self.authority.ask(&mut questions);
+        let mut asked = connection.clone();
+        let asking = asked.send_packed_commands(&questions, 0, questions.len());
+        tokio::pin!(asking);
+        let replies = match timeout(self.lease, &mut asking).await {
+            Ok(replies) => replies,
+            Err(_) => {
+                // The lease is over by now; a stalled server gets as long again to come back to us.
+                self.turned.notify_one();
+                timeout(self.lease, asking).await.map_err(|_| Trouble::Silent)?
+            }
+        };
+        let replies = replies.map_err(|error| of_error(&error))?;
+        let [role, watermark] = &*replies else {
+            return Err(StoreError::malformed("not one reply for each command").into());
+        };
+        handshake::is_master(role)?;
+        let was_live = self.is_live(self.coherence.now());
+        if self.authority.believes(before, watermark) {
+            self.coherence.fenced(sent, generation);
+            self.hushed.store(false, Ordering::Relaxed);
+            self.metrics.push_lag.observe(self.coherence.now().since(sent).as_secs_f64());
+        } else if was_live {
+            // What was read from it so far is not to be believed either, not even when it has been put right.
+            self.ear.everything_changed();
+        }
+        if was_live != self.is_live(self.coherence.now()) {
+            self.turned.notify_one();
+        }
+        Ok(())
+    }
+
+    fn drop_connection(&self) {
+        self.current.store(None);
+        self.ear.everything_changed();
+        self.turned.notify_one();
+    }
+
+    /// A handshake is several round trips, with TLS some more.
+    fn patience(&self) -> Duration {
+        self.redis.timeout().saturating_mul(10).max(Duration::from_secs(1))
+    }
+}
+
+fn delays() -> impl Iterator<Item = Duration> {
+    let delays =
+        backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
+    delays.with_max_delay(AWAY).without_max_times().build()
+}
