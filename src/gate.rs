@@ -29,7 +29,7 @@ pub struct Request<'a> {
     /// Whether this is a WebSocket handshake.
     pub websocket: bool,
     /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
-    pub in_body: Option<&'a str>,
+    pub in_body: Option<Token<'a>>,
 }
 
 /// What a token is good for, by the route it is presented to.

@@ -12,6 +12,7 @@ use crate::gate;
 use crate::route::{Access, Refresh, Route};
 use crate::target::{Ambiguity, Target};
 use crate::time::Timestamp;
+use crate::token::Token;
 use crate::verdict::{Denial, DenyReason, Verdict};
 
 /// One verdict for the request at hand.
@@ -35,7 +36,7 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
         target: &target,
         headers: &header.headers,
         websocket: hygiene::is_websocket(header),
-        in_body: exchange.in_body.as_deref(),
+        in_body: exchange.in_body.as_deref().map(Token::new),
     };
     let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
     if !target.as_received {

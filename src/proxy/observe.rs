@@ -125,7 +125,7 @@ fn presented(session: &Session, exchange: &Exchange) -> Option<String> {
     let target = std::str::from_utf8(header.raw_path()).ok()?;
     let query = target.split_once('?').map(|(_, query)| query);
     let found = token::find(places, &header.headers, query).ok()?;
-    let found = token::with_body(found, exchange.in_body.as_deref()).ok()??;
+    let found = token::with_body(found, exchange.in_body.as_deref().map(Token::new)).ok()??;
     let is_it =
         exchange.grant()?.credential.as_ref()?.fingerprint == Fingerprint::of(&Token::new(&found.compact));
     is_it.then(|| found.compact.into_owned())

@@ -185,6 +185,28 @@ mod tests {
         assert!(form(&["token"], "a=1;token=b").is_err() && form(&["token"], "token=%zz").is_err());
     }
 
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_body_holds_no_empty_token_is_found_and_nothing_panics(
+            text in "[a-zA-Z_.%&=+{}\":,\\[\\]\\PC]{0,60}",
+        ) {
+            let places = places(&["token", "/a/token"]);
+            assert_ne!(find_in_form(&places, &text), Ok(Some(String::new())));
+            if let Ok(Value::Object(object)) = serde_json::from_str(&text) {
+                assert_ne!(find_in_json(&places, &object), Ok(Some(String::new())));
+            }
+        }
+
+        #[test]
+        fn a_name_in_another_case_is_never_overlooked(upper in proptest::array::uniform5(proptest::bool::ANY)) {
+            let cased = |(char, upper): (char, bool)| if upper { char.to_ascii_uppercase() } else { char };
+            let name: String = "token".chars().zip(upper).map(cased).collect();
+            let expected = if name == "token" { Ok(Some("a".to_owned())) } else { Err(LOOKALIKE) };
+            assert_eq!(form(&["token"], &format!("{name}=a")), expected.clone());
+            assert_eq!(json(&["token"], &format!("{{\"{name}\":\"a\"}}")), expected);
+        }
+    }
+
     #[test]
     fn a_place_needs_a_name() {
         for bad in ["", "/", "/a//b", "a\nb"] {

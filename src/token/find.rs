@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
 
-use super::Place;
+use super::{Place, Token};
 
 /// The request carries more than one token, or one that cannot be read unambiguously.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,8 +69,11 @@ pub fn find<'a>(
 }
 
 /// What was found in the head of a request, together with what its body carries.
-pub fn with_body<'a>(head: Option<Found<'a>>, body: Option<&'a str>) -> Result<Option<Found<'a>>, Conflict> {
-    match (head, body) {
+pub fn with_body<'a>(
+    head: Option<Found<'a>>,
+    body: Option<Token<'a>>,
+) -> Result<Option<Found<'a>>, Conflict> {
+    match (head, body.map(|token| token.compact())) {
         (head, None) => Ok(head),
         (None, Some(body)) => Ok(Some(Found { compact: Cow::Borrowed(body), only_in_cookie: false })),
         (Some(head), Some(body)) if *head.compact == *body => {

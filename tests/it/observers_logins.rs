@@ -249,12 +249,17 @@ fn a_slow_login_in_drips_is_held_whole_and_old_clients_get_it_as_well() {
     let address = scene.gateway.addr();
     assert_eq!(raw::request(address, "POST", "/login", &[], b"").text(), body);
     assert_eq!(document(&redis, &format!("refresh_token:{refresh}"))["userId"], 7);
-    // Close-delimited, for a client that knows no chunks.
+    // A client that knows no chunks gets the length instead.
+    let mut old = scene.gateway.raw();
+    old.send("POST /login HTTP/1.0\r\nHost: a.test\r\nContent-Length: 0\r\n\r\n");
+    let response = old.response();
+    assert_eq!((response.header("transfer-encoding"), response.text()), (None, body.clone()));
+    assert_eq!(response.header("content-length"), Some(body.len().to_string().as_str()));
     let until_close =
         format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n{body}");
     scene
         .origin
         .answer(move |_| Answer { raw: Some(until_close.clone().into_bytes()), ..Answer::ok().closing() });
     assert_eq!(raw::request(address, "POST", "/login", &[], b"").text(), body);
-    assert_eq!(scene.observed("login", "track_session", "applied"), 2.0);
+    assert_eq!(scene.observed("login", "track_session", "applied"), 3.0);
 }

@@ -92,7 +92,7 @@ pub(in crate::proxy) async fn deliver(
     exchange: &mut Exchange,
     held: Held,
 ) -> Result<bool> {
-    let Held { head, body, encoding, track } = held;
+    let Held { mut head, body, encoding, track } = held;
     let body = body.freeze();
     let opened = Opened::read(&body, encoding, &track, &exchange.snapshot.gate.verifiers).await;
     match opened {
@@ -108,6 +108,12 @@ pub(in crate::proxy) async fn deliver(
         }
     }
     exchange.status = head.status.as_u16();
+    if session.req_header().version < http::Version::HTTP_11
+        && head.remove_header("transfer-encoding").is_some()
+    {
+        // It knows no chunks, and the length is known by now.
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
     let empty = body.is_empty();
     session.write_response_header(Box::new(head), empty).await?;
     if !empty {
