@@ -67,8 +67,10 @@ pub(super) async fn answered(
             Observer::Revoke(..) | Observer::Track(..) => {}
         }
     }
-    if exchange.held.is_some() {
-        held::mask(session, head)?;
+    match exchange.held {
+        Some(_) => held::mask(session, head)?,
+        // The rest may be a long stream: a client that has left ends it, as everywhere.
+        None => session.as_mut().set_abort_on_close(true),
     }
     Ok(())
 }
@@ -156,10 +158,15 @@ impl Scene {
         }
     }
 
-    /// An answer that was looked at and passed.
+    /// An answer of which nothing is kept.
     fn tell(&self, outcome: Outcome) {
         let route = &*self.route.settings.name;
         match outcome {
+            Outcome::Failed => tracing::error!(
+                route,
+                request_id = self.id.as_str(),
+                "The keys of the issuer are not available: an answer's token cannot be verified"
+            ),
             Outcome::TooLong | Outcome::Unverified => tracing::warn!(
                 route,
                 request_id = self.id.as_str(),

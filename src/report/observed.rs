@@ -94,7 +94,7 @@ pub struct Observed<'a> {
     pub route: &'a Route,
     pub action: Action,
     pub outcome: Outcome,
-    /// What was done in the words of the audit trail, such as `token.revoke`.
+    /// What was done in the words of the audit trail, such as `token.revoke`; empty where nothing was even tried.
     pub done: &'a str,
     /// Whom or what it was about; a token by its fingerprint.
     pub target: &'a str,
@@ -120,7 +120,7 @@ pub(super) fn tell(counters: &IntCounterVec, audit: &Audit, observed: &Observed<
     let Observed { at, route, action, outcome, done, target, version, request_id, remote } = *observed;
     let name = &*route.settings.name;
     counters.with_label_values(&[name, action.label(), outcome.label()]).inc();
-    if outcome.was_tried() {
+    if outcome.was_tried() && !done.is_empty() {
         audit.record(&AuditLine {
             at,
             actor: "observer",

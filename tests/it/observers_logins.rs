@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 
 use crate::ledger_common::{document, patient, patient_redis, ttl};
 use crate::observers::{Scene, setup};
-use crate::support::issuer::Issuer;
+use crate::support::gateway::Setup;
+use crate::support::issuer::{Issuer, JwksServer};
 use crate::support::origin::{Answer, Origin};
 use crate::support::postgres::Postgres;
 use crate::support::raw;
@@ -262,4 +263,32 @@ fn a_slow_login_in_drips_is_held_whole_and_old_clients_get_it_as_well() {
         .answer(move |_| Answer { raw: Some(until_close.clone().into_bytes()), ..Answer::ok().closing() });
     assert_eq!(raw::request(address, "POST", "/login", &[], b"").text(), body);
     assert_eq!(scene.observed("login", "track_session", "applied"), 3.0);
+}
+
+#[test]
+fn a_login_whose_tokens_cannot_be_verified_for_want_of_keys_is_an_outage() {
+    let (redis, origin, issuer) = (Redis::start(), Origin::start(), Issuer::new(Algorithm::ES256));
+    let keys = JwksServer::serving(&issuer.jwks());
+    keys.fail();
+    let gateway = Setup::new()
+        .section(
+            &issuer.config_with(&format!("jwks_url = \"{}\"\njwks = {{ cooldown = \"1s\" }}", keys.url())),
+        )
+        .section(&patient_redis(&redis))
+        .section("[ledger]\npresets = [\"token-blacklist\"]\n")
+        .upstream("app", &origin)
+        .route(
+            "name = \"login\"\npath = \"/login\"\nupstream = \"app\"\nauth = \"public\"\n\
+             on_response = [{ track = \"session\", token_at = \"/accessToken\" }]",
+        )
+        .start();
+    let answer = json_answer(json!({ "accessToken": issuer.good("7") }).to_string());
+    origin.answer(move |_| answer.clone());
+    let response = gateway.request("POST", "/login", &[], b"");
+    assert_eq!((response.status, response.reason().as_str()), (503, "ledger_unavailable"));
+    keys.keys(&issuer.jwks());
+    eventually("the keys are there", || match gateway.request("POST", "/login", &[], b"").status {
+        200 => Ok(()),
+        other => Err(other),
+    });
 }

@@ -96,7 +96,12 @@ pub(in crate::proxy) async fn deliver(
     let body = body.freeze();
     let opened = Opened::read(&body, encoding, &track, &exchange.snapshot.gate.verifiers).await;
     match opened {
-        Err(outcome) => tell(session, exchange, outcome),
+        Err(outcome) => {
+            tell(session, exchange, outcome);
+            if outcome == Outcome::Failed {
+                return Ok(false);
+            }
+        }
         Ok(Opened { user, tokens }) => {
             let Some(grant) = exchange.grant() else { return Ok(false) };
             let scene = Scene::of(session, exchange, grant.route.clone(), Action::Track);

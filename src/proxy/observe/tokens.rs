@@ -12,7 +12,7 @@ use crate::report::Outcome;
 use crate::route::Track;
 use crate::time::Timestamp;
 use crate::token::Token;
-use crate::verify::Verifiers;
+use crate::verify::{Unverified, Verifiers};
 
 /// How a body is encoded (RFC 9110 section 8.4.1), of what is understood here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,11 +97,11 @@ impl Opened {
         let text = |pointer: &str| document.pointer(pointer).and_then(Value::as_str);
         let access = Token::new(text(&track.token_at).ok_or(Outcome::NoToken)?);
         let now = Timestamp::now();
-        let (claims, _) = verifiers.verify(&access, now).await.map_err(|_| Outcome::Unverified)?;
+        let (claims, _) = verifiers.verify(&access, now).await.map_err(|why| unbelieved(&why))?;
         let mut tokens = vec![opened(&access, TokenKind::Access, &claims)];
         if let Some(refresh) = track.refresh_at.as_deref().and_then(text).map(Token::new) {
             let (refreshing, _) =
-                verifiers.verify_refresh(&refresh, now).await.map_err(|_| Outcome::Unverified)?;
+                verifiers.verify_refresh(&refresh, now).await.map_err(|why| unbelieved(&why))?;
             // Two users in one answer: whose session would it be?
             if refreshing.user() != claims.user() {
                 return Err(Outcome::Unverified);
@@ -109,6 +109,14 @@ impl Opened {
             tokens.push(opened(&refresh, TokenKind::Refresh, &refreshing));
         }
         Ok(Self { user: claims.user().clone(), tokens })
+    }
+}
+
+/// Without keys nobody knows: that is an outage, and not a token of somebody else's.
+fn unbelieved(why: &Unverified) -> Outcome {
+    match why {
+        Unverified::KeysUnavailable => Outcome::Failed,
+        _ => Outcome::Unverified,
     }
 }
 
