@@ -147,8 +147,7 @@ impl Link {
             return None;
         };
         let watermark = replies.pop()?;
-        (replies.len() + 1 == questions.len() && self.authority.believes(before, &watermark))
-            .then_some(replies)
+        (replies.len() + 1 == questions.len() && self.authority.believes(before, &watermark)).then_some(replies)
     }
 
     /// Whether a reading's answers may be kept: the connection is still the one in use, and the generation the same.
@@ -305,7 +304,6 @@ impl Link {
 }
 
 fn delays() -> impl Iterator<Item = Duration> {
-    let delays =
-        backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
+    let delays = backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
     delays.with_max_delay(AWAY).without_max_times().build()
 }

@@ -39,8 +39,8 @@ impl LinkMetrics {
             registry.register(Box::new(made.clone()))?;
             Ok(made)
         };
-        let push_lag = HistogramOpts::new("portcullis_push_lag_seconds", PUSH_LAG_HELP)
-            .buckets(PUSH_LAG_BUCKETS.to_vec());
+        let push_lag =
+            HistogramOpts::new("portcullis_push_lag_seconds", PUSH_LAG_HELP).buckets(PUSH_LAG_BUCKETS.to_vec());
         let push_lag = Histogram::with_opts(push_lag)?;
         registry.register(Box::new(push_lag.clone()))?;
         Ok(Self {
@@ -53,12 +53,10 @@ impl LinkMetrics {
 }
 
 /// Seconds.
-const PUSH_LAG_BUCKETS: [f64; 10] =
-    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
+const PUSH_LAG_BUCKETS: [f64; 10] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
 const PUSH_LAG_HELP: &str = "Seconds from the sending of a fence to its answer, which Redis gives after every push that \
     stood before it: no push came later than that. Also from a canary's writing to its push.";
-const PUSHES_HELP: &str =
-    "Names of changed keys that Redis pushed, other services' changes and expiries included.";
+const PUSHES_HELP: &str = "Names of changed keys that Redis pushed, other services' changes and expiries included.";
 const PUSHES_DROPPED_HELP: &str = "Pushed names that were not looked into, because too many waited. Memory heeds all \
     of them; what looks for edits behind our back finds these later.";
 const GENERATIONS_HELP: &str = "Times that everything kept in memory was given up at once: a link made or lost, a \

@@ -222,7 +222,9 @@ impl Missing<'_> {
 fn fill(questions: &Questions, missing: &[Missing<'_>]) -> Option<Pipeline> {
     let all = questions.pipeline.as_ref()?;
     let mut pipeline = Pipeline::with_capacity(2 * missing.len() + 1);
-    let commands = || missing.iter().filter_map(|missing| all.cmd_iter().nth(missing.asked.reply?));
+    let commands = || {
+        missing.iter().filter_map(|missing| all.cmd_iter().nth(missing.asked.reply?))
+    };
     for command in commands() {
         pipeline.add_command(command.clone());
     }

@@ -63,9 +63,7 @@ impl Link {
         self.probe(connection).await?;
         if !Canary::prove(&self.redis, &self.ear, connection).await? {
             if !told {
-                return Err(Trouble::refused(
-                    "neither CLIENT TRACKINGINFO nor a key to write proves tracking",
-                ));
+                return Err(Trouble::refused("neither CLIENT TRACKINGINFO nor a key to write proves tracking"));
             }
             tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
         }
@@ -123,9 +121,7 @@ impl Link {
 pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
     match role {
         Value::Array(parts) if parts.first().and_then(text) == Some(b"master") => Ok(()),
-        Value::ServerError(error) if error.code() == "NOPERM" => {
-            Err(Trouble::refused("ROLE may not be asked (NOPERM)"))
-        }
+        Value::ServerError(error) if error.code() == "NOPERM" => Err(Trouble::refused("ROLE may not be asked (NOPERM)")),
         Value::ServerError(error) => Err(StoreError::unavailable(error.code()).into()),
         _ => Err(StoreError::unavailable("it is not the master").into()),
     }
@@ -137,11 +133,7 @@ async fn ask(connection: &mut MultiplexedConnection, questions: &Pipeline) -> Re
 }
 
 fn run_id(info: &Value) -> Option<&str> {
-    std::str::from_utf8(text(info)?)
-        .ok()?
-        .lines()
-        .find_map(|line| line.strip_prefix("run_id:"))
-        .map(str::trim)
+    std::str::from_utf8(text(info)?).ok()?.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
 }
 
 fn text(value: &Value) -> Option<&[u8]> {
