@@ -222,3 +222,27 @@ fn without_the_database_nobody_is_refreshed_and_nobody_is_logged_out() {
     );
     assert_eq!(scene.verdict(&banned), "403 user_banned", "a known denial outweighs an outage");
 }
+
+#[test]
+fn a_change_of_status_in_the_services_own_table_ends_what_was_issued_before_it() {
+    let database = Postgres::shared().create_database();
+    database.psql(
+        "CREATE TABLE users (user_id bigint PRIMARY KEY, status text NOT NULL, \
+         status_updated_at timestamptz, last_security_action timestamptz); \
+         INSERT INTO users VALUES (7, 'active', NULL, NULL), (8, 'active', now() - interval '1 day', NULL)",
+    );
+    let sections = [patient(&database), "[ledger]\npresets = [\"invalid-users\"]".to_owned()];
+    let scene = scene(BODY, &sections.each_ref().map(String::as_str));
+    let issued = |subject: &str, ago: u64| scene.issuer.token(subject, |it| it["iat"] = json!(now() - ago));
+    let old = issued("7", 100);
+    assert_eq!(scene.verdict(&old), "200", "never changed");
+    assert_eq!(scene.verdict(&issued("8", 100)), "200", "changed before it was issued");
+    database.psql(
+        "UPDATE users SET status = 'banned', status_updated_at = now() - interval '50 s' WHERE user_id = 7",
+    );
+    assert_eq!(scene.verdict(&old), "403 user_banned", "at once: nobody remembers");
+    database.psql("UPDATE users SET status = 'active' WHERE user_id = 7");
+    assert_eq!(scene.verdict(&old), "401 issued_before_cutoff");
+    assert_eq!(scene.verdict(&issued("7", 10)), "200", "a login since then");
+    assert_eq!(scene.verdict(&issued("9", 10)), "403 user_unknown");
+}
