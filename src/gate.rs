@@ -64,16 +64,19 @@ impl Gate {
         let Some(route) = self.routes.find(host, path, request.method) else {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
-        let (policy, places, purpose) = match &route.settings.access {
+        let (policy, places, bodies, purpose) = match &route.settings.access {
             Access::Open => {
                 return Ok(Grant { route: Arc::clone(route), credential: None, assurance: Assurance::Full });
             }
-            Access::Guarded(policy) => (policy, &self.places, Purpose::Access),
-            Access::Refresh(Refresh { policy, places, .. }) => (policy, places, Purpose::Refresh),
+            Access::Guarded(policy) => (policy, &self.places, &[][..], Purpose::Access),
+            Access::Refresh(Refresh { policy, places, bodies, .. }) => {
+                (policy, places, bodies.as_slice(), Purpose::Refresh)
+            }
         };
         let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
 
-        let found = token::find(places, request.headers, *query);
+        let found = token::none_in_query(bodies, *query);
+        let found = found.and_then(|()| token::find(places, request.headers, *query));
         let found = found.and_then(|found| token::with_body(found, request.in_body));
         let found = found.map_err(|Conflict(what)| deny(DenyReason::RequestAmbiguous(what)))?;
         let Some(found) = found else {

@@ -8,7 +8,7 @@ use std::fmt::{self, Write as _};
 
 use sha2::{Digest, Sha256};
 
-pub use body::{BodyPlace, find_in_form, find_in_json};
+pub use body::{BodyPlace, find_in_form, find_in_json, none_in_query};
 pub use find::{Conflict, Found, find, is_for_tokens, with_body, without_cookie, without_parameter};
 
 /// A compact JWT as received (RFC 7519 section 3.1). `Debug` shows only its length.

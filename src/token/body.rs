@@ -65,6 +65,9 @@ pub fn find_in_json(places: &[BodyPlace], body: &Map<String, Value>) -> Result<O
 
 /// Looks into an `application/x-www-form-urlencoded` body (WHATWG URL section 5.1).
 pub fn find_in_form(places: &[BodyPlace], body: &str) -> Result<Option<String>, Conflict> {
+    if body.trim_start().starts_with(['{', '[']) {
+        return Err(Conflict("the form looks like JSON, and some services do not ask what a body is called"));
+    }
     // Older servers divide at `;` as well.
     if body.contains(';') {
         return Err(Conflict("the form has a bare semicolon"));
@@ -86,6 +89,19 @@ pub fn find_in_form(places: &[BodyPlace], body: &str) -> Result<Option<String>, 
         }
     }
     Ok(found)
+}
+
+/// Refuses a query with a name that a service could take for the body's: many frameworks mix the two.
+pub fn none_in_query(places: &[BodyPlace], query: Option<&str>) -> Result<(), Conflict> {
+    let Some(query) = query.filter(|_| !places.is_empty()) else { return Ok(()) };
+    for (name, _) in parameters(query) {
+        let name = field(&percent_decoded(name)?);
+        let names = places.iter().filter(|place| !place.pointer).filter_map(|place| place.path.first());
+        if names.into_iter().any(|wanted| field(wanted) == name) {
+            return Err(Conflict("the query has a name that could be taken for the token's in the body"));
+        }
+    }
+    Ok(())
 }
 
 /// The text at a path; null and the empty text are no token.
@@ -182,6 +198,11 @@ mod tests {
         for body in [r#"{"token":1}"#, r#"{"token":["a"]}"#, r#"{"token":{"a":"b"}}"#] {
             assert_eq!(json(&["token"], body), Err(NO_TEXT), "{body}");
         }
+        assert!(form(&["token"], "{\"token\":\"a\"}").is_err(), "read as JSON it holds one");
+        for query in ["token=a", "x=1&Token[]=a", "tok%65n=a"] {
+            assert!(none_in_query(&places(&["token"]), Some(query)).is_err(), "{query}");
+        }
+        assert_eq!(none_in_query(&places(&["token", "/a/b"]), Some("tokens=1&b=2")), Ok(()));
         assert!(form(&["token"], "a=1;token=b").is_err() && form(&["token"], "token=%zz").is_err());
     }
 

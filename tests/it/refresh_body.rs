@@ -117,6 +117,12 @@ fn what_two_readers_could_read_differently_is_refused_and_reaches_nobody() {
     ] {
         assert_eq!(said(&scene.post(&[FORM], body)), "400 request_ambiguous");
     }
+    let hidden = json!({ "refreshToken": two }).to_string();
+    assert_eq!(said(&scene.post(&[FORM, &format!("Cookie: rt={one}")], hidden)), "400 request_ambiguous");
+    let query = format!("/refresh?RefreshToken={two}");
+    let cookie_of_one = format!("Cookie: rt={one}");
+    let beside = scene.gateway.request("POST", &query, &[&cookie_of_one], b"");
+    assert_eq!(said(&beside), "400 request_ambiguous");
     let both = json!({ "refreshToken": one }).to_string();
     assert_eq!(said(&scene.post(&[JSON, &cookie], &both)), "400 request_ambiguous");
     let twice = [JSON, "Content-Type: text/plain"];
