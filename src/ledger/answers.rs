@@ -85,9 +85,8 @@ impl Memo {
     /// Keeps what was found. Of several at one time one is enough.
     pub fn keep(&self, stamp: Stamp, until: Tick) {
         let before = self.sequence.load(Ordering::Relaxed);
-        let claim = |from, to| {
-            self.sequence.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok()
-        };
+        let claim =
+            |from, to| self.sequence.compare_exchange(from, to, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !before.is_multiple_of(2) || !claim(before, before.wrapping_add(1)) {
             return;
         }

@@ -10,6 +10,7 @@ use super::condition::{Finding, Moment};
 use super::memory::{Kept, Memory, Recall};
 use super::metrics::StoreMetrics;
 use super::questions::{Asked, Bound, Compiled, Questions};
+use super::redis::Answered;
 use super::rule::{Condition, IfAbsent};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
@@ -157,10 +158,12 @@ impl Ledger {
         let trusted = !self.doubt.is_raised();
         // While Redis is left alone nothing is asked, and nothing counted.
         let asks = self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open());
-        let replies = match (&self.redis, &questions.pipeline) {
+        let answered = match (&self.redis, &questions.pipeline) {
             (Some(redis), Some(pipeline)) => redis.ask(pipeline).await,
-            (None, _) | (_, None) => Ok(Vec::new()),
+            (None, _) | (_, None) => Ok(Answered { replies: Vec::new(), believed: true }),
         };
+        let trusted = trusted && answered.as_ref().is_ok_and(|answered| answered.believed);
+        let replies = answered.map(|answered| answered.replies);
         let mut open = Vec::new();
         for (place, asked) in questions.asked.iter().enumerate() {
             let finding = match asked.reply {

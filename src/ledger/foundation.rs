@@ -8,6 +8,7 @@ use super::preset::{Preset, PresetContext};
 use super::settings::LedgerSettings;
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
+use super::watermark::Ground;
 use super::{OpenError, migrate};
 use crate::time::Timestamp;
 
@@ -20,6 +21,10 @@ pub(super) struct Foundation {
     pub context: PresetContext,
     /// Whether it is only assumed that the tables look as documented, because the database did not answer.
     pub provisional: bool,
+    /// What Redis's mark is compared with.
+    pub ground: Ground,
+    /// The version that the database held when this gateway started.
+    pub version: i64,
 }
 
 /// Makes the tables where that is wanted, and looks at the others. A database that does not answer is waited for a
@@ -29,8 +34,8 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
         Ok(()) => look(sql, settings).await,
         Err(error) => Err(error),
     };
-    let context = match looked {
-        Ok(Looked::At(context)) => context,
+    let (context, epoch, version) = match looked {
+        Ok(Looked::At { context, epoch, version }) => (context, epoch, version),
         Ok(Looked::NotMigrated) => return Err(OpenError::NotMigrated),
         Err(error) if sql.dialect() == Dialect::Sqlite => return Err(OpenError::Database(error)),
         Err(error) => {
@@ -39,7 +44,9 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
             let dialect = sql.dialect();
             let context =
                 PresetContext::assumed(dialect, presets, *token_lifetime, *refresh_lifetime, *leeway);
-            return Ok(Foundation { context, provisional: true });
+            // Whether Redis is to be believed nobody can say but Redis; it must at least be the server that was filled.
+            let ground = Ground::unseen(presets);
+            return Ok(Foundation { context, provisional: true, ground, version: 0 });
         }
     };
     for preset in &settings.presets {
@@ -52,7 +59,8 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
             );
         }
     }
-    Ok(Foundation { context, provisional: false })
+    let ground = Ground::of(epoch, &settings.presets);
+    Ok(Foundation { context, provisional: false, ground, version })
 }
 
 /// A file either opens or does not; a server may be starting.
@@ -70,7 +78,7 @@ async fn wait_for(sql: &SqlStore) -> Result<(), StoreError> {
 }
 
 enum Looked {
-    At(PresetContext),
+    At { context: PresetContext, epoch: Option<i64>, version: i64 },
     NotMigrated,
 }
 
@@ -82,5 +90,7 @@ async fn look(sql: &SqlStore, settings: &LedgerSettings) -> Result<Looked, Store
         return Ok(Looked::NotMigrated);
     }
     let context = PresetContext::load(sql, presets, *token_lifetime, *refresh_lifetime, *leeway).await?;
-    Ok(Looked::At(context))
+    let epoch = migrate::epoch(sql).await?;
+    let version = if epoch.is_some() { migrate::version(sql).await? } else { 0 };
+    Ok(Looked::At { context, epoch, version })
 }

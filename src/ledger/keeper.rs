@@ -15,10 +15,8 @@ use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
 use crate::time::Timestamp;
 
-/// How often the outbox is looked at and ended bans are lifted; and after how many such looks keys are renewed and
-/// what is over is removed.
+/// How often the outbox is looked at and ended bans are lifted; and after how many such looks what is over is removed.
 const TEND: Duration = Duration::from_secs(1);
-const RENEW: u64 = 60;
 const PRUNE: u64 = 3600;
 
 impl Ledger {
@@ -27,14 +25,20 @@ impl Ledger {
         if let Some(redis) = &self.redis {
             tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
         }
-        if let Some(coherent) = &self.coherent {
-            tokio::spawn(Arc::clone(&coherent.link).keep(shutdown.clone()));
-        }
-        let [probing, following, tending] = std::array::from_fn(|_| Arc::clone(self));
-        let [first, second, third] = std::array::from_fn(|_| shutdown.clone());
+        let [probing, following, tending, recovering, renewing] = std::array::from_fn(|_| Arc::clone(self));
+        let [first, second, third, fourth, fifth] = std::array::from_fn(|_| shutdown.clone());
         tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
         tokio::spawn(async move { second.run_until_cancelled(following.follow_forever()).await });
         tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
+        tokio::spawn(async move { fourth.run_until_cancelled(recovering.recover_forever()).await });
+        tokio::spawn(async move { fifth.run_until_cancelled(renewing.renew_forever()).await });
+    }
+
+    /// The link's task: begun last, so that a gateway which starts has tried it once before.
+    pub(super) fn start_link(&self, shutdown: &CancellationToken) {
+        if let Some(coherent) = &self.coherent {
+            tokio::spawn(Arc::clone(&coherent.link).keep(shutdown.clone()));
+        }
     }
 
     /// What must happen although nobody asks.
@@ -52,14 +56,13 @@ impl Ledger {
             if self.database.breaker.is_open() {
                 continue;
             }
+            if let Some(redis) = self.redis.as_ref().filter(|redis| !redis.breaker.is_open())
+                && let Err(error) = self.keep_up(redis).await
+            {
+                tracing::warn!(%error, "The mark in Redis not raised yet");
+            }
             if let Err(error) = upkeep::lift(&self.writer, self.redis.as_deref(), now).await {
                 tracing::warn!(%error, "Bans whose time has come not lifted yet");
-            }
-            if tick % RENEW == 0
-                && let Some(redis) = &self.redis
-                && let Err(error) = upkeep::renew(&self.writer, redis, now).await
-            {
-                tracing::warn!(%error, "Keys of banned users not renewed yet");
             }
             if tick % PRUNE == PRUNE - 1 {
                 match self.prune(now).await {
@@ -67,6 +70,18 @@ impl Ledger {
                     Err(error) => tracing::warn!(%error, "Not pruned"),
                 }
             }
+        }
+    }
+
+    /// At start: whether anything waits. Delivering it is not waited for.
+    pub(super) async fn look_into_outbox(&self) {
+        if self.redis.is_none() || self.database.breaker.is_open() {
+            return;
+        }
+        match self.outbox.is_waiting_up_to(i64::MAX).await {
+            Ok(true) => self.doubt.raise(),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "Outbox not looked at"),
         }
     }
 

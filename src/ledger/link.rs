@@ -5,7 +5,7 @@
 //! Nothing here is needed for an answer: without the link every request asks Redis over the ledger's other connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -23,12 +23,10 @@ use super::redis::{RedisStore, of_error};
 use super::rule::Rule;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
-use authority::Authority;
 use canary::Canary;
 use ear::Ear;
 use handshake::Probe;
 
-pub mod authority;
 mod canary;
 mod ear;
 mod handshake;
@@ -42,14 +40,15 @@ const AWAY: Duration = Duration::from_secs(1);
 pub struct Link {
     redis: Arc<RedisStore>,
     coherence: Arc<Coherence>,
-    authority: Arc<dyn Authority>,
+    /// The round of the mark under which memory was filled.
+    round: AtomicU64,
     prefixes: Box<[Box<str>]>,
     probes: Box<[Probe]>,
     heartbeat: Duration,
     lease: Duration,
     pub(super) ear: Arc<Ear>,
     names: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
-    current: ArcSwapOption<MultiplexedConnection>,
+    current: ArcSwapOption<Tracked>,
     /// Whether a question has gone unanswered since the last fence: nobody else should have to wait for that.
     hushed: AtomicBool,
     /// Rung when the mode may have changed.
@@ -75,9 +74,15 @@ impl Trouble {
     }
 }
 
+/// A connection that is tracked, to a server that has said who it is.
+struct Tracked {
+    connection: MultiplexedConnection,
+    run_id: Box<str>,
+}
+
 /// A read over the link, begun under one generation; see [`Link::begin`].
 pub struct Reading {
-    connection: Arc<MultiplexedConnection>,
+    connection: Arc<Tracked>,
     generation: u64,
 }
 
@@ -86,7 +91,6 @@ impl Link {
     pub fn new<'a>(
         redis: Arc<RedisStore>,
         coherence: Arc<Coherence>,
-        authority: Arc<dyn Authority>,
         rules: impl Iterator<Item = &'a Rule> + Clone,
         settings: &LedgerSettings,
         turned: Arc<Notify>,
@@ -96,7 +100,7 @@ impl Link {
         Arc::new(Self {
             redis,
             coherence,
-            authority,
+            round: AtomicU64::new(0),
             prefixes: prefixes::of(rules.clone()),
             probes: handshake::probes(rules),
             heartbeat: settings.heartbeat,
@@ -139,15 +143,18 @@ impl Link {
     /// Puts questions over the link, and the authority's with them. `None` where no answers came, or where they come
     /// from a Redis that is not to be believed.
     pub async fn read(&self, reading: &Reading, mut questions: Pipeline) -> Option<Vec<Value>> {
-        let before = self.authority.ask(&mut questions);
-        let mut connection = MultiplexedConnection::clone(&reading.connection);
+        let authority = &self.redis.authority;
+        questions.add_command(authority.command().clone());
+        let before = authority.capture();
+        let mut connection = reading.connection.connection.clone();
         let asking = connection.send_packed_commands(&questions, 0, questions.len());
         let Ok(Ok(mut replies)) = timeout(self.redis.timeout(), asking).await else {
             self.hushed.store(true, Ordering::Relaxed);
             return None;
         };
         let watermark = replies.pop()?;
-        (replies.len() + 1 == questions.len() && self.authority.believes(before, &watermark)).then_some(replies)
+        let whole = replies.len() + 1 == questions.len();
+        (whole && authority.hear(before, &watermark, &reading.connection.run_id)).then_some(replies)
     }
 
     /// Whether a reading's answers may be kept: the connection is still the one in use, and the generation the same.
@@ -220,8 +227,8 @@ impl Link {
         let connection = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = connection.map_err(|error| of_error(&error))?;
         let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
-        shaken.await.map_err(|_| Trouble::Silent)??;
-        let connection = Arc::new(connection);
+        let run_id = shaken.await.map_err(|_| Trouble::Silent)??;
+        let connection = Arc::new(Tracked { connection, run_id });
         self.current.store(Some(Arc::clone(&connection)));
         self.ear.everything_changed();
         self.fence(&connection).await
@@ -240,7 +247,7 @@ impl Link {
             }
             let beat = async {
                 if canary.is_due() {
-                    self.probe(&connection).await?;
+                    self.probe(&connection.connection).await?;
                     canary = Canary::fly(&self.redis, &self.ear, &self.coherence);
                 }
                 // It has to be written before the fence is sent, for the fence to prove anything.
@@ -255,12 +262,14 @@ impl Link {
     }
 
     /// Asks for a sign of life. Its answer means that every change up to the asking has been heard of.
-    async fn fence(&self, connection: &MultiplexedConnection) -> Result<(), Trouble> {
+    async fn fence(&self, link: &Tracked) -> Result<(), Trouble> {
+        let authority = &self.redis.authority;
         let (sent, generation) = (self.coherence.now(), self.coherence.generation());
         let mut questions = Pipeline::with_capacity(2);
         questions.cmd("ROLE");
-        let before = self.authority.ask(&mut questions);
-        let mut asked = connection.clone();
+        questions.add_command(authority.command().clone());
+        let before = authority.capture();
+        let mut asked = link.connection.clone();
         let asking = asked.send_packed_commands(&questions, 0, questions.len());
         tokio::pin!(asking);
         let replies = match timeout(self.lease, &mut asking).await {
@@ -277,11 +286,15 @@ impl Link {
         };
         handshake::is_master(role)?;
         let was_live = self.is_live(self.coherence.now());
-        if self.authority.believes(before, watermark) {
+        let believed = authority.hear(before, watermark, &link.run_id);
+        // Redis was filled anew, and somebody else may have heard of that before this fence was sent.
+        let round = authority.round();
+        let anew = self.round.swap(round, Ordering::AcqRel) != round;
+        if believed && !anew {
             self.coherence.fenced(sent, generation);
             self.hushed.store(false, Ordering::Relaxed);
             self.metrics.push_lag.observe(self.coherence.now().since(sent).as_secs_f64());
-        } else if was_live {
+        } else if was_live || anew {
             // What was read from it so far is not to be believed either, not even when it has been put right.
             self.ear.everything_changed();
         }
@@ -304,6 +317,7 @@ impl Link {
 }
 
 fn delays() -> impl Iterator<Item = Duration> {
-    let delays = backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
+    let delays =
+        backon::ExponentialBuilder::default().with_jitter().with_min_delay(Duration::from_millis(50));
     delays.with_max_delay(AWAY).without_max_times().build()
 }

@@ -14,9 +14,34 @@ pub struct LedgerMetrics {
     pub(super) memory_hit: IntCounter,
     pub(super) memory_miss: IntCounter,
     pub(super) outbox_pending: IntGauge,
+    pub(super) outbox_refused: IntGauge,
+    pub(super) reconcile: ReconcileMetrics,
     pub(super) memory_answers: IntGauge,
     pub(super) link: LinkMetrics,
     modes: [(Mode, IntGauge, IntCounter); 4],
+}
+
+/// Of Redis being filled from the database.
+#[derive(Clone, Debug)]
+pub(super) struct ReconcileMetrics {
+    pub running: IntGauge,
+    pub rows: IntCounter,
+}
+
+impl ReconcileMetrics {
+    fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let running = IntGauge::new(
+            "portcullis_reconcile_running",
+            "1 while this gateway fills Redis from the database.",
+        )?;
+        let rows = IntCounter::new(
+            "portcullis_reconcile_rows_total",
+            "Rows of the database that this gateway has told Redis of while filling it.",
+        )?;
+        registry.register(Box::new(running.clone()))?;
+        registry.register(Box::new(rows.clone()))?;
+        Ok(Self { running, rows })
+    }
 }
 
 /// What is heard over the link.
@@ -39,8 +64,8 @@ impl LinkMetrics {
             registry.register(Box::new(made.clone()))?;
             Ok(made)
         };
-        let push_lag =
-            HistogramOpts::new("portcullis_push_lag_seconds", PUSH_LAG_HELP).buckets(PUSH_LAG_BUCKETS.to_vec());
+        let push_lag = HistogramOpts::new("portcullis_push_lag_seconds", PUSH_LAG_HELP)
+            .buckets(PUSH_LAG_BUCKETS.to_vec());
         let push_lag = Histogram::with_opts(push_lag)?;
         registry.register(Box::new(push_lag.clone()))?;
         Ok(Self {
@@ -53,10 +78,12 @@ impl LinkMetrics {
 }
 
 /// Seconds.
-const PUSH_LAG_BUCKETS: [f64; 10] = [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
+const PUSH_LAG_BUCKETS: [f64; 10] =
+    [0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.25, 1.0];
 const PUSH_LAG_HELP: &str = "Seconds from the sending of a fence to its answer, which Redis gives after every push that \
     stood before it: no push came later than that. Also from a canary's writing to its push.";
-const PUSHES_HELP: &str = "Names of changed keys that Redis pushed, other services' changes and expiries included.";
+const PUSHES_HELP: &str =
+    "Names of changed keys that Redis pushed, other services' changes and expiries included.";
 const PUSHES_DROPPED_HELP: &str = "Pushed names that were not looked into, because too many waited. Memory heeds all \
     of them; what looks for edits behind our back finds these later.";
 const GENERATIONS_HELP: &str = "Times that everything kept in memory was given up at once: a link made or lost, a \
@@ -100,12 +127,17 @@ impl LedgerMetrics {
             "portcullis_outbox_pending",
             "Changes that the database holds and Redis has yet to be told. While it is not 0 the database is asked.",
         )?;
+        let outbox_refused = IntGauge::new(
+            "portcullis_outbox_refused",
+            "Changes that Redis refuses because a key of theirs holds a value of another type; 100 stands for more.",
+        )?;
         let memory_answers = IntGauge::new(
             "portcullis_memory_answers",
             "Answers of Redis kept in memory, those that are void by now included.",
         )?;
         registry.register(Box::new(memory_answers.clone()))?;
         registry.register(Box::new(outbox_pending.clone()))?;
+        registry.register(Box::new(outbox_refused.clone()))?;
         registry.register(Box::new(lookups.clone()))?;
         registry.register(Box::new(up.clone()))?;
         registry.register(Box::new(mode.clone()))?;
@@ -126,6 +158,8 @@ impl LedgerMetrics {
             memory_hit: lookups.with_label_values(&["memory", "hit"]),
             memory_miss: lookups.with_label_values(&["memory", "miss"]),
             outbox_pending,
+            outbox_refused,
+            reconcile: ReconcileMetrics::register(registry)?,
             memory_answers,
             link: LinkMetrics::register(registry)?,
             modes: [of(Mode::Coherent), of(Mode::Direct), of(Mode::Database), of(Mode::Blind)],

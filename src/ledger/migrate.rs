@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::preset::{Preset, TokenBlacklist};
-use super::schema::Table;
+use super::schema::{Table, number};
 use super::sql::{Dialect, SqlStore, Transaction};
 use super::store::StoreError;
 use crate::time::Timestamp;
@@ -17,13 +17,16 @@ use crate::time::Timestamp;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One step each, in order; a step that has been released is never edited.
-fn steps(dialect: Dialect) -> [&'static str; 1] {
+fn steps(dialect: Dialect) -> [&'static str; 2] {
     match dialect {
-        Dialect::Sqlite => [include_str!("migrate/sqlite.sql")],
-        Dialect::Postgres => [include_str!("migrate/postgres.sql")],
-        Dialect::MySql => [include_str!("migrate/mysql.sql")],
+        Dialect::Sqlite => [include_str!("migrate/sqlite.sql"), include_str!("migrate/sqlite-2.sql")],
+        Dialect::Postgres => [include_str!("migrate/postgres.sql"), include_str!("migrate/postgres-2.sql")],
+        Dialect::MySql => [include_str!("migrate/mysql.sql"), include_str!("migrate/mysql-2.sql")],
     }
 }
+
+/// The row of `portcullis_version` that holds the database's own number ([`epoch`]).
+const EPOCH: i64 = 2;
 
 /// Makes what is missing. Returns the number of steps taken.
 pub async fn migrate(sql: &SqlStore, presets: &[Preset], now: Timestamp) -> Result<usize, StoreError> {
@@ -83,14 +86,46 @@ async fn upgrade(open: &mut Transaction, now: Timestamp) -> Result<usize, StoreE
     let mut taken = 0;
     for (number, step) in steps(open.dialect()).into_iter().enumerate().skip(reached) {
         for statement in step.split(";\n").map(str::trim).filter(|statement| !statement.is_empty()) {
-            open.execute(statement, &[]).await?;
+            match open.execute(statement, &[]).await {
+                Err(error) if open.dialect() == Dialect::MySql && is_there_already(&error) => {}
+                done => done.map(|_| ())?,
+            }
         }
         let version = i64::try_from(number + 1).unwrap_or(i64::MAX);
         let note = "INSERT INTO portcullis_migrations (version, applied_at) VALUES (?, ?)";
         open.execute(note, &[version.into(), now.millis().into()]).await?;
         taken += 1;
     }
+    // Under the lock: the first number stays.
+    let number = i64::try_from(rand::random::<u64>() >> 1).unwrap_or(i64::MAX).max(1);
+    let draw = "INSERT INTO portcullis_version (id, value) SELECT ?, ? FROM portcullis_version WHERE id = 1 \
+                AND NOT EXISTS (SELECT 1 FROM portcullis_version WHERE id = ?)";
+    open.execute(draw, &[EPOCH.into(), number.into(), EPOCH.into()]).await?;
     Ok(taken)
+}
+
+/// MySQL commits after each statement about a table's form: a step that was cut off half way is taken again whole.
+fn is_there_already(error: &StoreError) -> bool {
+    let said = error.to_string();
+    said.contains("Duplicate column name") || said.contains("Duplicate key name")
+}
+
+/// What tells this database from every other that may use the same Redis: drawn once, when the tables were made.
+/// `None` where there are no such tables.
+pub async fn epoch(sql: &SqlStore) -> Result<Option<i64>, StoreError> {
+    if Table::find(sql, "portcullis_version").await?.is_none() {
+        return Ok(None);
+    }
+    let rows = sql.rows("SELECT value FROM portcullis_version WHERE id = ?", &[EPOCH.into()]).await?;
+    Ok(rows.first().and_then(|row| number(row, 0)))
+}
+
+/// The version of the last change that the database holds.
+pub async fn version(sql: &SqlStore) -> Result<i64, StoreError> {
+    let rows = sql.rows("SELECT value FROM portcullis_version WHERE id = 1", &[]).await?;
+    rows.first()
+        .and_then(|row| number(row, 0))
+        .ok_or_else(|| StoreError::Malformed("there is no version".to_owned()))
 }
 
 /// The table of the preset `token-blacklist`, where there is none.

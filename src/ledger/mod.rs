@@ -22,13 +22,16 @@ mod migrate;
 mod outbox;
 mod questions;
 mod recall;
+mod reconcile;
 mod records;
+mod recovery;
 pub mod redis;
 mod schema;
 pub mod sql;
 pub mod store;
 mod thoroughness;
 mod upkeep;
+mod watermark;
 mod write;
 
 use std::sync::Arc;
@@ -41,12 +44,12 @@ use tokio_util::sync::CancellationToken;
 use breaker::Breaker;
 use chain::Database;
 use foundation::Foundation;
-use link::authority::Believing;
 use memory::Memory;
 use outbox::Outbox;
 use questions::Rules;
 use recall::Coherent;
 use sql::SqlStore;
+use watermark::Authority;
 use write::Writer;
 
 use crate::claims::{Claims, User};
@@ -198,7 +201,7 @@ impl Ledger {
         shutdown: CancellationToken,
     ) -> Result<Arc<Self>, OpenError> {
         let sql = SqlStore::open(&settings.database).map_err(OpenError::Database)?;
-        let Foundation { context, provisional } = foundation::lay(&sql, settings).await?;
+        let Foundation { context, provisional, ground, version } = foundation::lay(&sql, settings).await?;
         let presets = settings.presets.iter().flat_map(|preset| preset.rules(&context));
         // The presets' rules first: of several rules that deny, the first one's reason is told.
         let rules = presets.chain(settings.rules.iter().cloned()).collect();
@@ -208,12 +211,12 @@ impl Ledger {
             None => None,
             Some(redis) => {
                 let breaker = Breaker::new("redis", redis.timeout, metrics.redis.up.clone(), turned.clone());
-                Some(RedisStore::open(redis, breaker).await.map_err(OpenError::Redis)?)
+                let authority = Arc::new(Authority::new(ground, version, turned.clone()));
+                Some(RedisStore::open(redis, breaker, authority).await.map_err(OpenError::Redis)?)
             }
         };
-        let coherent = redis.as_ref().map(|redis| {
-            Coherent::new(redis, Arc::new(Believing), &mut rules, settings, turned.clone(), &metrics)
-        });
+        let coherent =
+            redis.as_ref().map(|redis| Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics));
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
         let writer = Writer {
@@ -222,7 +225,7 @@ impl Ledger {
             context,
             redis: settings.redis.is_some(),
         };
-        let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone());
+        let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
         let database = Arc::new(Database { sql, memory: Memory::new(settings.answers), breaker });
         let ledger = Arc::new(Self {
             rules,
@@ -240,16 +243,18 @@ impl Ledger {
             metrics,
         });
         ledger.probe_database_at_start().await;
-        ledger.deliver_outbox().await;
+        ledger.look_into_outbox().await;
+        ledger.start(&shutdown);
+        ledger.await_belief().await;
         if let (Some(coherent), Some(redis)) = (&ledger.coherent, &ledger.redis)
             && !redis.breaker.is_open()
         {
             coherent.link.try_once().await;
         }
+        ledger.start_link(&shutdown);
         let mode = ledger.mode();
         ledger.last_mode.swap(mode, Ordering::Relaxed);
         ledger.metrics.mode_at_start(mode);
-        ledger.start(&shutdown);
         Ok(ledger)
     }
 
@@ -277,10 +282,10 @@ impl Ledger {
 
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
+        let answers = |redis: &Arc<RedisStore>| !redis.breaker.is_open() && redis.authority.is_believed();
         if self.is_coherent() {
             Mode::Coherent
-        } else if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(|redis| !redis.breaker.is_open())
-        {
+        } else if !self.doubt.is_raised() && self.redis.as_ref().is_some_and(answers) {
             Mode::Direct
         } else if !self.database.breaker.is_open() {
             Mode::Database

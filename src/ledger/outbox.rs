@@ -4,20 +4,25 @@
 
 use prometheus::IntGauge;
 
-use super::redis::{RedisStore, RedisWrite};
+use super::redis::{self, Marked, RedisStore, RedisWrite};
 use super::schema::{number, text};
 use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
 use crate::time::Timestamp;
 
-/// Rows delivered in one go.
-const BATCH: usize = 500;
+/// Rows delivered in one round trip: some milliseconds of Redis's time.
+const BATCH: usize = 100;
+/// The gauge counts no further: of a long queue only its length is of interest, and counting it is work.
+const COUNTED: usize = 100_000;
+/// A row that Redis refused is tried again; so many at a time.
+const REFUSED: usize = 100;
 
 /// Delivers what waits. Cheap to clone.
 #[derive(Clone)]
 pub struct Outbox {
     sql: SqlStore,
     pending: IntGauge,
+    refused: IntGauge,
 }
 
 /// Why a look at the outbox did not leave it empty.
@@ -30,43 +35,97 @@ pub enum Undelivered {
 }
 
 impl Outbox {
-    /// `pending` shows how many changes wait.
-    pub fn new(sql: SqlStore, pending: IntGauge) -> Self {
-        Self { sql, pending }
+    /// `pending` shows how many changes wait, `refused` how many of them Redis refused.
+    pub fn new(sql: SqlStore, pending: IntGauge, refused: IntGauge) -> Self {
+        Self { sql, pending, refused }
     }
 
     /// Looks once, and delivers what waits, oldest first. To be called every second or so, by every gateway; that two
     /// deliver the same row does no harm, and a row that is on its way already is simply told twice. Returns how many
     /// were delivered.
     pub async fn deliver(&self, redis: &RedisStore) -> Result<usize, Undelivered> {
-        let mut told = 0;
+        let mut told = self.deliver_refused(redis).await?;
         loop {
+            // Before looking: what is told below is all that lies between this mark and the last row.
+            let mark = redis.mark().await;
             let waiting = self.waiting().await.map_err(Undelivered::ByDatabase)?;
-            if waiting.is_empty() {
-                return Ok(told);
+            let Some(last) = waiting.last().map(|parcel| parcel.version) else { return Ok(told) };
+            let refused = self.tell(redis, &waiting).await?;
+            let marked = match mark.map_err(Undelivered::ByRedis)? {
+                Some(mark) => redis.raise(&mark, last).await.map_err(Undelivered::ByRedis)?,
+                None => Marked::Unbelieved,
+            };
+            // Somebody else has raised it meanwhile: the next look finds out how far.
+            match marked {
+                Marked::Gap if waiting.len() < BATCH => return Ok(told),
+                Marked::Gap => continue,
+                Marked::Yes | Marked::Unbelieved => {}
             }
-            // Rows were stamped by the database's clock: only by that clock is it known how long they waited.
-            let now = self.sql.clock(Timestamp::now()).await.map_err(Undelivered::ByDatabase)?;
-            for parcel in &waiting {
-                let writes = parcel.writes_left(now);
-                redis
-                    .write(&writes, parcel.version, parcel.restrictive)
-                    .await
-                    .map_err(Undelivered::ByRedis)?;
-                delivered(&self.sql, parcel.version).await.map_err(Undelivered::ByDatabase)?;
-                told += 1;
-            }
+            park(&self.sql, &refused).await.map_err(Undelivered::ByDatabase)?;
+            let gone: Vec<i64> =
+                waiting.iter().map(|parcel| parcel.version).filter(|it| !refused.contains(it)).collect();
+            delivered(&self.sql, &gone).await.map_err(Undelivered::ByDatabase)?;
+            told += gone.len();
         }
+    }
+
+    /// What waits because some key holds a value of another type. The rule that reads such a key cannot either, and asks
+    /// the database: nothing is lost, and nobody else has to wait.
+    async fn deliver_refused(&self, redis: &RedisStore) -> Result<usize, Undelivered> {
+        let sql = format!(
+            "SELECT version, writes, restrictive, created_at FROM portcullis_outbox \
+             WHERE refused_at IS NOT NULL ORDER BY version LIMIT {REFUSED}"
+        );
+        let waiting = self.read(&sql).await.map_err(Undelivered::ByDatabase)?;
+        self.refused.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+        if waiting.is_empty() {
+            return Ok(0);
+        }
+        let refused = self.tell(redis, &waiting).await?;
+        let gone: Vec<i64> =
+            waiting.iter().map(|parcel| parcel.version).filter(|it| !refused.contains(it)).collect();
+        delivered(&self.sql, &gone).await.map_err(Undelivered::ByDatabase)?;
+        Ok(gone.len())
+    }
+
+    /// One round trip. Returns the versions that were refused.
+    async fn tell(&self, redis: &RedisStore, waiting: &[Parcel]) -> Result<Vec<i64>, Undelivered> {
+        // Rows were stamped by the database's clock: only by that clock is it known how long they waited.
+        let now = self.sql.clock(Timestamp::now()).await.map_err(Undelivered::ByDatabase)?;
+        let left: Vec<_> = waiting.iter().map(|parcel| parcel.writes_left(now)).collect();
+        let parcels: Vec<_> = waiting.iter().zip(&left).map(|(parcel, writes)| parcel.with(writes)).collect();
+        let link = redis.link().map_err(Undelivered::ByRedis)?;
+        let told = redis.write_on(&link, &parcels).await.map_err(Undelivered::ByRedis)?;
+        Ok(told.refused)
+    }
+
+    /// Whether anything of those versions waits.
+    pub async fn is_waiting_up_to(&self, version: i64) -> Result<bool, StoreError> {
+        let sql = "SELECT version FROM portcullis_outbox WHERE refused_at IS NULL AND version <= ? LIMIT 1";
+        Ok(!self.sql.rows(sql, &[version.into()]).await?.is_empty())
     }
 
     /// What waits, oldest first.
     pub async fn waiting(&self) -> Result<Vec<Parcel>, StoreError> {
-        let count = self.sql.rows("SELECT COUNT(*) AS pending FROM portcullis_outbox", &[]).await?;
-        self.pending.set(count.first().and_then(|row| number(row, 0)).unwrap_or(0));
-        let sql = format!(
-            "SELECT version, writes, restrictive, created_at FROM portcullis_outbox ORDER BY version LIMIT {BATCH}"
+        let count = format!(
+            "SELECT COUNT(*) AS pending FROM (SELECT version FROM portcullis_outbox \
+             WHERE refused_at IS NULL LIMIT {COUNTED}) AS waiting"
         );
-        let rows = self.sql.rows(&sql, &[]).await?;
+        let count = self.sql.rows(&count, &[]).await?;
+        let count = count.first().and_then(|row| number(row, 0)).unwrap_or(0);
+        self.pending.set(count);
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let sql = format!(
+            "SELECT version, writes, restrictive, created_at FROM portcullis_outbox \
+             WHERE refused_at IS NULL ORDER BY version LIMIT {BATCH}"
+        );
+        self.read(&sql).await
+    }
+
+    async fn read(&self, sql: &str) -> Result<Vec<Parcel>, StoreError> {
+        let rows = self.sql.rows(sql, &[]).await?;
         rows.iter().map(|row| Parcel::read(row).ok_or_else(unreadable)).collect()
     }
 }
@@ -90,17 +149,15 @@ impl Parcel {
         })
     }
 
+    fn with<'a>(&self, writes: &'a [RedisWrite]) -> redis::Parcel<'a> {
+        redis::Parcel { writes, version: self.version, restrictive: self.restrictive, strict: false }
+    }
+
     /// The writes with what is left of their TTLs; it may be nothing.
     pub fn writes_left(&self, now: Timestamp) -> Vec<RedisWrite> {
         let waited = self.created_at.until(now);
         let mut writes = self.writes.clone();
-        for write in &mut writes {
-            if let RedisWrite::Set { ttl: Some(ttl), .. } | RedisWrite::AddMember { ttl: Some(ttl), .. } =
-                write
-            {
-                *ttl = ttl.saturating_sub(waited);
-            }
-        }
+        writes.iter_mut().for_each(|write| write.age(waited));
         writes
     }
 }
@@ -119,9 +176,28 @@ pub(super) async fn enqueue(
     open.execute(sql, &values).await.map(|_| ())
 }
 
-/// Redis has it.
-pub(super) async fn delivered(sql: &SqlStore, version: i64) -> Result<(), StoreError> {
-    sql.execute("DELETE FROM portcullis_outbox WHERE version = ?", &[version.into()]).await.map(|_| ())
+/// Redis has them.
+pub(super) async fn delivered(sql: &SqlStore, versions: &[i64]) -> Result<(), StoreError> {
+    let Some(list) = list(versions) else { return Ok(()) };
+    sql.execute(&format!("DELETE FROM portcullis_outbox WHERE version IN ({list})"), &[]).await.map(|_| ())
+}
+
+/// Redis does not take them, whatever else it takes: set aside, so that nothing waits for them.
+pub(super) async fn park(sql: &SqlStore, versions: &[i64]) -> Result<(), StoreError> {
+    let Some(list) = list(versions) else { return Ok(()) };
+    tracing::error!(
+        versions = list,
+        "Redis holds a value of another type under a key of these changes; they are tried again each second"
+    );
+    let park = format!(
+        "UPDATE portcullis_outbox SET refused_at = ? WHERE version IN ({list}) AND refused_at IS NULL"
+    );
+    sql.execute(&park, &[Timestamp::now().millis().into()]).await.map(|_| ())
+}
+
+fn list(versions: &[i64]) -> Option<String> {
+    let words: Vec<String> = versions.iter().map(i64::to_string).collect();
+    (!words.is_empty()).then(|| words.join(", "))
 }
 
 fn unreadable() -> StoreError {

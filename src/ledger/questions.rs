@@ -124,9 +124,8 @@ impl Rules {
             [Some(*token), other].into_iter().flatten()
         };
         let put = self.rules.iter().enumerate();
-        let put = put.flat_map(|(place, compiled)| {
-            spellings(compiled).map(move |token| (place, compiled, token))
-        });
+        let put =
+            put.flat_map(|(place, compiled)| spellings(compiled).map(move |token| (place, compiled, token)));
         for (place, compiled, token) in put {
             let (command, key, kept) = match self.command(compiled, claims, &token) {
                 Ok(Some((command, key))) => {

@@ -13,7 +13,6 @@ use super::chain::{Open, Tally, count};
 use super::coherence::{Coherence, Stamp, Tick};
 use super::condition::{Finding, Held, Moment};
 use super::link::Link;
-use super::link::authority::Authority;
 use super::metrics::LedgerMetrics;
 use super::questions::{Asked, Kept, Questions, Rules};
 use super::redis::{self as store, RedisStore};
@@ -54,7 +53,6 @@ impl Coherent {
     /// Makes the memory and its link, which has yet to be connected.
     pub fn new(
         redis: &Arc<RedisStore>,
-        authority: Arc<dyn Authority>,
         rules: &mut Rules,
         settings: &LedgerSettings,
         turned: Arc<Notify>,
@@ -65,7 +63,7 @@ impl Coherent {
         // Fails where it is set already, and then it is this ledger's other self.
         let _ = redis.memory.set(Arc::clone(&coherence));
         let (store, names, heard) = (Arc::clone(redis), Arc::clone(&coherence), metrics.link.clone());
-        let link = Link::new(store, names, authority, rules.iter(), settings, turned, heard);
+        let link = Link::new(store, names, rules.iter(), settings, turned, heard);
         Self { link, coherence, answers: Answers::new(settings.answers) }
     }
 
@@ -102,7 +100,8 @@ impl Ledger {
         let coherent = self.coherent.as_ref()?;
         let now = coherent.coherence.now();
         // While the database holds a change that Redis lacks, nobody's silence there means anything.
-        (!self.doubt.is_raised() && coherent.link.is_live(now)).then_some((coherent, now))
+        let believed = self.redis.as_ref().is_some_and(|redis| redis.authority.is_believed());
+        (believed && !self.doubt.is_raised() && coherent.link.is_live(now)).then_some((coherent, now))
     }
 
     /// Whether a credential is known to be good: a clock, and a few numbers to compare. Denials are not remembered
@@ -222,9 +221,7 @@ impl Missing<'_> {
 fn fill(questions: &Questions, missing: &[Missing<'_>]) -> Option<Pipeline> {
     let all = questions.pipeline.as_ref()?;
     let mut pipeline = Pipeline::with_capacity(2 * missing.len() + 1);
-    let commands = || {
-        missing.iter().filter_map(|missing| all.cmd_iter().nth(missing.asked.reply?))
-    };
+    let commands = || missing.iter().filter_map(|missing| all.cmd_iter().nth(missing.asked.reply?));
     for command in commands() {
         pipeline.add_command(command.clone());
     }

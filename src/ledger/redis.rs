@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
-use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{IntoConnectionInfo as _, Pipeline, ProtocolVersion, RedisError, Value};
 use tokio::sync::Notify;
@@ -19,10 +18,17 @@ use super::coherence::Coherence;
 use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
+use super::watermark::Authority;
+use script::{Form, Lua};
 use write::{Scripted, WRITE_BACK, millis, version_key};
 
-pub use write::RedisWrite;
+pub use link::{Link, ServerIdentity};
+pub use mark::{Marked, Step};
+pub use write::{Parcel, RedisWrite, Told};
 
+mod link;
+mod mark;
+mod script;
 mod write;
 
 /// How often the background task asks whether Redis is well.
@@ -35,18 +41,33 @@ const UNANSWERED: u32 = 2;
 pub struct RedisStore {
     client: redis::Client,
     timeout: Duration,
-    link: ArcSwapOption<MultiplexedConnection>,
+    link: ArcSwapOption<Link>,
     /// Rung by whoever finds the connection broken, so that the keeper does not sleep on.
     broken: Notify,
     pub(super) breaker: Breaker,
+    /// Whether what it says is to be believed.
+    pub(super) authority: Arc<Authority>,
     latency_micros: AtomicU64,
     /// What has to hear of writes at once, so that whoever wrote reads what they have written.
     pub(super) memory: OnceLock<Arc<Coherence>>,
 }
 
+/// What Redis said to one request's questions.
+#[derive(Debug)]
+pub struct Answered {
+    /// One for each question, errors among them.
+    pub replies: Vec<Value>,
+    /// Whether its silence means anything.
+    pub believed: bool,
+}
+
 impl RedisStore {
     /// Checks the URL and tries to connect once; [`RedisStore::keep`] goes on trying.
-    pub async fn open(settings: &RedisSettings, breaker: Breaker) -> Result<Arc<Self>, StoreError> {
+    pub async fn open(
+        settings: &RedisSettings,
+        breaker: Breaker,
+        authority: Arc<Authority>,
+    ) -> Result<Arc<Self>, StoreError> {
         // The error of a URL may repeat it, password included.
         let info = settings
             .url
@@ -62,6 +83,7 @@ impl RedisStore {
             link: ArcSwapOption::empty(),
             broken: Notify::new(),
             breaker,
+            authority,
             latency_micros: AtomicU64::new(0),
             memory: OnceLock::new(),
         });
@@ -77,25 +99,39 @@ impl RedisStore {
         Ok(store)
     }
 
-    /// Puts all questions in one round trip; one reply for each, errors among them.
-    pub async fn ask(&self, questions: &Pipeline) -> Result<Vec<Value>, StoreError> {
+    /// Puts all questions in one round trip, and behind them the one for the mark.
+    pub async fn ask(&self, questions: &Pipeline) -> Result<Answered, StoreError> {
         let Some(attempt) = self.breaker.attempt() else {
             return Err(StoreError::unavailable("left alone until it answers a probe"));
         };
-        match self.round_trip(questions).await {
-            Ok(replies) => {
+        match self.put(questions).await {
+            Ok(answered) => {
                 // `LOADING`, `NOAUTH`, `MASTERDOWN` are answers of a server that cannot answer.
-                match replies.iter().find_map(outage) {
+                match answered.replies.iter().find_map(outage) {
                     None => attempt.succeeded(),
                     Some(error) => attempt.failed(&error),
                 }
-                Ok(replies)
+                Ok(answered)
             }
             Err(error) => {
                 attempt.failed(&error);
                 Err(error)
             }
         }
+    }
+
+    async fn put(&self, questions: &Pipeline) -> Result<Answered, StoreError> {
+        let link = self.link()?;
+        let mut pipeline = Pipeline::with_capacity(questions.len() + 1);
+        questions.cmd_iter().for_each(|question| {
+            pipeline.add_command(question.clone());
+        });
+        pipeline.add_command(self.authority.command().clone());
+        let captured = self.authority.capture();
+        let mut replies = self.round_trip_on(&link, &pipeline).await?;
+        let mark = replies.pop().unwrap_or(Value::Nil);
+        let believed = self.authority.hear(captured, &mark, &link.server.run_id);
+        Ok(Answered { replies, believed })
     }
 
     /// Applies the writes of one change in one round trip, each atomically, and only where nothing newer has been
@@ -105,23 +141,53 @@ impl RedisStore {
         writes: &[RedisWrite],
         version: i64,
         restrictive: bool,
-    ) -> Result<(), StoreError> {
-        let mut pipeline = Pipeline::new();
-        for write in writes {
-            pipeline.add_command(Scripted::of(write).command(version, restrictive));
-        }
-        if pipeline.is_empty() {
-            return Ok(());
-        }
-        let written = self.round_trip(&pipeline).await;
-        // Also after an error: what was not heard of may have happened. Others are told by Redis itself.
+    ) -> Result<Told, StoreError> {
+        let link = self.link()?;
+        self.write_on(&link, &[Parcel { writes, version, restrictive, strict: false }]).await
+    }
+
+    /// Several changes' writes in one round trip.
+    pub async fn write_on(&self, link: &Arc<Link>, parcels: &[Parcel<'_>]) -> Result<Told, StoreError> {
+        let build = |form| {
+            let mut pipeline = Pipeline::new();
+            for parcel in parcels {
+                for write in parcel.writes {
+                    pipeline.add_command(Scripted::of(write).command(parcel, form));
+                }
+            }
+            pipeline
+        };
+        let replies = self.scripted(link, build).await;
+        parcels.iter().for_each(|parcel| self.forget(parcel.writes));
+        Told::of(parcels, replies?)
+    }
+
+    /// Memory hears of our own writes at once, also after an error: what was not heard of may have happened. Others are
+    /// told by Redis itself.
+    fn forget(&self, writes: &[RedisWrite]) {
         if let Some(memory) = self.memory.get() {
             writes.iter().for_each(|write| memory.changed(write.key().as_bytes()));
         }
-        written?.into_iter().try_for_each(|reply| match reply {
-            Value::ServerError(error) => Err(StoreError::unavailable(error.code())),
-            _ => Ok(()),
-        })
+    }
+
+    /// Runs scripts by their hashes, and by their text where the server does not know one of them. They may be run
+    /// twice: each is made for that.
+    async fn scripted(
+        &self,
+        link: &Arc<Link>,
+        build: impl Fn(Form) -> Pipeline,
+    ) -> Result<Vec<Value>, StoreError> {
+        let pipeline = build(Form::Hash);
+        if pipeline.is_empty() {
+            return Ok(Vec::new());
+        }
+        let replies = self.round_trip_on(link, &pipeline).await?;
+        let unknown =
+            |reply: &Value| matches!(reply, Value::ServerError(error) if error.code() == "NOSCRIPT");
+        if replies.iter().any(unknown) {
+            return self.round_trip_on(link, &build(Form::Text)).await;
+        }
+        Ok(replies)
     }
 
     /// The version last applied to a key, as text; to be handed to [`RedisStore::write_back`].
@@ -146,10 +212,14 @@ impl RedisStore {
         ttl: Duration,
         seen: &str,
     ) -> Result<(), StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("EVAL").arg(WRITE_BACK).arg(2).arg(key).arg(version_key(key, ""));
-        pipeline.arg(value).arg(millis(ttl)).arg(seen);
-        match self.round_trip(&pipeline).await?.pop() {
+        let build = |form| {
+            let mut pipeline = Pipeline::with_capacity(1);
+            let mut command = WRITE_BACK.command(form);
+            command.arg(2).arg(key).arg(version_key(key, "")).arg(value).arg(millis(ttl)).arg(seen);
+            pipeline.add_command(command);
+            pipeline
+        };
+        match self.scripted(&self.link()?, build).await?.pop() {
             Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
             _ => Ok(()),
         }
@@ -248,27 +318,28 @@ impl RedisStore {
     }
 
     async fn connect(&self) -> Result<(), StoreError> {
-        let config = redis::AsyncConnectionConfig::new()
-            // A handshake is several round trips, with TLS some more.
-            .set_connection_timeout(Some(self.timeout.saturating_mul(10).max(Duration::from_secs(1))))
-            .set_response_timeout(Some(self.timeout))
-            // Of redis-rs's 50 the fifty-first request of a burst would wait for the driver before it is even written.
-            .set_pipeline_buffer_size(1024);
-        let link = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        self.link.store(Some(Arc::new(link.map_err(|error| of_error(&error))?)));
+        let link = self.new_link(self.timeout).await?;
+        self.link.store(Some(Arc::new(link)));
         Ok(())
     }
 
+    /// The connection that stands at present.
+    pub(super) fn link(&self) -> Result<Arc<Link>, StoreError> {
+        self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))
+    }
+
     async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        let link = self.link.load_full().ok_or_else(|| StoreError::unavailable("not connected"))?;
-        let replies =
-            MultiplexedConnection::clone(&link).send_packed_commands(pipeline, 0, pipeline.len()).await;
+        self.round_trip_on(&self.link()?, pipeline).await
+    }
+
+    async fn round_trip_on(&self, link: &Arc<Link>, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        let replies = link.connection().send_packed_commands(pipeline, 0, pipeline.len()).await;
         match replies {
             Ok(replies) if replies.len() == pipeline.len() => Ok(replies),
             Ok(_) => Err(StoreError::malformed("not one reply for each command")),
             Err(error) => {
                 if error.is_unrecoverable_error() {
-                    self.drop_link(&link, &error);
+                    self.drop_link(link, &error);
                 }
                 Err(of_error(&error))
             }
@@ -276,7 +347,7 @@ impl RedisStore {
     }
 
     /// Only the link that failed: another request may have seen it first, and a new one stand in its place.
-    fn drop_link(&self, failed: &Arc<MultiplexedConnection>, error: &RedisError) {
+    fn drop_link(&self, failed: &Arc<Link>, error: &RedisError) {
         let before = self.link.compare_and_swap(failed, None);
         if before.as_ref().is_some_and(|it| Arc::ptr_eq(it, failed)) {
             self.breaker.trip(&of_error(error));

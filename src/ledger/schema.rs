@@ -131,6 +131,11 @@ impl Column {
         }
     }
 
+    /// Whether its values are bytes rather than text or numbers.
+    pub fn is_binary(&self) -> bool {
+        self.kind() == Kind::Uuid && self.dialect != Dialect::Postgres && self.declared != "uuid"
+    }
+
     /// `{sub}`, `{sub:int}` or `{sub:uuid}`.
     pub fn placeholder(&self, field: &str) -> String {
         match self.cast() {
@@ -192,6 +197,12 @@ impl Column {
             }
             (_, Dialect::MySql) => format!("CAST(FLOOR(UNIX_TIMESTAMP({name}) * 1000) AS SIGNED)"),
         }
+    }
+
+    /// SQL for this column as text.
+    pub fn as_text(&self) -> String {
+        let kind = if self.dialect == Dialect::MySql { "CHAR" } else { "text" };
+        format!("CAST({} AS {kind})", self.name)
     }
 
     /// SQL for this column as lower-case text.

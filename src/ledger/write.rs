@@ -9,11 +9,13 @@ use super::outbox;
 use super::preset::{
     Native, Occasion, Preset, PresetContext, RevokedToken, SqlWrite, Standing, TokenLayout, UserLayout,
 };
-use super::redis::{RedisStore, RedisWrite};
+use super::redis::{Marked, RedisStore, RedisWrite, Step};
 use super::schema::{number, text};
 use super::sql::{SqlStore, Transaction};
 use super::store::StoreError;
-use rows::{Revoked, ended, next_version, upsert};
+use rows::{Drawn, ended, upsert};
+
+pub(in crate::ledger) use rows::{Revoked, next_version};
 
 use crate::claims::User;
 use crate::time::Timestamp;
@@ -28,6 +30,11 @@ const ATTEMPTS: usize = 3;
 /// Longest wait for the database to make a change.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the change before this one is waited for, that the mark may pass it. After that it is left to the look that
+/// is taken each second.
+const NEIGHBOUR: [Duration; 4] =
+    [Duration::from_millis(1), Duration::from_millis(3), Duration::from_millis(9), Duration::from_millis(27)];
+
 /// Where changes are written.
 pub struct Writer {
     pub sql: SqlStore,
@@ -41,6 +48,8 @@ pub struct Writer {
 #[derive(Debug)]
 pub struct Committed {
     pub version: i64,
+    /// What the mark has to have reached before; `None` where nothing was changed, and the version not used up.
+    pub predecessor: Option<i64>,
     pub writes: Vec<RedisWrite>,
     pub restrictive: bool,
 }
@@ -56,26 +65,46 @@ impl Writer {
         let committed = self.commit(change, now).await?;
         let state = match redis {
             None => RedisState::None,
-            // Nothing to tell: an expired token.
-            Some(_) if committed.writes.is_empty() => RedisState::Applied,
-            Some(redis) => {
-                let told = redis.write(&committed.writes, committed.version, committed.restrictive).await;
-                match told {
-                    Ok(()) => {
-                        // Left behind, the row is delivered once more: the same version changes nothing.
-                        if let Err(error) = outbox::delivered(&self.sql, committed.version).await {
-                            tracing::warn!(%error, "Outbox row left for the next delivery");
-                        }
-                        RedisState::Applied
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, version = committed.version, "Redis will be told later");
-                        RedisState::Pending
-                    }
+            Some(redis) => match self.tell(redis, &committed).await {
+                Ok(()) => RedisState::Applied,
+                // Nothing was to be told: an expired token. The mark is raised with the next change.
+                Err(_) if committed.writes.is_empty() => RedisState::Applied,
+                Err(error) => {
+                    tracing::warn!(%error, version = committed.version, "Redis will be told later");
+                    RedisState::Pending
                 }
-            }
+            },
         };
         Ok(Applied { version: committed.version, redis: state })
+    }
+
+    /// Redis's half, and the mark with it. The row of the outbox goes when the mark has passed it: until then somebody
+    /// who finds Redis behind can tell it everything again.
+    pub(super) async fn tell(&self, redis: &RedisStore, committed: &Committed) -> Result<(), StoreError> {
+        let Committed { version, predecessor, writes, restrictive } = committed;
+        let Some(from) = *predecessor else { return Ok(()) };
+        let step = Step { from, to: *version };
+        let (told, mut marked) = redis.write_step(writes, step, *restrictive).await?;
+        // The change before this one is on its way, most of the time.
+        for pause in NEIGHBOUR {
+            if marked != Marked::Gap {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            marked =
+                redis.write_step(&[], step, *restrictive).await.map_or(Marked::Gap, |(_, marked)| marked);
+        }
+        if writes.is_empty() || marked == Marked::Gap {
+            return Ok(());
+        }
+        let settled = if told.refused.is_empty() {
+            outbox::delivered(&self.sql, &[*version]).await
+        } else {
+            outbox::park(&self.sql, &told.refused).await
+        };
+        // Left behind, the row is delivered once more: the same version changes nothing.
+        settled.unwrap_or_else(|error| tracing::warn!(%error, "Outbox row left for the next delivery"));
+        Ok(())
     }
 
     /// The database's half.
@@ -97,7 +126,8 @@ impl Writer {
     async fn attempt(&self, change: &Change, now: Timestamp) -> Result<Committed, ChangeError> {
         let mut open = self.sql.begin().await.map_err(unavailable)?;
         let now = open.clock(now).await.map_err(unavailable)?;
-        let version = next_version(&mut open, now).await.map_err(unavailable)?;
+        let Drawn { version, predecessor } = next_version(&mut open, now).await.map_err(unavailable)?;
+        let unused = |restrictive| Committed { version, predecessor: None, writes: Vec::new(), restrictive };
         let (writes, restrictive) = match change {
             Change::Status { user, status, reason, until } => {
                 let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
@@ -111,7 +141,7 @@ impl Writer {
             Change::Lift { user } => {
                 // Looked at under the lock that every change takes: since it was found, somebody may have decided anew.
                 let Some(ended) = ended(&mut open, user, now).await.map_err(unavailable)? else {
-                    return Ok(Committed { version, writes: Vec::new(), restrictive: false });
+                    return Ok(unused(false));
                 };
                 let standing = self.standing(&mut open, user, now).await.map_err(unavailable)?;
                 let standing = Standing { version, ..standing };
@@ -127,7 +157,7 @@ impl Writer {
             }
             Change::TokenId { token_id, expires_at } => {
                 if is_over(*expires_at, &self.context, now) {
-                    return Ok(Committed { version, writes: Vec::new(), restrictive: true });
+                    return Ok(unused(true));
                 }
                 let row = Revoked { kind: "jti", id: token_id, user: None, expires_at: *expires_at };
                 row.write(&mut open, version, now).await.map_err(unavailable)?;
@@ -155,7 +185,7 @@ impl Writer {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
         }
         open.commit().await.map_err(unavailable)?;
-        Ok(Committed { version, writes, restrictive })
+        Ok(Committed { version, predecessor: Some(predecessor), writes, restrictive })
     }
 
     /// What our own table holds, or an active user.
@@ -330,7 +360,7 @@ impl Writer {
         if guarded.0 { Ok(()) } else { Err(ChangeError::NotGuarded(guarded.1)) }
     }
 
-    fn natives(&self) -> impl Iterator<Item = &Native> {
+    pub(super) fn natives(&self) -> impl Iterator<Item = &Native> {
         self.presets.iter().filter_map(|preset| match preset {
             Preset::Native(preset) => Some(preset),
             Preset::TokenBlacklist(_) | Preset::InvalidUsers(_) => None,

@@ -31,6 +31,7 @@ mod ledger_database;
 mod ledger_layouts;
 mod ledger_outages;
 mod ledger_pending;
+mod ledger_recovery;
 mod ledger_rules;
 mod ledger_starts;
 mod observers;

@@ -45,8 +45,7 @@ fn a_million_users_and_a_million_tokens_take_less_than_200_mb() {
     let answers = Answers::new(100_000);
     let stamp = Coherence::new(1, Duration::ZERO).stamp_of_all(&[]);
     for n in 0..200_000_u64 {
-        let answer =
-            Answer { held: Held::Same(Finding::Absent), stamp, until: Tick::ZERO };
+        let answer = Answer { held: Held::Same(Finding::Absent), stamp, until: Tick::ZERO };
         answers.insert(Key::new(n, !n), answer);
     }
     assert!(answers.len() <= 100_000);

@@ -6,7 +6,7 @@ use redis::{Pipeline, Value};
 use super::canary::Canary;
 use super::prefixes::WATERMARK;
 use super::{Link, Trouble};
-use crate::ledger::redis::of_error;
+use crate::ledger::redis::{ServerIdentity, of_error};
 use crate::ledger::rule::Rule;
 use crate::ledger::store::StoreError;
 
@@ -33,8 +33,11 @@ pub fn probes<'a>(rules: impl Iterator<Item = &'a Rule>) -> Box<[Probe]> {
 }
 
 impl Link {
-    /// Turns tracking on and finds out whether it works.
-    pub(super) async fn shake_hands(&self, connection: &mut MultiplexedConnection) -> Result<(), Trouble> {
+    /// Turns tracking on and finds out whether it works. Returns the server's `run_id`.
+    pub(super) async fn shake_hands(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Box<str>, Trouble> {
         if let Err(error) = connection.subscribe(CHANNEL).await {
             if error.is_unrecoverable_error() {
                 return Err(of_error(&error).into());
@@ -63,12 +66,13 @@ impl Link {
         self.probe(connection).await?;
         if !Canary::prove(&self.redis, &self.ear, connection).await? {
             if !told {
-                return Err(Trouble::refused("neither CLIENT TRACKINGINFO nor a key to write proves tracking"));
+                return Err(Trouble::refused(
+                    "neither CLIENT TRACKINGINFO nor a key to write proves tracking",
+                ));
             }
             tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
         }
-        self.authority.connected(run_id(server));
-        Ok(())
+        Ok(ServerIdentity::read(server).run_id)
     }
 
     /// Whether every key that a rule asks for may be read: Redis keeps quiet about changes of others (since 8.10), and
@@ -121,7 +125,9 @@ impl Link {
 pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
     match role {
         Value::Array(parts) if parts.first().and_then(text) == Some(b"master") => Ok(()),
-        Value::ServerError(error) if error.code() == "NOPERM" => Err(Trouble::refused("ROLE may not be asked (NOPERM)")),
+        Value::ServerError(error) if error.code() == "NOPERM" => {
+            Err(Trouble::refused("ROLE may not be asked (NOPERM)"))
+        }
         Value::ServerError(error) => Err(StoreError::unavailable(error.code()).into()),
         _ => Err(StoreError::unavailable("it is not the master").into()),
     }
@@ -130,10 +136,6 @@ pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
 async fn ask(connection: &mut MultiplexedConnection, questions: &Pipeline) -> Result<Vec<Value>, StoreError> {
     let replies = connection.send_packed_commands(questions, 0, questions.len()).await;
     replies.map_err(|error| of_error(&error))
-}
-
-fn run_id(info: &Value) -> Option<&str> {
-    std::str::from_utf8(text(info)?).ok()?.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
 }
 
 fn text(value: &Value) -> Option<&[u8]> {

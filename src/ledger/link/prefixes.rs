@@ -54,7 +54,10 @@ mod tests {
             prefixes(&["user:tokens:{sub}", "user:{sub}:active", "blacklist:{token}", "user:{sub}"]),
             ["blacklist:", "pc:watermark", "user:"]
         );
-        assert_eq!(prefixes(&["invalid_users", "invalid_user:{sub}"]), ["invalid_user:", "invalid_users", "pc:watermark"]);
+        assert_eq!(
+            prefixes(&["invalid_users", "invalid_user:{sub}"]),
+            ["invalid_user:", "invalid_users", "pc:watermark"]
+        );
         assert_eq!(prefixes(&["pc:{user}"]), ["pc:"]);
     }
 

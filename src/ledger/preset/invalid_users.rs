@@ -6,15 +6,18 @@ use std::time::Duration;
 
 use super::native::USER_QUERY;
 use super::{
-    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, Occasion, PresetContext, RECORD_TTL,
-    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, UnknownUser, UserLayout, literal, recorded,
-    template,
+    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Occasion, PresetContext,
+    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout, listed,
+    literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::{Column, Table};
 use crate::ledger::sql::Value;
 use crate::time::Timestamp;
+
+/// Where we keep of a user what the layout of the services has no room for.
+const STANDING: &str = "pc:standing:";
 
 impl InvalidUsers {
     pub(super) fn rules(&self, context: &PresetContext) -> Vec<Rule> {
@@ -33,7 +36,7 @@ impl InvalidUsers {
                 (literal(key), template("{sub}").map(Condition::ContainsSorted))
             }
         };
-        let listed = template(&key).zip(deny_if).map(|(key, deny_if)| Rule {
+        let theirs = template(&key).zip(deny_if).map(|(key, deny_if)| Rule {
             name: "invalid-users.user".into(),
             guards: Guards::User,
             redis: Some(RedisQuestion { key, deny_if, if_absent: IfAbsent::Allow }),
@@ -42,12 +45,18 @@ impl InvalidUsers {
             status: 403,
             ttl: self.ttl(context),
         });
-        // The realm is part of the key where it is part of the question.
-        let name = "invalid-users.record";
-        let key =
-            if self.users(context).is_some() { "pc:record:user:{sub}" } else { "pc:record:user:{user}" };
-        let record = recorded(name, Guards::User, key, query, Condition::NativeUser, "user_banned", 403);
-        [listed, record, self.known(context)].into_iter().flatten().collect()
+        // What their layout cannot say: from when on tokens pass again; and a ban for as long as it lasts, whatever their
+        // TTL. The realm is part of the key where it is part of the question.
+        let user = if self.users(context).is_some() { "{sub}" } else { "{user}" };
+        let ours = listed(
+            "invalid-users.standing",
+            Guards::User,
+            &format!("{STANDING}{user}"),
+            Condition::NativeUser,
+            (query, Condition::NativeUser),
+            ("user_banned", 403),
+        );
+        [theirs, ours, self.known(context)].into_iter().flatten().collect()
     }
 
     /// Whether the user has a row at all.
@@ -61,15 +70,20 @@ impl InvalidUsers {
             id.placeholder("sub"),
         );
         let deny_if = Condition::Equals(vec!["unknown".into()]);
-        recorded(
-            "invalid-users.known",
-            Guards::User,
-            "pc:record:known:{sub}",
-            query,
-            deny_if,
-            "user_unknown",
-            403,
-        )
+        Some(Rule {
+            name: "invalid-users.known".into(),
+            guards: Guards::User,
+            redis: Some(RedisQuestion {
+                key: template("pc:known:{sub}")?,
+                deny_if: deny_if.clone(),
+                // That somebody is known is not on any deny list: it has to be asked, now and then.
+                if_absent: IfAbsent::AskDatabase,
+            }),
+            sql: Some(SqlQuestion { query, deny_if }),
+            reason: "user_unknown".into(),
+            status: 403,
+            ttl: KNOWN_TTL,
+        })
     }
 
     /// The table, if it has what is needed.
@@ -148,17 +162,33 @@ impl UserLayout for InvalidUsers {
                 RedisWrite::RemoveMember { key: key.to_string(), member, sorted: true }
             }
         };
-        let record = if self.users(context).is_some() {
-            format!("pc:record:user:{}", standing.user.subject)
+        let user = if self.users(context).is_some() {
+            standing.user.subject.to_string()
         } else {
-            format!("pc:record:user:{}", standing.user)
+            standing.user.to_string()
         };
-        let record = if standing.status == Status::Active && standing.not_before.is_none() {
-            RedisWrite::Delete { key: record }
-        } else {
-            RedisWrite::Set { key: record, value: standing.json(), ttl: Some(RECORD_TTL) }
-        };
-        vec![listed, record]
+        vec![listed, standing.write(format!("{STANDING}{user}"), context, now)]
+    }
+
+    fn denied_rows<'a>(&self, context: &'a PresetContext) -> Option<TableRows<'a>> {
+        let table = self.users(context)?;
+        let column = |name: &super::SqlName| table.column(name.as_str());
+        let (key, status) = (column(&self.columns.user_id)?, column(&self.columns.status)?.word());
+        let cut_off = column(&self.columns.last_security_action);
+        let not_before = cut_off.map_or_else(|| "NULL".to_owned(), Column::millis);
+        let since = cut_off.map_or_else(String::new, |at| format!(" OR {} IS NOT NULL", at.name));
+        Some(TableRows {
+            table: table.name(),
+            key,
+            columns: format!("{status}, {not_before}"),
+            wanted: format!("{status} IS NULL OR {status} <> 'active'{since}"),
+            values: Vec::new(),
+        })
+    }
+
+    /// A user without a row is refused: so whoever is banned has one.
+    fn decides_alone(&self, context: &PresetContext) -> bool {
+        self.unknown_user == UnknownUser::Deny && self.users(context).is_some()
     }
 
     /// A logout sets the instant and leaves the status. A status

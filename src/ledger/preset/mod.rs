@@ -1,13 +1,13 @@
 //! The Redis and database layouts real services already use, as rules to read and as writes to make.
 //!
-//! A deny list in Redis is silent both when nobody is denied and when Redis has been wiped. So each question has a second
-//! rule wherever a table can be asked: a marker of our own (`pc:…`, [`RECORD_TTL`]) says what the database said last, and
-//! where it is absent the database is asked and the marker written back (`SET NX`: a change's own write is never undone).
-//! The cost is one probe of a primary key per token, and per user, and minute; the gain is that a flush loses nothing,
-//! that a key deleted by hand un-bans nobody, and that a layout's TTL may run out while a ban lasts. A copy of Redis that
-//! is older than a ban is believed for at most that minute. The services' own keys get no such markers: to them
-//! any value means "denied".
+//! A deny list in Redis is silent both when nobody is denied and when Redis has been wiped. The two are told apart by the
+//! mark (`watermark`): where it stands, everything the database denies is in Redis, and silence is innocence; where it
+//! does not, the database is asked until Redis has been filled from it again (`reconcile`). So a flush loses nothing,
+//! Redis alone answers while the database is away, and no question costs the database anything while it is there.
+//! For filling, each layout says which rows of the services' own tables deny ([`UserLayout::denied_rows`],
+//! [`TokenLayout::revoked_rows`]).
 
+mod filling;
 mod invalid_users;
 mod native;
 mod track;
@@ -19,18 +19,23 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::change::Status;
-
 use super::redis::RedisWrite;
 use super::rule::{Condition, Guards, IfAbsent, RedisQuestion, Rule, SqlQuestion};
 use super::schema::{Column, Table};
-use super::sql::{Dialect, SqlStore, Value};
+use super::sql::{Dialect, Row, SqlStore, Value};
 use super::store::StoreError;
 use crate::claims::User;
 use crate::template::Template;
 use crate::time::Timestamp;
 
-/// How long the database's answer is believed in Redis.
-pub const RECORD_TTL: Duration = Duration::from_secs(60);
+pub(in crate::ledger) use filling::{OwnedToken, TableRows};
+
+/// How long Redis remembers that a user has a row. Where nothing tells of rows that are deleted, one is noticed after
+/// that; and while the database is away, users who were seen since then pass.
+pub const KNOWN_TTL: Duration = Duration::from_secs(300);
+
+/// The least life of a key of ours: within an issuer's leeway the rest of a token's can be next to nothing.
+const LEAST_TTL: Duration = Duration::from_secs(60);
 
 /// A preset with its parameters (`[ledger.preset.NAME]`), resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -173,6 +178,11 @@ impl PresetContext {
         Self { dialect, token_lifetime, refresh_lifetime, leeway, tables }
     }
 
+    /// Of any token, leeway included.
+    pub fn longest_life(&self) -> Duration {
+        self.refresh_lifetime.max(self.token_lifetime) + self.leeway
+    }
+
     fn table(&self, name: &SqlName) -> Option<&Table> {
         self.tables.get(name.as_str())
     }
@@ -232,6 +242,26 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// Whether a cut-off would be seen.
     fn carries_cut_off(&self, context: &PresetContext) -> bool;
 
+    /// The rows of the services' own table that hold something against their users, for filling Redis from; `None`
+    /// without a table. The columns after the id are read by [`UserLayout::denied_row`].
+    fn denied_rows<'a>(&self, _context: &'a PresetContext) -> Option<TableRows<'a>> {
+        None
+    }
+
+    /// What a row of [`UserLayout::denied_rows`] says, from what follows its id. By default the columns are `status` (a
+    /// word; none that is known means deactivated) and `not_before` (unix milliseconds). The version is the filler's
+    /// affair: such rows have none.
+    fn denied_row(&self, subject: &str, row: &Row) -> Option<Standing> {
+        Some(filling::denied_row(subject, row))
+    }
+
+    /// Whether the services' own table alone says who is denied in this layout: every ban that was ever given has its
+    /// row there, so that a ban which stands in our table only has been lifted in theirs. Then Redis is filled from
+    /// theirs alone.
+    fn decides_alone(&self, _context: &PresetContext) -> bool {
+        false
+    }
+
     /// How long its keys live at most before they have to be renewed.
     fn ttl(&self, context: &PresetContext) -> Duration {
         context.refresh_lifetime
@@ -251,6 +281,18 @@ pub(in crate::ledger) trait TokenLayout: Send + Sync {
         _context: &PresetContext,
     ) -> Result<Option<SqlWrite>, String> {
         Ok(None)
+    }
+
+    /// The rows of the services' own table that list tokens which could still be presented, for filling Redis from;
+    /// `None` without a table. The columns after the token are read by [`TokenLayout::revoked_row`].
+    fn revoked_rows<'a>(&self, _context: &'a PresetContext, _now: Timestamp) -> Option<TableRows<'a>> {
+        None
+    }
+
+    /// What a row of [`TokenLayout::revoked_rows`] says, from what follows the token: by default `user_id` (as text),
+    /// the token's end and the instant of its revocation (unix milliseconds).
+    fn revoked_row(&self, compact: &str, row: &Row, now: Timestamp) -> Option<OwnedToken> {
+        Some(filling::revoked_row(compact, row, now))
     }
 
     /// Table, key column and expiry column, for clearing away.
@@ -324,39 +366,24 @@ impl Preset {
     }
 }
 
-/// A rule whose answer is kept in Redis for [`RECORD_TTL`] and asked of the database when it is not there.
-fn recorded(
+/// A rule of ours: what is not under its key is not denied.
+fn listed(
     name: &str,
     guards: Guards,
     key: &str,
-    query: String,
-    deny_if: Condition,
-    reason: &str,
-    status: u16,
+    redis: Condition,
+    (query, sql): (String, Condition),
+    (reason, status): (&str, u16),
 ) -> Option<Rule> {
     Some(Rule {
         name: name.into(),
         guards,
-        redis: Some(RedisQuestion {
-            key: template(key)?,
-            deny_if: deny_if.clone(),
-            if_absent: IfAbsent::AskDatabase,
-        }),
-        sql: Some(SqlQuestion { query, deny_if }),
+        redis: Some(RedisQuestion { key: template(key)?, deny_if: redis, if_absent: IfAbsent::Allow }),
+        sql: Some(SqlQuestion { query, deny_if: sql }),
         reason: reason.into(),
         status,
-        ttl: RECORD_TTL,
+        ttl: KNOWN_TTL,
     })
-}
-
-/// A query that always has a row: `revoked` or `live`, so that either can be kept.
-fn whether(exists: &str) -> String {
-    format!("SELECT CASE WHEN EXISTS ({exists}) THEN 'revoked' ELSE 'live' END AS state")
-}
-
-/// The answer of [`whether`] that denies.
-fn revoked() -> Condition {
-    Condition::Equals(vec!["revoked".into()])
 }
 
 /// Prefixes are operators' text: a brace in one is a brace.

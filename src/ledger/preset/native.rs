@@ -1,8 +1,8 @@
 //! `native`: Portcullis's own keys and tables.
 
 use super::{
-    Guards, Native, PresetContext, RECORD_TTL, RevokedToken, Rule, Standing, TokenLayout, UserLayout,
-    literal, recorded, revoked, whether,
+    Guards, LEAST_TTL, Native, PresetContext, RevokedToken, Rule, Standing, TokenLayout, UserLayout, listed,
+    literal,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 
 use std::time::Duration;
 
-/// What a user's row says; a user without one is active. Always one row, so that it can be kept in Redis.
+/// What a user's row says; a user without one is active.
 pub(super) const USER_QUERY: &str = "SELECT COALESCE(u.status, 'active') AS status, u.reason AS reason, \
      u.until_at AS until_at, u.not_before AS not_before, u.updated_at AS changed_at FROM (SELECT 1 AS one) AS always \
      LEFT JOIN portcullis_users u ON u.realm = {realm} AND u.subject = {sub}";
@@ -20,34 +20,34 @@ impl Native {
     pub(super) fn rules(&self) -> Vec<Rule> {
         let prefix = literal(&self.prefix);
         let token = |kind: &str, field: &str| {
-            let row = format!("SELECT 1 FROM portcullis_tokens WHERE kind = '{kind}' AND id = {{{field}}}");
-            whether(&row)
+            format!("SELECT 1 FROM portcullis_tokens WHERE kind = '{kind}' AND id = {{{field}}}")
         };
-        let session = whether("SELECT 1 FROM portcullis_sessions WHERE sid = {sid}");
+        // Not whatever is there: older gateways keep `live` under these keys for a minute.
+        let revoked = || Condition::Equals(vec!["revoked".into()]);
         let of_token = |name, part: &str, query| {
             let key = format!("{prefix}{part}");
-            recorded(name, Guards::Token, &key, query, revoked(), "token_revoked", 401)
+            let (sql, denial) = ((query, Condition::Exists), ("token_revoked", 401));
+            listed(name, Guards::Token, &key, revoked(), sql, denial)
         };
+        let session = "SELECT 1 FROM portcullis_sessions WHERE sid = {sid}".to_owned();
         let rules = [
             of_token("native.token", "token:{token_sha256}", token("sha256", "token_sha256")),
             of_token("native.jti", "jti:{jti}", token("jti", "jti")),
-            recorded(
+            listed(
                 "native.session",
                 Guards::Session,
                 &format!("{prefix}session:{{sid}}"),
-                session,
                 revoked(),
-                "session_revoked",
-                401,
+                (session, Condition::Exists),
+                ("session_revoked", 401),
             ),
-            recorded(
+            listed(
                 "native.user",
                 Guards::User,
                 &format!("{prefix}user:{{user}}"),
-                USER_QUERY.to_owned(),
                 Condition::NativeUser,
-                "user_banned",
-                403,
+                (USER_QUERY.to_owned(), Condition::NativeUser),
+                ("user_banned", 403),
             ),
         ];
         rules.into_iter().flatten().collect()
@@ -55,28 +55,16 @@ impl Native {
 
     /// A revoked token, or session: `part` is `token:…`, `jti:…` or `session:…`.
     pub(in crate::ledger) fn revoked_write(&self, part: &str, ttl: Option<Duration>) -> RedisWrite {
-        // A minute at least: within an issuer's leeway the rest of a life can be next to nothing.
-        let ttl = ttl.map(|ttl| ttl.max(RECORD_TTL));
+        let ttl = ttl.map(|ttl| ttl.max(LEAST_TTL));
         RedisWrite::Set { key: format!("{}{part}", self.prefix), value: "revoked".to_owned(), ttl }
     }
 }
 
 impl UserLayout for Native {
-    /// It may run out: the database is asked then. Only what denies every token is kept for long: of whatever lets some
-    /// pass, an old copy of Redis must not be believed for longer than a minute.
+    /// For as long as any token of the user may live; renewed while the database says so. A ban's end is in the value as
+    /// well, and a cut-off outlives the ban it came with: old tokens stay dead.
     fn writes(&self, standing: &Standing, context: &PresetContext, now: Timestamp) -> Vec<RedisWrite> {
-        let key = format!("{}user:{}", self.prefix, standing.user);
-        // A cut-off outlives the ban it came with: old tokens stay dead. Everything else goes with the key.
-        if standing.status == Status::Active && standing.not_before.is_none() {
-            return vec![RedisWrite::Delete { key }];
-        }
-        let longest = context.refresh_lifetime.max(context.token_lifetime).max(RECORD_TTL);
-        let ttl = match (standing.status, standing.until) {
-            (Status::Active | Status::SecurityAction, _) => RECORD_TTL,
-            (_, Some(until)) => now.until(until).clamp(RECORD_TTL, longest),
-            (_, None) => longest,
-        };
-        vec![RedisWrite::Set { key, value: standing.json(), ttl: Some(ttl) }]
+        vec![standing.write(format!("{}user:{}", self.prefix, standing.user), context, now)]
     }
 
     fn carries_cut_off(&self, _context: &PresetContext) -> bool {
@@ -95,6 +83,19 @@ impl TokenLayout for Native {
 }
 
 impl Standing {
+    /// What one key of ours is to hold: all of it, or nothing where nothing is held against the user.
+    pub(super) fn write(&self, key: String, context: &PresetContext, now: Timestamp) -> RedisWrite {
+        if self.status == Status::Active && self.not_before.is_none() {
+            return RedisWrite::Delete { key };
+        }
+        let longest = context.longest_life().max(LEAST_TTL);
+        let ttl = match self.until {
+            Some(until) if self.not_before.is_none() => now.until(until).clamp(LEAST_TTL, longest),
+            Some(_) | None => longest,
+        };
+        RedisWrite::Set { key, value: self.json(), ttl: Some(ttl) }
+    }
+
     /// `pc:user:…`: status, reason, until and not_before in unix milliseconds, version.
     pub(super) fn json(&self) -> String {
         let Self { user: _, status, reason, until, not_before, version } = self;

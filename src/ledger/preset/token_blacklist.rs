@@ -3,38 +3,26 @@
 use std::time::Duration;
 
 use super::{
-    Condition, Guards, IfAbsent, PresetContext, RECORD_TTL, RedisQuestion, RevokedToken, Rule, SqlQuestion,
-    SqlWrite, TokenBlacklist, TokenLayout, literal, recorded, remaining, revoked, template, whether,
+    Condition, Guards, IfAbsent, PresetContext, RedisQuestion, RevokedToken, Rule, SqlQuestion, SqlWrite,
+    TableRows, TokenBlacklist, TokenLayout, literal, remaining, template,
 };
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::Column;
 use crate::ledger::sql::{Dialect, Value};
+use crate::time::Timestamp;
 
 impl TokenBlacklist {
     pub(super) fn rules(&self, context: &PresetContext) -> Vec<Rule> {
-        let found = self.row(context);
         let listed = template(&format!("{}{{token}}", literal(&self.prefix))).map(|key| Rule {
             name: "token-blacklist.token".into(),
             guards: Guards::Token,
             redis: Some(RedisQuestion { key, deny_if: Condition::Exists, if_absent: IfAbsent::Allow }),
-            sql: found.as_ref().map(|row| SqlQuestion { query: row.clone(), deny_if: Condition::Exists }),
+            sql: self.row(context).map(|query| SqlQuestion { query, deny_if: Condition::Exists }),
             reason: "token_revoked".into(),
             status: 401,
             ttl: context.token_lifetime,
         });
-        let recorded = found.and_then(|row| {
-            let key = "pc:record:token:{token_sha256}";
-            recorded(
-                "token-blacklist.record",
-                Guards::Token,
-                key,
-                whether(&row),
-                revoked(),
-                "token_revoked",
-                401,
-            )
-        });
-        [listed, recorded].into_iter().flatten().collect()
+        listed.into_iter().collect()
     }
 
     fn row(&self, context: &PresetContext) -> Option<String> {
@@ -47,7 +35,7 @@ impl TokenBlacklist {
 impl TokenLayout for TokenBlacklist {
     /// As services write it: `{"userId":…,"expiresAt":"…","blacklistedAt":"…"}`, for the rest of the token's life.
     fn writes(&self, token: &RevokedToken<'_>, context: &PresetContext) -> Vec<RedisWrite> {
-        let RevokedToken { compact, sha256, subject, expires_at, at, .. } = *token;
+        let RevokedToken { compact, subject, expires_at, at, .. } = *token;
         // An id that is a number in the database is a number to the services.
         let number =
             subject.and_then(|subject| subject.parse::<i64>().ok().filter(|id| id.to_string() == subject));
@@ -59,11 +47,26 @@ impl TokenLayout for TokenBlacklist {
         });
         let ttl = remaining(expires_at.map(|end| end.plus(context.leeway)), at);
         let key = format!("{}{compact}", self.prefix);
-        let record = format!("pc:record:token:{sha256}");
-        vec![
-            RedisWrite::Set { key, value: value.to_string(), ttl },
-            RedisWrite::Set { key: record, value: "revoked".to_owned(), ttl: Some(RECORD_TTL) },
-        ]
+        vec![RedisWrite::Set { key, value: value.to_string(), ttl }]
+    }
+
+    /// All but those that are over; a table without an expiry lists for ever.
+    fn revoked_rows<'a>(&self, context: &'a PresetContext, now: Timestamp) -> Option<TableRows<'a>> {
+        let table = context.table(&self.table)?;
+        let column = |name: &super::SqlName| table.column(name.as_str());
+        let millis = |name| column(name).map_or_else(|| "NULL".to_owned(), Column::millis);
+        let user = column(&self.columns.user_id).map_or_else(|| "NULL".to_owned(), Column::as_text);
+        let columns =
+            format!("{user}, {}, {}", millis(&self.columns.expires_at), millis(&self.columns.blacklisted_at));
+        let (wanted, values) = match column(&self.columns.expires_at) {
+            Some(end) => {
+                // Compared as its own index has it. The table's clock may be another zone's: a day more does no harm.
+                let since = Timestamp::from_millis(now.millis() - 86_400_000);
+                (format!("{0} IS NULL OR {0} > {1}", end.name, end.slot()), vec![end.instant(since)])
+            }
+            None => ("1 = 1".to_owned(), Vec::new()),
+        };
+        Some(TableRows { table: table.name(), key: column(&self.columns.token)?, columns, wanted, values })
     }
 
     fn expiry<'a>(&self, context: &'a PresetContext) -> Option<(&'a str, &'a str, &'a Column)> {

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use redis::Value;
+
+use super::StoreError;
+use super::script::{Form, Lua};
+
 /// One write of a change.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum RedisWrite {
@@ -29,6 +34,22 @@ pub enum RedisWrite {
 }
 
 impl RedisWrite {
+    /// So much of its life is over.
+    pub fn age(&mut self, by: Duration) {
+        if let Self::Set { ttl: Some(ttl), .. } | Self::AddMember { ttl: Some(ttl), .. } = self {
+            *ttl = ttl.saturating_sub(by);
+        }
+    }
+
+    /// Whether it puts something there, rather than taking something away.
+    pub fn puts(&self) -> bool {
+        let some = |ttl: &Option<Duration>| ttl.is_none_or(|ttl| !ttl.is_zero());
+        match self {
+            Self::Set { ttl, .. } | Self::AddMember { ttl, .. } => some(ttl),
+            Self::Delete { .. } | Self::RemoveMember { .. } => false,
+        }
+    }
+
     /// The key it changes.
     pub fn key(&self) -> &str {
         match self {
@@ -86,36 +107,74 @@ impl<'a> Scripted<'a> {
         }
     }
 
-    pub fn command(&self, version: i64, restrictive: bool) -> redis::Cmd {
+    pub fn command(&self, parcel: &Parcel<'_>, form: Form) -> redis::Cmd {
         let removes = matches!(self.operation, "del" | "srem" | "zrem");
         let life = match self.ttl {
             Some(ttl) => ttl.max(VERSION_LIFE),
             None if removes => VERSION_LIFE,
             None => VERSION_LIFE_OF_PERMANENT,
         };
-        let mut command = redis::cmd("EVAL");
-        command.arg(COMPARE_AND_SET).arg(2).arg(self.key).arg(version_key(self.key, self.member));
-        command.arg(version).arg(u8::from(restrictive)).arg(millis(life));
+        let mut command = COMPARE_AND_SET.command(form);
+        command.arg(2).arg(self.key).arg(version_key(self.key, self.member));
+        command.arg(parcel.version).arg(u8::from(parcel.restrictive)).arg(millis(life));
         command.arg(self.operation).arg(self.value).arg(self.ttl.map_or(0, millis)).arg(self.score);
+        command.arg(u8::from(parcel.strict));
         command
     }
 }
 
-/// Versions are compared as padded text: Lua's numbers end at 2⁵³. The value is written before its version, so that a
-/// key of the wrong type (which aborts the script) leaves no version behind that was never applied.
-const COMPARE_AND_SET: &str = r"
-local version, rank, life, op, value, ttl, score = unpack(ARGV)
-local current = redis.call('GET', KEYS[2])
-if current then
+/// The writes of one change, and by what they are compared.
+#[derive(Clone, Copy, Debug)]
+pub struct Parcel<'a> {
+    pub writes: &'a [RedisWrite],
+    pub version: i64,
+    /// At the same version a ban beats its own lifting.
+    pub restrictive: bool,
+    /// Not even what has the same version is replaced.
+    pub strict: bool,
+}
+
+/// What became of writes that Redis has answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The versions of the changes of which some key holds a value of another type: to write there would need somebody
+    /// to remove it. The rule that reads the key cannot either, and asks the database.
+    pub refused: Vec<i64>,
+}
+
+impl Told {
+    pub(super) fn of(parcels: &[Parcel<'_>], replies: Vec<Value>) -> Result<Self, StoreError> {
+        let versions = parcels.iter().flat_map(|parcel| parcel.writes.iter().map(|_| parcel.version));
+        let mut told = Self::default();
+        for (version, reply) in versions.zip(replies) {
+            match reply {
+                Value::Int(-1) if told.refused.last() != Some(&version) => told.refused.push(version),
+                Value::ServerError(error) => return Err(StoreError::unavailable(error.code())),
+                _ => {}
+            }
+        }
+        Ok(told)
+    }
+}
+
+/// Versions are compared as padded text: Lua's numbers end at 2⁵³. A value of another type is left alone, and no version
+/// is noted that was never applied.
+static COMPARE_AND_SET: Lua = Lua::new(
+    r"
+local version, rank, life, op, value, ttl, score, strict = unpack(ARGV)
+local current = redis.pcall('GET', KEYS[2])
+if type(current) == 'string' then
   local cv, cr = string.match(current, '^(%d+):(%d)$')
   if cv then
     local a = string.rep('0', 20 - #cv) .. cv
     local b = string.rep('0', 20 - #version) .. version
-    if b < a or (b == a and rank < cr) then return 0 end
+    if b < a or (b == a and (strict == '1' or rank < cr)) then return 0 end
   end
 end
+local wanted = ({ sadd = 'set', srem = 'set', zadd = 'zset', zrem = 'zset' })[op]
+local kind = redis.call('TYPE', KEYS[1]).ok
+if wanted and kind ~= 'none' and kind ~= wanted then return -1 end
 ttl = tonumber(ttl)
-local existed = redis.call('EXISTS', KEYS[1])
 if op == 'set' then
   if ttl > 0 then redis.call('SET', KEYS[1], value, 'PX', ttl) else redis.call('SET', KEYS[1], value) end
 elseif op == 'del' then redis.call('DEL', KEYS[1])
@@ -128,14 +187,17 @@ if op == 'sadd' or op == 'zadd' then
   local left = redis.call('PTTL', KEYS[1])
   if ttl == 0 then
     if left >= 0 then redis.call('PERSIST', KEYS[1]) end
-  elseif existed == 0 or (left >= 0 and left < ttl) then redis.call('PEXPIRE', KEYS[1], ttl) end
+  elseif kind == 'none' or (left >= 0 and left < ttl) then redis.call('PEXPIRE', KEYS[1], ttl) end
 end
 redis.call('SET', KEYS[2], version .. ':' .. rank, 'PX', life)
 return 1
-";
+",
+);
 
 /// Keeps an answer of the database where nobody has written anything since that answer was asked for.
-pub(super) const WRITE_BACK: &str = r"
+pub(super) static WRITE_BACK: Lua = Lua::new(
+    r"
 if (redis.call('GET', KEYS[2]) or '') ~= ARGV[3] then return 0 end
 return redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2], 'NX') and 1 or 0
-";
+",
+);

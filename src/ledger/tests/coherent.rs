@@ -116,7 +116,9 @@ async fn who_writes_through_this_ledger_reads_it_at_once() {
     let redis = ledger.redis.as_ref().expect("Redis");
     for version in 0..200 {
         let write = match version % 2 {
-            0 => RedisWrite::Set { key: "pc:user:7".into(), value: r#"{"status":"banned"}"#.into(), ttl: None },
+            0 => {
+                RedisWrite::Set { key: "pc:user:7".into(), value: r#"{"status":"banned"}"#.into(), ttl: None }
+            }
             _ => RedisWrite::Delete { key: "pc:user:7".into() },
         };
         redis.write(&[write], version, version % 2 == 0).await.expect("written");
@@ -142,7 +144,8 @@ async fn an_answer_ends_with_its_key_although_redis_has_not_told() {
 #[tokio::test]
 async fn what_the_database_said_is_believed_for_its_second_and_no_longer() {
     let server = Server::start().await;
-    let session = with_sql(rule("session", Guards::User, "session:{sub}", Condition::Missing), Condition::Missing);
+    let session =
+        with_sql(rule("session", Guards::User, "session:{sub}", Condition::Missing), Condition::Missing);
     let (ledger, _shutdown) = open(server.settings(), vec![session]).await;
     becomes(&ledger, Mode::Coherent).await;
     the_database_says(&ledger, "session", "7", Some(1)).await;

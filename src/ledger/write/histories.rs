@@ -72,7 +72,7 @@ async fn live(redis: &Redis, layout: InvalidUsersLayout, steps: Vec<Step>) {
         };
         let committed = writer.commit(&change, NOW).await.expect("committed");
         if step.heard {
-            outbox::delivered(&server.sql, committed.version).await.expect("forgotten");
+            outbox::delivered(&server.sql, &[committed.version]).await.expect("forgotten");
         }
         arrivals.extend(
             step.arrivals
@@ -86,7 +86,10 @@ async fn live(redis: &Redis, layout: InvalidUsersLayout, steps: Vec<Step>) {
         link.write(&writes, version, restrictive).await.expect("told");
     }
     let pending = prometheus::IntGauge::new("pending", "pending").expect("a gauge");
-    Outbox::new(server.sql.clone(), pending.clone()).deliver(&link).await.expect("delivered");
+    Outbox::new(server.sql.clone(), pending.clone(), pending.clone())
+        .deliver(&link)
+        .await
+        .expect("delivered");
     for (subject, committed) in newest {
         for write in &committed.writes {
             assert!(holds(redis, write).await, "{subject}: {write:?}");

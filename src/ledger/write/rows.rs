@@ -58,13 +58,25 @@ pub async fn ended(
     Ok(rows.first().and_then(|row| text(row, 0)).and_then(|word| Status::of(&word)))
 }
 
-/// Versions rise strictly: the row's lock is held until the commit, so that their order is the order of commits.
-/// They also follow the database's clock, so that a database restored from a backup does not fall behind Redis.
-pub async fn next_version(open: &mut Transaction, now: Timestamp) -> Result<i64, StoreError> {
-    let sql =
-        "UPDATE portcullis_version SET value = CASE WHEN value < ? THEN ? ELSE value + 1 END WHERE id = 1";
-    open.execute(sql, &[now.millis().into(), now.millis().into()]).await?;
-    open.number("SELECT value FROM portcullis_version WHERE id = 1", &[]).await
+/// A version that was drawn for a change, and the one of the change before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drawn {
+    pub version: i64,
+    pub predecessor: i64,
+}
+
+/// Versions rise strictly: the row's lock is held until the commit, so that their order is the order of commits, and
+/// whoever sees one committed sees all before it. They also follow the database's clock, so that a database restored
+/// from a backup does not fall behind Redis.
+pub async fn next_version(open: &mut Transaction, now: Timestamp) -> Result<Drawn, StoreError> {
+    let lock = match open.dialect() {
+        Dialect::Sqlite => "SELECT value FROM portcullis_version WHERE id = 1",
+        Dialect::Postgres | Dialect::MySql => "SELECT value FROM portcullis_version WHERE id = 1 FOR UPDATE",
+    };
+    let predecessor = open.number(lock, &[]).await?;
+    let version = now.millis().max(predecessor.saturating_add(1));
+    open.execute("UPDATE portcullis_version SET value = ? WHERE id = 1", &[version.into()]).await?;
+    Ok(Drawn { version, predecessor })
 }
 
 /// Inserts a row, or replaces what is not its key: the first `keys` columns.

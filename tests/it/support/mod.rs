@@ -9,6 +9,7 @@ pub mod origin;
 pub mod postgres;
 pub mod raw;
 pub mod redis;
+pub mod relay;
 pub mod server;
 
 use std::fmt::Debug;

@@ -78,6 +78,18 @@ impl Redis {
     /// On the same port, with an empty memory.
     pub fn restart(&mut self) {
         self.kill();
+        std::fs::remove_file(self.directory.path().join("dump.rdb")).unwrap_or_default();
+        self.launch_again();
+    }
+
+    /// On the same port, with what it held at its last `SAVE`.
+    pub fn restart_from_copy(&mut self) {
+        self.kill();
+        assert!(self.directory.path().join("dump.rdb").exists(), "nothing was saved");
+        self.launch_again();
+    }
+
+    fn launch_again(&mut self) {
         // Nobody else takes the port but by rare chance; then this fails loudly.
         self.try_launch().unwrap_or_else(|log| panic!("redis-server did not come back: {log}"));
     }
@@ -101,6 +113,8 @@ impl Redis {
             String::new(),
             "--appendonly".to_owned(),
             "no".to_owned(),
+            "--enable-debug-command".to_owned(),
+            "yes".to_owned(),
         ];
         let log = directory.join("redis.log");
         std::fs::remove_file(&log).unwrap_or_default();
