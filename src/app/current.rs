@@ -10,6 +10,7 @@ use prometheus::Registry;
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::StartError;
 use crate::admin::{AdminHandles, Life, SeenSession};
@@ -38,6 +39,8 @@ pub(super) struct Makers {
     verify: VerifyMetrics,
     ledger: LedgerMetrics,
     background: CancellationToken,
+    /// Changes that observers are making.
+    pub(super) observing: TaskTracker,
 }
 
 impl Makers {
@@ -54,6 +57,7 @@ impl Makers {
             verify: VerifyMetrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
             background,
+            observing: TaskTracker::new(),
         })
     }
 }
@@ -61,6 +65,7 @@ impl Makers {
 /// The configuration in force, and the snapshot that requests are judged by.
 pub(super) struct Current {
     pub(super) makers: Makers,
+    audit: Arc<Audit>,
     config: ArcSwap<Config>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// Ends the tasks of the ledger in force.
@@ -71,12 +76,17 @@ pub(super) struct Current {
 
 impl Current {
     /// Makes the first snapshot.
-    pub(super) async fn assemble(config: Config, makers: Makers) -> Result<Self, StartError> {
+    pub(super) async fn assemble(
+        config: Config,
+        makers: Makers,
+        audit: Arc<Audit>,
+    ) -> Result<Self, StartError> {
         let tasks = makers.background.child_token();
         let ledger = open_ledger(&config, &makers, tasks.clone()).await?;
-        let snapshot = snapshot(&config, &makers, ledger, None).await;
+        let snapshot = snapshot(&config, &makers, &audit, ledger, None).await;
         Ok(Self {
             makers,
+            audit,
             config: ArcSwap::from_pointee(config),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             ledger_tasks: ArcSwap::from_pointee(tasks),
@@ -146,13 +156,19 @@ impl Current {
     }
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
-        let next = snapshot(&config, &self.makers, ledger, Some(before)).await;
+        let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
         self.snapshot.store(Arc::new(next));
         self.config.store(config);
     }
 
     pub(super) fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Lets the changes end that observers are making: a logout that a service has granted is a logout.
+    pub(super) async fn end_observing(&self) {
+        self.makers.observing.close();
+        self.makers.observing.wait().await;
     }
 
     /// Writes what is still to be written.
@@ -244,13 +260,13 @@ async fn open_ledger(
 async fn snapshot(
     config: &Config,
     makers: &Makers,
+    audit: &Arc<Audit>,
     ledger: Arc<Ledger>,
     before: Option<&Snapshot>,
 ) -> Snapshot {
     let routes = routes(config, before).await;
     let previous = before.map(|before| &*before.gate.verifiers);
     let verifiers = Verifiers::start(&config.issuers, previous, &makers.verify, &makers.background).await;
-    let names: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.settings.name)).collect();
     let reasons: Vec<Arc<str>> = config.ledger.rules.iter().map(|rule| Arc::clone(&rule.reason)).collect();
     let gate = Gate {
         routes: RouteTable::new(&routes),
@@ -260,8 +276,9 @@ async fn snapshot(
         identity: Identity::new(config.identity.clone()),
         tokens: TokenCache::new(config.tokens),
     };
-    let report = Report::new(&config.log, &makers.metrics, &makers.writer, &names, &reasons);
-    Snapshot { gate, server: config.server.clone(), report, routes }
+    let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
+    let observing = makers.observing.clone();
+    Snapshot { gate, server: config.server.clone(), report, routes, observing }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections.

@@ -38,6 +38,7 @@ mod schema;
 pub mod sessions;
 pub mod sql;
 pub mod store;
+mod thoroughness;
 mod upkeep;
 mod watermark;
 mod write;
@@ -80,6 +81,7 @@ pub use redis::{RedisStore, RedisWrite};
 pub use rule::{Guards, Rule};
 pub use settings::{DatabaseSettings, LedgerSettings, RedisSettings};
 pub use store::StoreError;
+use thoroughness::Thoroughness;
 
 /// Three answers, not two: *could not ask* is neither yes nor no.
 #[derive(Clone, Debug, PartialEq)]
@@ -286,7 +288,7 @@ impl Ledger {
             return Lookup::Live;
         }
         // Boxed, so that the requests which need none of it do not carry it along.
-        Box::pin(self.find_meant(questions, claims, now)).await
+        Box::pin(self.find_meant(questions, claims, Thoroughness::Usual, now)).await
     }
 
     /// How answers are found at present.

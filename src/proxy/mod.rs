@@ -1,18 +1,23 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
 //! [`door`] accepts, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
-//! [`exchange`] is what one request carries through the phases, [`forward`] is what the upstream receives.
+//! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
+//! phases, [`forward`] is what the upstream receives, [`observe`] learns from what it answers.
 
+mod body;
 mod door;
 mod exchange;
 mod forward;
 mod hygiene;
+mod judge;
+mod observe;
 mod phases;
 pub mod settings;
 
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
 use crate::report::Report;
@@ -31,6 +36,8 @@ pub struct Snapshot {
     pub report: Report,
     /// Every route, in the order of the configuration.
     pub routes: Vec<Arc<Route>>,
+    /// Changes that observers make; they are waited for at the end.
+    pub observing: TaskTracker,
 }
 
 /// The proxy: Pingora calls its phases.

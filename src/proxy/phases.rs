@@ -12,12 +12,11 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
 use super::exchange::{Exchange, RequestId};
-use super::{Proxy, door, forward, hygiene};
+use super::judge::judge;
+use super::observe::UNRECORDED;
+use super::{Proxy, door, forward, hygiene, observe};
 use crate::answer::{self, Answer};
-use crate::gate;
-use crate::target::{Ambiguity, Target};
-use crate::time::Timestamp;
-use crate::verdict::{Denial, DenyReason, Verdict};
+use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
 const ANSWERED: bool = true;
@@ -71,11 +70,14 @@ impl ProxyHttp for Proxy {
             let header = session.req_header();
             answer::denial(denial, &header.method, &header.headers, exchange.id.as_str())
         });
-        let malformed = matches!(&verdict, Err(Denial { reason: DenyReason::RequestAmbiguous(_), .. }));
+        // Who frames one request in two ways is not asked for another; nor is there one behind a body that was given up.
+        let broken = matches!(
+            &verdict,
+            Err(Denial { reason: DenyReason::RequestAmbiguous(_) | DenyReason::BodyTimeout, .. })
+        );
         exchange.verdict = Some(verdict);
         let Some(answer) = answer else { return Ok(GO_ON) };
-        if malformed {
-            // Who frames one request in two ways is not asked for another.
+        if broken {
             session.set_keepalive(None);
         }
         send(session, exchange, answer).await?;
@@ -85,12 +87,16 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let grant = exchange.grant().ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
         let peer = grant.route.upstream.next();
+        let is_observed = !grant.route.settings.observers.is_empty();
         let mut peer = peer
             .ok_or_else(|| Error::explain(ErrorType::ConnectNoRoute, "no server has an address").into_up())?;
         if hygiene::is_websocket(session.req_header()) {
             // A conversation may be silent for as long as it likes; the connection itself is watched by TCP.
             peer.options.read_timeout = None;
             session.set_read_timeout(None);
+        } else if is_observed {
+            // A page that logs out is often left at once: what the service answers is heard all the same.
+            session.as_mut().set_abort_on_close(false);
         }
         exchange.upstream = peer._address.as_inet().copied();
         exchange.forwarded.get_or_insert_with(Instant::now);
@@ -152,8 +158,26 @@ impl ProxyHttp for Proxy {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
             return Err(error.into_up());
         }
-        exchange.status = response.status.as_u16();
+        // An interim answer says nothing of how the request will end.
+        if !response.status.is_informational() {
+            observe::answered(session, response, exchange).await?;
+        }
+        // Of an answer that is held back the client has not heard yet.
+        exchange.status = if exchange.held.is_some() { 0 } else { response.status.as_u16() };
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if exchange.held.is_some() {
+            observe::collect(session, body, exchange)?;
+        }
+        Ok(None)
     }
 
     async fn fail_to_proxy(
@@ -173,8 +197,11 @@ impl ProxyHttp for Proxy {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
             exchange.status = CLIENT_WENT_AWAY;
         }
+        // An interim answer is none.
+        let silent = session.response_written().is_none_or(|head| head.status.is_informational());
         if let Some(reason) = reason
-            && session.response_written().is_none()
+            && silent
+            && !session.was_upgraded()
         {
             session.set_keepalive(None);
             let answer = answer::problem(&reason, id.as_str());
@@ -184,7 +211,15 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+        // The service has said everything, and the client has heard nothing of it.
+        if let Some(held) = exchange.held.take()
+            && error.is_none()
+            && matches!(observe::deliver(session, exchange, *held).await, Ok(false))
+        {
+            let answer = answer::problem(&DenyReason::Unrecorded, exchange.id.as_str());
+            let _ = send(session, exchange, answer).await;
+        }
         exchange.finish(session);
     }
 
@@ -198,37 +233,6 @@ impl ProxyHttp for Proxy {
     }
 }
 
-/// One verdict for the request at hand.
-async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
-    let snapshot = &exchange.snapshot;
-    let deny = |reason| Denial { route: None, credential: None, reason };
-    hygiene::check(session, &snapshot.server.limits).map_err(deny)?;
-    let header = session.req_header();
-    let host = header.headers.get(header::HOST).map(|host| host.as_bytes());
-    let target = Target::read(header.raw_path(), host, snapshot.server.ambiguous);
-    let target = target.map_err(|Ambiguity(what)| deny(DenyReason::RequestAmbiguous(what)))?;
-    // RFC 9112 section 3.2. An absolute target does not make up for it: the service gets the origin form, and would
-    // not hear which host was judged.
-    if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
-        return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
-    }
-    let request = gate::Request {
-        method: &header.method,
-        target: &target,
-        headers: &header.headers,
-        websocket: hygiene::is_websocket(header),
-    };
-    let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
-    if !target.as_received {
-        // From here on there is only the path that was judged.
-        let judged = target.origin_form();
-        if session.req_header_mut().set_raw_path(judged.as_bytes()).is_err() {
-            return Err(deny(DenyReason::RequestAmbiguous("the request target cannot be forwarded")));
-        }
-    }
-    verdict
-}
-
 /// What the client is told of a failure; `None` when there is nobody to tell.
 fn failure(error: &Error) -> Option<DenyReason> {
     use ErrorType::{
@@ -237,6 +241,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (_, other) if *other == UNRECORDED => Some(DenyReason::Unrecorded),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
         (_, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => {

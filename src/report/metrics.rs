@@ -55,6 +55,7 @@ pub struct Metrics {
     panics: IntCounter,
     access_lines_lost: IntCounter,
     audit_lines_lost: IntCounter,
+    observed: IntCounterVec,
 }
 
 impl Metrics {
@@ -97,6 +98,7 @@ impl Metrics {
             panics: counter("portcullis_panics_total", PANICS_HELP)?,
             access_lines_lost: counter("portcullis_access_lines_lost_total", ACCESS_LOST_HELP)?,
             audit_lines_lost: counter("portcullis_audit_lines_lost_total", AUDIT_LOST_HELP)?,
+            observed: counters("portcullis_observed_total", OBSERVED_HELP, &["route", "action", "outcome"])?,
         })
     }
 
@@ -123,6 +125,10 @@ impl Metrics {
         &self.access_lines_lost
     }
 
+    pub(super) fn observed(&self) -> &IntCounterVec {
+        &self.observed
+    }
+
     pub(super) fn audit_lines_lost(&self) -> &IntCounter {
         &self.audit_lines_lost
     }
@@ -145,6 +151,8 @@ const SLOW_HEADS_HELP: &str = "Connections closed because the head of a request 
 const PANICS_HELP: &str = "Panics. Each cost one connection or task, and each is a bug to be reported.";
 const ACCESS_LOST_HELP: &str =
     "Access lines that were not written because the log could not keep up or failed.";
+const OBSERVED_HELP: &str = "Answers of services that an entry of on_response has looked at. failed: the ledger could not store it, \
+    and the client got 503; too_long, unreadable, no_token and unverified passed as they were, untracked.";
 const AUDIT_LOST_HELP: &str =
     "Audit lines that could not be written. The control actions themselves took effect.";
 

@@ -23,7 +23,10 @@ fn shown() -> Families {
         .section(&issuer.config_with(&format!("jwks_url = \"{}\"", keys.url())))
         .section(&redis.config_toml())
         .upstream("app", &origin)
-        .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
+        .route(
+            "name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\n\
+                on_response = [{ revoke = \"token\" }]",
+        )
         .start();
     let text = gateway.metrics();
     let of_type = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());

@@ -1,5 +1,6 @@
 //! What the configuration accepts and what it says to the rest.
 
+mod sessions;
 mod shipped;
 
 use std::time::Duration;

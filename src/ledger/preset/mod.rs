@@ -24,6 +24,8 @@ mod user_cache;
 #[cfg(test)]
 mod tests;
 
+pub(super) use track::TrackedToken;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -44,7 +46,6 @@ pub(super) use record::complete;
 pub use refresh_tokens::RefreshTokens;
 pub use session_store::{SessionColumns, SessionStore};
 use theirs::{blacklisted, json_id};
-pub(super) use track::TrackedToken;
 pub(super) use user_cache::AliasRules;
 pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
 
