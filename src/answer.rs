@@ -2,11 +2,14 @@
 //!
 //! The client hears the standard's word for what is wrong; causes inside the gateway are the operator's business.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use http::header::{self, HeaderName};
 use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
+use crate::route::Access;
 use crate::verdict::{Denial, DenyReason};
 use crate::verify::Unverified;
 
@@ -30,6 +33,11 @@ struct Problem<'a> {
     detail: &'a str,
     reason: &'a str,
     request_id: &'a str,
+    /// RFC 6749 section 5.2, for the clients of a refresh endpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error_description: Option<&'a str>,
 }
 
 /// How a denial is told to whoever sent `method` and `headers`.
@@ -46,13 +54,15 @@ pub fn denial(denial: &Denial, method: &Method, headers: &HeaderMap, request_id:
         redirect.push((header::LOCATION, location.to_owned()));
         return Answer { status: StatusCode::FOUND, headers: redirect, body: Bytes::new() };
     }
-    let mut answer = problem(reason, request_id);
+    let detail = detail(denial);
+    let error = refresh_error(denial);
+    let mut answer = document(reason, &detail, error, request_id);
     if browser && route.is_some_and(|route| route.html) {
         answer.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
         answer.headers.push((header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()));
-        answer.body = page(reason, request_id);
+        answer.body = page(reason, &detail, request_id);
     }
-    if let Some(challenge) = challenge(denial) {
+    if let Some(challenge) = challenge(denial, &detail) {
         answer.headers.push((header::WWW_AUTHENTICATE, challenge));
     }
     answer
@@ -60,20 +70,31 @@ pub fn denial(denial: &Denial, method: &Method, headers: &HeaderMap, request_id:
 
 /// A reason as a problem document, for whoever has no denial: an upstream that failed, a request that was malformed.
 pub fn problem(reason: &DenyReason, request_id: &str) -> Answer {
+    document(reason, sentence(reason), None, request_id)
+}
+
+fn document(reason: &DenyReason, detail: &str, error: Option<&str>, request_id: &str) -> Answer {
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
     let word = reason.word();
     let problem = Problem {
         r#type: format!("urn:portcullis:problem:{word}"),
         title: status.canonical_reason().unwrap_or("Denied"),
         status: status.as_u16(),
-        detail: detail(reason),
+        detail,
         reason: word,
         request_id,
+        error,
+        error_description: error.map(|_| detail),
     };
     let mut headers = common(request_id);
     headers.push((header::CONTENT_TYPE, "application/problem+json".to_owned()));
     match status {
         StatusCode::SERVICE_UNAVAILABLE => headers.push((header::RETRY_AFTER, "1".to_owned())),
+        // RFC 9110 section 15.5.16.
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+            headers.push((header::ACCEPT, "application/json, application/x-www-form-urlencoded".to_owned()));
+            headers.push((header::ACCEPT_ENCODING, "identity".to_owned()));
+        }
         // RFC 9110 section 15.5.6 asks for a list; what is refused everywhere has the rest allowed somewhere.
         StatusCode::METHOD_NOT_ALLOWED => {
             headers.push((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned()))
@@ -90,8 +111,40 @@ fn common(request_id: &str) -> Vec<(HeaderName, String)> {
     ]
 }
 
+/// One sentence for the client, in the words of the token it has sent.
+fn detail(denial: &Denial) -> Cow<'_, str> {
+    let sentence = sentence(&denial.reason);
+    if !is_refresh(denial) {
+        return Cow::Borrowed(sentence);
+    }
+    let sentence = sentence.replace("access token", "refresh token");
+    let told = sentence.contains("log in again");
+    Cow::Owned(match denial.reason.status() {
+        401 if !told => format!("{}; please log in again.", sentence.trim_end_matches('.')),
+        _ => sentence,
+    })
+}
+
+fn is_refresh(denial: &Denial) -> bool {
+    denial.route.as_ref().is_some_and(|route| matches!(route.settings.access, Access::Refresh(_)))
+}
+
+/// What OAuth clients look at when a refresh fails (RFC 6749 section 5.2): `invalid_grant` makes them log in again and
+/// forget the token, where a bare 401 sends some of them into a loop; `temporarily_unavailable` makes them keep it.
+fn refresh_error(denial: &Denial) -> Option<&'static str> {
+    if !is_refresh(denial) {
+        return None;
+    }
+    match denial.reason.status() {
+        _ if denial.reason == DenyReason::TokenMissing => Some("invalid_request"),
+        401 | 403 => Some("invalid_grant"),
+        400..=499 => Some("invalid_request"),
+        _ => Some("temporarily_unavailable"),
+    }
+}
+
 /// One sentence for the client.
-fn detail(reason: &DenyReason) -> &str {
+fn sentence(reason: &DenyReason) -> &str {
     match reason {
         DenyReason::NoRoute => "Nothing is served here.",
         DenyReason::RequestAmbiguous(what) => what,
@@ -100,6 +153,11 @@ fn detail(reason: &DenyReason) -> &str {
         DenyReason::MethodRefused => "This method is refused.",
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
         DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
+        DenyReason::BodyTimeout => "The request body did not come in time.",
+        DenyReason::BodyUnreadable => "The body must be JSON or a form, in UTF-8, and not compressed.",
+        DenyReason::Unrecorded => {
+            "The service has answered, but what follows from it could not be stored; please try again."
+        }
         DenyReason::OriginRefused => "This page may not open a connection here with the user's cookie.",
         DenyReason::TokenMissing => "This needs an access token.",
         DenyReason::Unverified(why) => match why {
@@ -138,7 +196,7 @@ fn detail(reason: &DenyReason) -> &str {
 }
 
 /// The Bearer challenge (RFC 6750 section 3) of a 401 or 403. Without a token there is no error code.
-fn challenge(denial: &Denial) -> Option<String> {
+fn challenge(denial: &Denial, detail: &str) -> Option<String> {
     let reason = &denial.reason;
     if !matches!(reason.status(), 401 | 403) {
         return None;
@@ -157,15 +215,17 @@ fn challenge(denial: &Denial) -> Option<String> {
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge
+        | DenyReason::BodyTimeout
+        | DenyReason::BodyUnreadable
+        | DenyReason::Unrecorded
         | DenyReason::LedgerUnavailable(_)
         | DenyReason::UpstreamUnavailable
         | DenyReason::UpstreamTimeout => return None,
     };
     let mut challenge =
-        format!("Bearer error=\"{error}\", error_description=\"{}\"", detail(reason).trim_end_matches('.'));
+        format!("Bearer error=\"{error}\", error_description=\"{}\"", detail.trim_end_matches('.'));
     if *reason == DenyReason::InsufficientScope
-        && let Some(crate::route::Access::Guarded(policy)) =
-            denial.route.as_ref().map(|route| &route.settings.access)
+        && let Some(policy) = denial.route.as_ref().and_then(|route| route.settings.access.policy())
     {
         challenge.push_str(", scope=\"");
         challenge.push_str(&policy.scopes.join(" "));
@@ -174,10 +234,9 @@ fn challenge(denial: &Denial) -> Option<String> {
     Some(challenge)
 }
 
-fn page(reason: &DenyReason, request_id: &str) -> Bytes {
+fn page(reason: &DenyReason, detail: &str, request_id: &str) -> Bytes {
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
     let title = status.canonical_reason().unwrap_or("Denied");
-    let detail = detail(reason);
     // Nothing of the request stands in here but the id, which is ours: there is nothing to escape.
     Bytes::from(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\

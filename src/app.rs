@@ -163,7 +163,7 @@ impl Gateway {
         let audit = Arc::new(audit);
         let connections = Connections::new(config.server.limits.connections);
         let admin_settings = config.admin.clone();
-        let current = Arc::new(Current::assemble(config, makers).await?);
+        let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
         let settling = Arc::clone(&current).settle_forever();
         tokio::spawn(background.clone().run_until_cancelled_owned(settling));
 
@@ -269,6 +269,7 @@ impl Gateway {
             () = told_again => tracing::warn!(open = open(), "Told again; open connections are cut"),
         }
         self.control.close().await;
+        self.current.end_observing().await;
         self.background.cancel();
         self.current.close();
     }

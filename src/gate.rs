@@ -11,12 +11,12 @@ use serde_json::Value;
 use crate::claims::{Claims, User};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Lookup, Unaskable};
-use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, Route, RouteTable};
+use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, Refresh, Route, RouteTable};
 use crate::target::Target;
 use crate::time::Timestamp;
 use crate::token::{self, Conflict, Fingerprint, Place, Token};
 use crate::verdict::{Assurance, Credential, Denial, DenyReason, Grant, Told, Verdict};
-use crate::verify::{TokenCache, Unverified, Verifiers};
+use crate::verify::{Seal, TokenCache, Unverified, Verifiers};
 
 /// What is judged. The proxy makes it of a session; whoever asks in its place makes the same.
 #[derive(Debug)]
@@ -31,6 +31,17 @@ pub struct Request<'a> {
     pub websocket: bool,
     /// Whether the client has shown a certificate that is believed.
     pub client_certificate: bool,
+    /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
+    pub in_body: Option<Token<'a>>,
+}
+
+/// What a token is good for, by the route it is presented to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    /// An access token.
+    Access,
+    /// A refresh token: it begets others, so nothing that is remembered of it is enough.
+    Refresh,
 }
 
 /// Everything a judgment needs, immutable; a new configuration is a new gate.
@@ -60,17 +71,21 @@ impl Gate {
             let reason = DenyReason::ClientCertificateMissing;
             return Err(Denial { route: Some(Arc::clone(route)), credential: None, reason });
         }
-        let Access::Guarded(policy) = &route.settings.access else {
-            return Ok(Grant {
-                route: Arc::clone(route),
-                credential: None,
-                told: None,
-                assurance: Assurance::Full,
-            });
+        let (policy, places, bodies, purpose) = match &route.settings.access {
+            Access::Open => {
+                let (route, assurance) = (Arc::clone(route), Assurance::Full);
+                return Ok(Grant { route, credential: None, told: None, assurance });
+            }
+            Access::Guarded(policy) => (policy, &self.places, &[][..], Purpose::Access),
+            Access::Refresh(Refresh { policy, places, bodies, .. }) => {
+                (policy, places, bodies.as_slice(), Purpose::Refresh)
+            }
         };
         let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
 
-        let found = token::find(&self.places, request.headers, *query);
+        let found = token::none_in_query(bodies, *query);
+        let found = found.and_then(|()| token::find(places, request.headers, *query));
+        let found = found.and_then(|found| token::with_body(found, request.in_body));
         let found = found.map_err(|Conflict(what)| deny(DenyReason::RequestAmbiguous(what)))?;
         let Some(found) = found else {
             return match policy.anonymous {
@@ -82,14 +97,14 @@ impl Gate {
             return Err(deny(DenyReason::OriginRefused));
         }
         let token = Token::new(&found.compact);
-        let credential = self.credential(&token, now).await.map_err(deny)?;
+        let credential = self.credential(&token, purpose, now).await.map_err(deny)?;
 
         let deny = |credential, reason| Denial {
             route: Some(Arc::clone(route)),
             credential: Some(credential),
             reason,
         };
-        let assurance = match self.weigh(&credential, policy, now).await {
+        let assurance = match self.weigh(&credential, policy, purpose, now).await {
             Ok(assurance) => assurance,
             Err(reason) => return Err(deny(credential, reason)),
         };
@@ -120,7 +135,18 @@ impl Gate {
     }
 
     /// The verified credential: one probe when the token is known, a signature when it is not.
-    async fn credential(&self, token: &Token<'_>, now: Timestamp) -> Result<Arc<Credential>, DenyReason> {
+    ///
+    /// Refresh tokens are not remembered: what is believed of one must never be found under an access token's rules.
+    async fn credential(
+        &self,
+        token: &Token<'_>,
+        purpose: Purpose,
+        now: Timestamp,
+    ) -> Result<Arc<Credential>, DenyReason> {
+        if purpose == Purpose::Refresh {
+            let verified = self.verifiers.verify_refresh(token, now).await;
+            return self.made(token, verified.map_err(DenyReason::Unverified)?).map(Arc::new);
+        }
         if let Some(known) = self.tokens.get(token) {
             match self.verifiers.still_holds(&known.claims, &known.seal, now) {
                 Ok(()) => return Ok(known),
@@ -131,14 +157,18 @@ impl Gate {
                 Err(_) => drop(self.tokens.remove(token)),
             }
         }
-        let (claims, seal) = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;
+        let verified = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;
+        Ok(self.tokens.insert(token, self.made(token, verified)?))
+    }
+
+    /// All that follows from a verified token alone.
+    fn made(&self, token: &Token<'_>, (claims, seal): (Claims, Seal)) -> Result<Credential, DenyReason> {
         let questions = self.ledger.questions(&claims, token);
         let questions =
             questions.map_err(|Unaskable(claim)| DenyReason::Unverified(Unverified::Claim(claim)))?;
         let stamps = self.identity.stamps(&claims, token);
         let (fingerprint, told) = (Fingerprint::of(token), ArcSwapOption::empty());
-        let credential = Credential { claims, seal, fingerprint, questions, stamps, told };
-        Ok(self.tokens.insert(token, credential))
+        Ok(Credential { claims, seal, fingerprint, questions, stamps, told })
     }
 
     /// What the ledger says, weighed against the route's policy for outages.
@@ -146,10 +176,15 @@ impl Gate {
         &self,
         credential: &Credential,
         policy: &Policy,
+        purpose: Purpose,
         now: Timestamp,
     ) -> Result<Assurance, DenyReason> {
         let Credential { questions, claims, .. } = credential;
-        match (self.ledger.find(questions, claims, now).await, policy.on_outage) {
+        let lookup = match purpose {
+            Purpose::Access => self.ledger.find(questions, claims, now).await,
+            Purpose::Refresh => self.ledger.find_strictly(questions, claims, now).await,
+        };
+        match (lookup, policy.on_outage) {
             (Lookup::Live, _) => Ok(Assurance::Full),
             (Lookup::Revoked(revocation), _) => Err(DenyReason::Revoked(revocation)),
             (Lookup::Unknown(outage), OnOutage::Deny) => Err(DenyReason::LedgerUnavailable(outage)),

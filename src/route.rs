@@ -1,5 +1,6 @@
 //! Routes: host, path and method decide which; the most specific wins, whatever their order.
 
+mod observe;
 mod table;
 mod trie;
 
@@ -8,9 +9,11 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::Value;
 
+use crate::token::{BodyPlace, Place};
 use crate::upstream::Upstream;
 use crate::upstream::settings::Patience;
 
+pub use observe::{Observer, Revoke, Statuses, Track};
 pub use table::RouteTable;
 
 /// A route as configured, resolved.
@@ -33,6 +36,8 @@ pub struct RouteSettings {
     pub redirect: Option<Box<str>>,
     /// `timeouts`: the upstream's, where the route says nothing else.
     pub timeouts: Patience,
+    /// What is learnt from the service's own answers.
+    pub observers: Vec<Observer>,
 }
 
 /// Who may pass. Open is a word, not an absence.
@@ -41,6 +46,32 @@ pub enum Access {
     /// `auth = "public"`: tokens are not looked at.
     Open,
     Guarded(Policy),
+    /// `auth = "refresh"`: the endpoint that makes new tokens of old ones.
+    Refresh(Refresh),
+}
+
+impl Access {
+    /// What is asked of a request; `None` where nothing is.
+    pub fn policy(&self) -> Option<&Policy> {
+        match self {
+            Self::Open => None,
+            Self::Guarded(policy) => Some(policy),
+            Self::Refresh(refresh) => Some(&refresh.policy),
+        }
+    }
+}
+
+/// Where a refresh route finds its token. `places` and `bodies` are not both empty.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refresh {
+    /// In the head.
+    pub places: Vec<Place>,
+    /// In the body.
+    pub bodies: Vec<BodyPlace>,
+    /// Longest body that is looked into; more is refused.
+    pub body_bytes: usize,
+    /// Never anonymous, and never passing when no store can answer: what passes here is good for another week.
+    pub policy: Policy,
 }
 
 /// Whether a route asks for a client certificate, besides what it asks of tokens.

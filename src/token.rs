@@ -1,5 +1,6 @@
 //! What the client sent as its credential; nothing is believed yet.
 
+mod body;
 mod find;
 mod twin;
 
@@ -7,7 +8,8 @@ use std::fmt::{self, Write as _};
 
 use sha2::{Digest, Sha256};
 
-pub use find::{Conflict, Found, find, is_for_tokens, without_cookie, without_parameter};
+pub use body::{BodyPlace, find_in_form, find_in_json, none_in_query};
+pub use find::{Conflict, Found, find, is_for_tokens, with_body, without_cookie, without_parameter};
 
 /// A compact JWT as received (RFC 7519 section 3.1). `Debug` shows only its length.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -93,6 +93,10 @@ pub enum DenyReason {
     HeadersTooLarge,
     /// A longer body than allowed.
     BodyTooLarge,
+    /// A body in which a token is looked for did not come in time.
+    BodyTimeout,
+    /// A body in which a token is looked for is of a kind that is not read.
+    BodyUnreadable,
     /// A WebSocket handshake with a cookie for a credential, from a page of another origin.
     OriginRefused,
     /// No credential.
@@ -109,6 +113,8 @@ pub enum DenyReason {
     InsufficientRole,
     /// A claim has not the value the route asks for.
     ClaimMismatch,
+    /// The service has answered, and the ledger could not store what follows from it.
+    Unrecorded,
     /// The upstream could not be reached or spoke nonsense.
     UpstreamUnavailable,
     /// The upstream did not answer in time.
@@ -126,6 +132,8 @@ impl DenyReason {
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
+            Self::BodyTimeout => "body_timeout",
+            Self::BodyUnreadable => "body_unreadable",
             Self::OriginRefused => "origin_refused",
             Self::TokenMissing => "token_missing",
             Self::Unverified(why) => match why {
@@ -140,7 +148,7 @@ impl DenyReason {
                 Unverified::KeysUnavailable => "keys_unavailable",
             },
             Self::Revoked(revocation) => &revocation.reason,
-            Self::LedgerUnavailable(_) => "ledger_unavailable",
+            Self::LedgerUnavailable(_) | Self::Unrecorded => "ledger_unavailable",
             Self::InsufficientScope => "insufficient_scope",
             Self::InsufficientRole => "insufficient_role",
             Self::ClaimMismatch => "claim_mismatch",
@@ -159,8 +167,12 @@ impl DenyReason {
             Self::MethodRefused => 405,
             Self::HeadersTooLarge => 431,
             Self::BodyTooLarge => 413,
+            Self::BodyTimeout => 408,
+            Self::BodyUnreadable => 415,
             Self::TokenMissing => 401,
-            Self::Unverified(Unverified::KeysUnavailable) | Self::LedgerUnavailable(_) => 503,
+            Self::Unverified(Unverified::KeysUnavailable) | Self::LedgerUnavailable(_) | Self::Unrecorded => {
+                503
+            }
             Self::Unverified(
                 Unverified::Malformed(_)
                 | Unverified::Signature
@@ -182,7 +194,7 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 24] = [
+pub const WORDS: [&str; 26] = [
     "no_route",
     "request_ambiguous",
     "misdirected_request",
@@ -190,6 +202,8 @@ pub const WORDS: [&str; 24] = [
     "method_refused",
     "headers_too_large",
     "body_too_large",
+    "body_timeout",
+    "body_unreadable",
     "token_missing",
     "token_malformed",
     "token_signature",

@@ -11,6 +11,7 @@ use prometheus::Registry;
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::StartError;
 use crate::admin::{AdminHandles, Life, SeenSession};
@@ -43,6 +44,8 @@ pub(super) struct Makers {
     upstream: UpstreamMetrics,
     tls: TlsMetrics,
     background: CancellationToken,
+    /// Changes that observers are making.
+    pub(super) observing: TaskTracker,
 }
 
 impl Makers {
@@ -61,6 +64,7 @@ impl Makers {
             upstream: UpstreamMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
             background,
+            observing: TaskTracker::new(),
         })
     }
 }
@@ -68,6 +72,7 @@ impl Makers {
 /// The configuration in force, and the snapshot that requests are judged by.
 pub(super) struct Current {
     pub(super) makers: Makers,
+    audit: Arc<Audit>,
     config: ArcSwap<Config>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     /// Listeners with TLS, by the address they were configured with.
@@ -80,7 +85,11 @@ pub(super) struct Current {
 
 impl Current {
     /// Makes the first snapshot.
-    pub(super) async fn assemble(config: Config, makers: Makers) -> Result<Self, StartError> {
+    pub(super) async fn assemble(
+        config: Config,
+        makers: Makers,
+        audit: Arc<Audit>,
+    ) -> Result<Self, StartError> {
         let listener = |settings: &TlsSettings| {
             let terms = Terms::new(settings).map_err(StartError::process)?;
             Ok((settings.listen, Arc::new(Listener::new(terms))))
@@ -89,9 +98,10 @@ impl Current {
         makers.tls.in_use(&config.server.tls);
         let tasks = makers.background.child_token();
         let ledger = open_ledger(&config, &makers, tasks.clone()).await?;
-        let snapshot = snapshot(&config, &makers, ledger, None).await;
+        let snapshot = snapshot(&config, &makers, &audit, ledger, None).await;
         Ok(Self {
             makers,
+            audit,
             config: ArcSwap::from_pointee(config),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
             tls,
@@ -184,7 +194,7 @@ impl Current {
     }
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
-        let next = snapshot(&config, &self.makers, ledger, Some(before)).await;
+        let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
         for route in &before.routes {
             if !next.routes.iter().any(|other| Arc::ptr_eq(&other.upstream, &route.upstream)) {
                 route.upstream.retire();
@@ -197,6 +207,12 @@ impl Current {
 
     pub(super) fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Lets the changes end that observers are making: a logout that a service has granted is a logout.
+    pub(super) async fn end_observing(&self) {
+        self.makers.observing.close();
+        self.makers.observing.wait().await;
     }
 
     /// Writes what is still to be written.
@@ -294,13 +310,13 @@ async fn open_ledger(
 async fn snapshot(
     config: &Config,
     makers: &Makers,
+    audit: &Arc<Audit>,
     ledger: Arc<Ledger>,
     before: Option<&Snapshot>,
 ) -> Snapshot {
     let routes = routes(config, before, &makers.upstream).await;
     let previous = before.map(|before| &*before.gate.verifiers);
     let verifiers = Verifiers::start(&config.issuers, previous, &makers.verify, &makers.background).await;
-    let names: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.settings.name)).collect();
     let reasons: Vec<Arc<str>> = config.ledger.rules.iter().map(|rule| Arc::clone(&rule.reason)).collect();
     let gate = Gate {
         routes: RouteTable::new(&routes),
@@ -310,8 +326,9 @@ async fn snapshot(
         identity: Identity::new(config.identity.clone()),
         tokens: TokenCache::new(config.tokens),
     };
-    let report = Report::new(&config.log, &makers.metrics, &makers.writer, &names, &reasons);
-    Snapshot { gate, server: config.server.clone(), report, routes }
+    let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
+    let observing = makers.observing.clone();
+    Snapshot { gate, server: config.server.clone(), report, routes, observing }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and

@@ -15,7 +15,7 @@ use super::problem::Span;
 use super::reader::{Placed, Reader, Table};
 use super::server::{LONGEST_LIFE, TokenSettings};
 use crate::verify::keys::{KeyDescription, KeyError, KeySet, Material};
-use crate::verify::{Algorithm, ClaimNames, IssuerSettings, JwksSettings, KeySource};
+use crate::verify::{Algorithm, ClaimNames, IssuerSettings, JwksSettings, KeySource, RefreshTokens};
 
 const ALGORITHMS: [(&str, Algorithm); 13] = [
     ("HS256", Algorithm::HS256),
@@ -51,6 +51,7 @@ struct Written {
     token_lifetime: Option<Duration>,
     refresh_lifetime: Option<Duration>,
     claims: Option<ClaimNames>,
+    refresh: Option<RefreshTokens>,
 }
 
 /// An issuer with the places that rules across issuers speak of.
@@ -67,10 +68,14 @@ pub fn issuer(table: &mut Table<'_>, token: Option<&TokenSettings>) -> Option<Is
     let algorithms = table.need("algorithms", some(placed(word(&ALGORITHMS))));
     let keys = source(table, issuer.as_ref(), algorithms.as_deref().unwrap_or_default());
     let longest = SECOND..=LONGEST_LIFE;
+    let required = table.or("required", list(name), ["exp", "iat", "sub", "iss", "aud"]);
+    let refresh = table
+        .table("refresh", |table| super::refresh::tokens(table, required.as_deref().unwrap_or_default()));
     let written = Written {
         realm: table.or("realm", parsed(realm), ""),
         leeway: table.or("leeway", duration(Duration::ZERO..=5 * MINUTE), "0s"),
-        required: table.or("required", list(name), ["exp", "iat", "sub", "iss", "aud"]),
+        required,
+        refresh,
         token_lifetime: table.or("token_lifetime", duration(longest.clone()), "15m"),
         refresh_lifetime: table.or("refresh_lifetime", duration(longest), "7d"),
         claims: table.table("claims", claims),
@@ -99,6 +104,7 @@ impl Written {
             token_lifetime,
             refresh_lifetime,
             claims,
+            refresh,
         } = self;
         Some(IssuerSettings {
             issuer: issuer?.value.into(),
@@ -113,6 +119,7 @@ impl Written {
             claims: claims?,
             types: token.types.clone(),
             max_bytes: token.max_bytes,
+            refresh: refresh?,
         })
     }
 }

@@ -9,11 +9,13 @@ mod kinds;
 mod ledger;
 mod mask;
 mod node;
+mod observers;
 mod path;
 mod presets;
 mod problem;
 mod reader;
 mod redis;
+mod refresh;
 mod routes;
 mod rules;
 mod server;
@@ -155,11 +157,13 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
         issuers: has_issuers,
         on_outage: ledger.on_outage,
         client_certificates: server.as_ref().is_none_or(ServerSettings::asks_for_certificates),
+        presets: ledger.presets.as_deref().unwrap_or_default(),
     };
     let routes = table.tables("routes", None, |table| routes::route(table, &around));
     present(table, &upstreams, routes.iter().filter_map(|route| route.value.as_ref()));
     let routes: Vec<_> = routes.into_iter().filter_map(|route| route.value).collect();
-    let routes = routes::resolve(table.reader, routes, ledger.on_outage);
+    let routes =
+        routes::resolve(table.reader, routes, ledger.on_outage, token.as_ref().map(|it| it.body_bytes));
     table.each_in_effect("routes", "name", routes.iter().flatten().map(|route| route.name.to_string()));
 
     let issuers: Vec<_> = issuers?.into_iter().map(|issuer| issuer.settings).collect();

@@ -10,7 +10,9 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, RouteSettings};
+use super::{observers, refresh};
+use crate::ledger::preset::Preset;
+use crate::route::{Access, Anonymous, ClientCertificate, Observer, OnOutage, Policy, RouteSettings};
 use crate::upstream::settings::Patience;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -18,6 +20,7 @@ enum Auth {
     Required,
     Optional,
     Public,
+    Refresh,
 }
 
 /// `require`, as written.
@@ -43,6 +46,8 @@ pub struct Written {
     redirect: Option<Box<str>>,
     timeouts: Option<Patience>,
     client_certificate: Option<ClientCertificate>,
+    token_from: Option<Vec<Placed<refresh::FromPlace>>>,
+    observers: Option<Vec<Observer>>,
 }
 
 /// What routes lean on.
@@ -54,6 +59,8 @@ pub struct Around<'a> {
     pub client_certificates: bool,
     /// `[ledger] on_outage`
     pub on_outage: Option<OnOutage>,
+    /// `[ledger] presets`
+    pub presets: &'a [Preset],
 }
 
 const CLIENT_CERTIFICATE: [(&str, ClientCertificate); 2] =
@@ -65,6 +72,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         ("optional", Auth::Optional),
         ("public", Auth::Public),
         ("none", Auth::Public),
+        ("refresh", Auth::Refresh),
     ];
     let written = Written {
         at: table.place("path"),
@@ -80,6 +88,8 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         redirect: table.maybe("redirect", parsed(redirect)),
         timeouts: None,
         client_certificate: table.or("client_certificate", word(&CLIENT_CERTIFICATE), "optional"),
+        token_from: table.maybe("token_from", refresh::token_from),
+        observers: observers::on_response(table, around.presets),
     };
     let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
     let inherited = inherited.and_then(|upstream| Some(&upstream.settings.as_ref()?.timeouts.patience));
@@ -88,6 +98,8 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
     rules_within(table, &written, around);
     if written.auth == Some(Auth::Public) {
         table.not_in_effect("require");
+    } else if written.auth == Some(Auth::Refresh) {
+        table.in_effect("on_outage", "deny");
     } else if written.on_outage.is_none() {
         let inherited = ON_OUTAGE.into_iter().find(|(_, word)| Some(*word) == around.on_outage);
         table.in_effect("on_outage", inherited.map_or("deny", |(word, _)| word));
@@ -114,11 +126,38 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
         let message = "no listener asks for client certificates: this route would refuse every request";
         reader.problem(&table.place("client_certificate"), message);
     }
+    of_refresh(table, written);
+    if written.auth == Some(Auth::Public)
+        && observers::revokes(written.observers.as_deref().unwrap_or_default())
+    {
+        let message = "`revoke` does nothing on a public route: no token is looked at that could be revoked";
+        reader.problem(&table.place("on_response"), message);
+    }
     let names = || around.upstreams.iter().map(|upstream| &*upstream.name.value);
     if let Some(Placed { at, value }) = &written.upstream
         && !names().any(|name| name == &**value)
     {
         reader.problem(at, format!("there is no such upstream{}", did_you_mean(value, names())));
+    }
+}
+
+/// What must hold of a refresh route, and of none else.
+fn of_refresh(table: &Table<'_>, written: &Written) {
+    let tell = |key: &str, message: &str| table.reader.problem(&table.place(key), message);
+    match (written.auth, table.has("token_from")) {
+        (Some(Auth::Refresh), false) => {
+            tell("auth", "a refresh route says where its token is: `token_from = \"body:refreshToken\"`");
+        }
+        (Some(Auth::Required | Auth::Optional | Auth::Public), true) => {
+            tell(
+                "token_from",
+                "`token_from` is for routes with `auth = \"refresh\"`; elsewhere `[token] from` says",
+            );
+        }
+        _ => {}
+    }
+    if written.auth == Some(Auth::Refresh) && written.on_outage == Some(OnOutage::Allow) {
+        tell("on_outage", "nobody passes a refresh route unasked: new tokens would outlive the outage");
     }
 }
 
@@ -140,6 +179,7 @@ pub fn resolve(
     reader: &Reader<'_>,
     routes: Vec<Written>,
     on_outage: Option<OnOutage>,
+    body_bytes: Option<usize>,
 ) -> Option<Vec<RouteSettings>> {
     let mut names: Vec<Arc<str>> = Vec::with_capacity(routes.len());
     let mut resolved: Vec<Option<RouteSettings>> = Vec::with_capacity(routes.len());
@@ -157,7 +197,7 @@ pub fn resolve(
         };
         names.push(Arc::clone(&name));
         let at = route.at.clone();
-        let settings = route.resolve(name, on_outage);
+        let settings = route.resolve(reader, name, on_outage, body_bytes);
         let clash = resolved.iter().zip(&places).find(|(other, _)| {
             other.as_ref().zip(settings.as_ref()).is_some_and(|(other, settings)| clashes(other, settings))
         });
@@ -180,7 +220,13 @@ impl Written {
         self.upstream.as_ref().is_some_and(|own| &*own.value == upstream)
     }
 
-    fn resolve(self, name: Arc<str>, on_outage: Option<OnOutage>) -> Option<RouteSettings> {
+    fn resolve(
+        self,
+        reader: &Reader<'_>,
+        name: Arc<str>,
+        on_outage: Option<OnOutage>,
+        body_bytes: Option<usize>,
+    ) -> Option<RouteSettings> {
         let Self {
             at: _,
             name: _,
@@ -195,16 +241,20 @@ impl Written {
             redirect,
             timeouts,
             client_certificate,
+            token_from,
+            observers,
         } = self;
         let Require { scopes, roles, claims } = require;
-        let guarded = |anonymous| {
-            let on_outage = own.or(on_outage)?;
-            Some(Access::Guarded(Policy { anonymous, on_outage, scopes, roles, claims }))
-        };
+        let policy = |anonymous, on_outage| Policy { anonymous, on_outage, scopes, roles, claims };
+        let on_outage = own.or(on_outage);
         let access = match auth? {
             Auth::Public => Access::Open,
-            Auth::Optional => guarded(Anonymous::Admit)?,
-            Auth::Required => guarded(Anonymous::Refuse)?,
+            Auth::Optional => Access::Guarded(policy(Anonymous::Admit, on_outage?)),
+            Auth::Required => Access::Guarded(policy(Anonymous::Refuse, on_outage?)),
+            Auth::Refresh => {
+                let policy = policy(Anonymous::Refuse, OnOutage::Deny);
+                Access::Refresh(refresh::places(reader, token_from?, policy, body_bytes?))
+            }
         };
         Some(RouteSettings {
             name,
@@ -217,6 +267,7 @@ impl Written {
             html: html?,
             redirect,
             timeouts: timeouts?,
+            observers: observers?,
         })
     }
 }

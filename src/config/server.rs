@@ -22,6 +22,8 @@ use crate::token::Place;
 
 /// Pingora parses no more header fields than this.
 const MOST_HEADERS: i64 = 256;
+/// Pingora keeps no more of a body for a second reading.
+const MOST_BODY: u64 = 64 << 10;
 
 pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
     let tls = table.tables("tls", None, super::tls::listener);
@@ -174,6 +176,8 @@ pub struct TokenSettings {
     pub places: Vec<Place>,
     pub max_bytes: usize,
     pub types: Vec<Box<str>>,
+    /// Longest body in which a token is looked for.
+    pub body_bytes: usize,
 }
 
 pub fn token(table: &mut Table<'_>) -> Option<TokenSettings> {
@@ -181,6 +185,7 @@ pub fn token(table: &mut Table<'_>) -> Option<TokenSettings> {
     let places = table.or("from", some(placed(parsed(place))), everywhere);
     let max_bytes = table.or("max_bytes", size(256..=64 << 10), "16KiB");
     let types = table.or("types", list(parsed(media_type)), ["JWT", "at+jwt"]);
+    let body_bytes = table.or("body_bytes", size(256..=MOST_BODY), "64KiB");
     let places = places?.into_iter().fold(Vec::new(), |mut seen, Placed { at, value }| {
         if seen.contains(&value) {
             table.reader.problem(&at, "this place is listed twice");
@@ -188,10 +193,10 @@ pub fn token(table: &mut Table<'_>) -> Option<TokenSettings> {
         seen.push(value);
         seen
     });
-    Some(TokenSettings { places, max_bytes: max_bytes?, types: types? })
+    Some(TokenSettings { places, max_bytes: max_bytes?, types: types?, body_bytes: body_bytes? })
 }
 
-fn place(text: &str) -> Result<Place, String> {
+pub fn place(text: &str) -> Result<Place, String> {
     let (kind, name) = text.split_once(':').unwrap_or((text, ""));
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
     let checked = || match name {
@@ -212,7 +217,7 @@ fn place(text: &str) -> Result<Place, String> {
 }
 
 /// RFC 7515 section 4.1.9: `application/` may be left out, and case does not count.
-fn media_type(text: &str) -> Result<Box<str>, String> {
+pub fn media_type(text: &str) -> Result<Box<str>, String> {
     let lower = text.to_ascii_lowercase();
     let name = lower.strip_prefix("application/").unwrap_or(&lower);
     if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {

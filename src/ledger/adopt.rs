@@ -48,6 +48,7 @@ const SAME_MILLIS: u64 = 2000;
 const GRACE: Duration = Duration::from_secs(3600);
 /// How often copies are counted and cleared away.
 const TEND: Duration = Duration::from_secs(30);
+
 /// The copies and how complete they are.
 pub struct Adoption {
     sql: SqlStore,
@@ -68,19 +69,29 @@ pub enum Work {
     Done(u64),
 }
 
+/// Whether a rule's entries are strings that Redis alone holds.
+fn is_adoptable(rule: &Rule) -> bool {
+    let strings = |condition: &Condition| {
+        matches!(
+            condition,
+            Condition::Exists
+                | Condition::Equals(_)
+                | Condition::Json { .. }
+                | Condition::IssuedBefore { .. }
+                | Condition::UserStatus { .. }
+        )
+    };
+    rule.sql.is_none() && rule.redis.as_ref().is_some_and(|redis| strings(&redis.deny_if))
+}
+
+/// Whether the operator's own rules have entries to be copied.
+pub fn wanted(settings: &LedgerSettings) -> bool {
+    settings.adopt && settings.redis.is_some() && settings.rules.iter().any(is_adoptable)
+}
+
 fn give_copies(rule: &mut Rule, dialect: Dialect) {
-    let Some(redis) = rule.redis.as_ref().filter(|_| rule.sql.is_none()) else { return };
-    let adoptable = matches!(
-        redis.deny_if,
-        Condition::Exists
-            | Condition::Equals(_)
-            | Condition::Json { .. }
-            | Condition::IssuedBefore { .. }
-            | Condition::UserStatus { .. }
-    );
-    if adoptable {
-        rule.sql = Some(SqlQuestion { query: query(dialect), deny_if: redis.deny_if.clone() });
-    }
+    let Some(redis) = rule.redis.as_ref().filter(|_| is_adoptable(rule)) else { return };
+    rule.sql = Some(SqlQuestion { query: query(dialect), deny_if: redis.deny_if.clone() });
 }
 
 /// Gives every sound rule that needs them its copies; one that could not be asked at all is told of later, as written.

@@ -16,6 +16,7 @@ use super::questions::{Compiled, Questions};
 use super::rule::{Condition, Rule};
 use super::sql::{Cast, Dialect, Row, Statement};
 use super::store::StoreError;
+use super::thoroughness::Thoroughness;
 use super::{
     Change, ChangeError, Ledger, Lookup, OpenError, Outage, Revocation, Source, Unaskable, redis as store,
 };
@@ -188,11 +189,19 @@ impl Ledger {
 
     /// Asks about the user whom the credential means: one more round trip for a subject that is an alias and has not been
     /// looked up.
-    pub(super) async fn find_meant(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        let Some(named) = &questions.named else { return self.find_user(questions, claims, now).await };
+    pub(super) async fn find_meant(
+        &self,
+        questions: &Questions,
+        claims: &Claims,
+        how: Thoroughness,
+        now: Timestamp,
+    ) -> Lookup {
+        let Some(named) = &questions.named else {
+            return self.find_user(questions, claims, how, now).await;
+        };
         // An id first; what no user has for an id may be a phone number.
         if !questions.asked.is_empty() && named.found().is_none() {
-            let lookup = self.find_user(questions, claims, now).await;
+            let lookup = self.find_user(questions, claims, how, now).await;
             if !matches!(&lookup, Lookup::Revoked(denied) if &*denied.reason == "user_unknown") {
                 return lookup;
             }
@@ -202,14 +211,14 @@ impl Ledger {
                 Some(found) => found,
                 None => match self.resolve(named, claims).await {
                     Ok(Some(found)) => found,
-                    Ok(None) => return self.find_nobody(questions, named, claims, now).await,
+                    Ok(None) => return self.find_nobody(questions, named, claims, how, now).await,
                     Err(error) => return unknown(&error.to_string()),
                 },
             };
-            if self.vouches(&about) {
+            if how == Thoroughness::Usual && self.vouches(&about) {
                 return Lookup::Live;
             }
-            match self.ask(&about, claims, now).await {
+            match self.ask(&about, claims, how, now).await {
                 Some(lookup) => return lookup,
                 None => named.found.store(None),
             }
@@ -217,8 +226,14 @@ impl Ledger {
         unknown("the alias leads to one user now and to another then")
     }
 
-    async fn find_user(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Lookup {
-        let lookup = self.ask(questions, claims, now).await;
+    async fn find_user(
+        &self,
+        questions: &Questions,
+        claims: &Claims,
+        how: Thoroughness,
+        now: Timestamp,
+    ) -> Lookup {
+        let lookup = self.ask(questions, claims, how, now).await;
         lookup.unwrap_or_else(|| unknown("there is no alias, and it leads elsewhere"))
     }
 
@@ -228,17 +243,18 @@ impl Ledger {
         questions: &Questions,
         named: &Named,
         claims: &Claims,
+        how: Thoroughness,
         now: Timestamp,
     ) -> Lookup {
         let Some(aliases) = &self.aliases else { return unknown("there are no aliases") };
         if questions.asked.is_empty() && (!aliases.unknown_denied || aliases.id == Cast::Text) {
             return match self.rules.questions(claims, &Token::new(&named.token), None) {
-                Ok(questions) => self.find_user(&questions, claims, now).await,
+                Ok(questions) => self.find_user(&questions, claims, how, now).await,
                 Err(error) => unknown(&error.to_string()),
             };
         }
         if !aliases.unknown_denied {
-            return self.find_user(questions, claims, now).await;
+            return self.find_user(questions, claims, how, now).await;
         }
         Lookup::Revoked(Revocation {
             rule: RULE.into(),
@@ -324,7 +340,8 @@ impl Ledger {
         }
         let key = self.database.memory.key(&(kind.find.sql(), &arguments));
         let bound = super::questions::Bound { arguments, key };
-        let (row, ..) = self.database.answer(&kind.find, &bound, speaker.claims.subject(), self.database.life).await;
+        let (row, ..) =
+            self.database.answer(&kind.find, &bound, speaker.claims.subject(), self.database.life).await;
         id_of(row?.as_deref())
     }
 

@@ -21,6 +21,7 @@ use super::rule::{Condition, Flag, IfAbsent, Rule, Spelling};
 use super::settings::{DatabaseSettings, LedgerSettings};
 use super::sql::{Row, SqlStore, Statement};
 use super::store::StoreError;
+use super::thoroughness::Thoroughness;
 use super::{Ledger, Lookup, Outage, Revocation, Source, adopt, alias, profile, redis};
 use crate::claims::Claims;
 use crate::time::Timestamp;
@@ -210,19 +211,30 @@ pub(super) struct Open<'a> {
 
 impl Ledger {
     /// `None`: the alias by which the credential names its user leads to somebody else by now.
-    pub(super) async fn ask(&self, questions: &Questions, claims: &Claims, now: Timestamp) -> Option<Lookup> {
+    pub(super) async fn ask(
+        &self,
+        questions: &Questions,
+        claims: &Claims,
+        thoroughness: Thoroughness,
+        now: Timestamp,
+    ) -> Option<Lookup> {
         if questions.asked.is_empty() {
             return Some(Lookup::Live);
         }
         let at = Moment { issued_at: claims.issued_at(), now };
         let mut tally = Tally { stamps: self.profile_stamps(questions), ..Tally::default() };
-        let (open, voucher) = match self.recall(questions, at, &mut tally).await {
+        let recalled = match thoroughness {
+            Thoroughness::Usual => self.recall(questions, at, &mut tally).await,
+            Thoroughness::Strict => None,
+        };
+        let (open, voucher) = match recalled {
             Some((open, voucher)) => (open, Some(voucher)),
-            None => (self.ask_redis(questions, at, &mut tally).await, None),
+            None => (self.ask_redis(questions, thoroughness, at, &mut tally).await, None),
         };
         let mut database_asked = None;
         // What Redis says against a credential is enough; the database need not be asked for more.
         if !open.is_empty() && tally.denied.is_none() {
+            let at = (thoroughness, at);
             database_asked = self.ask_database(questions, open, claims, at, &mut tally).await;
         }
         let lookup = tally.lookup();
@@ -233,7 +245,13 @@ impl Ledger {
     }
 
     /// One round trip. Answers that settle their rule go to `tally`, the others are returned.
-    async fn ask_redis<'a>(&self, questions: &'a Questions, at: Moment, tally: &mut Tally) -> Vec<Open<'a>> {
+    async fn ask_redis<'a>(
+        &self,
+        questions: &'a Questions,
+        thoroughness: Thoroughness,
+        at: Moment,
+        tally: &mut Tally,
+    ) -> Vec<Open<'a>> {
         // Read before asking: a change that is pending now is not in the answer, even if it is delivered meanwhile.
         let trusted = !self.doubt.is_raised();
         // While Redis is left alone nothing is asked, and nothing counted.
@@ -257,6 +275,7 @@ impl Ledger {
             if asks && asked.reply.is_some() {
                 count(&self.metrics.redis, &finding);
             }
+            let trusted = trusted && !thoroughness.doubts(&finding);
             open.extend(tally.settle(place, asked, finding, Source::Redis, trusted));
         }
         open
@@ -268,10 +287,10 @@ impl Ledger {
         questions: &Questions,
         open: Vec<Open<'_>>,
         claims: &Claims,
-        at: Moment,
+        (thoroughness, at): (Thoroughness, Moment),
         tally: &mut Tally,
     ) -> Option<Instant> {
-        let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims));
+        let answers = open.iter().map(|open| self.ask_row(questions, open.asked, claims, thoroughness));
         let answers = join_all(answers).await;
         let oldest = answers.iter().flatten().map(|(_, _, asked)| *asked).min();
         for (open, answer) in open.into_iter().zip(answers) {
@@ -279,9 +298,14 @@ impl Ledger {
             let (finding, source) = match (answer, asked.rule.rule.sql.as_ref()) {
                 (Some((kept, recall, _)), Some(sql)) => {
                     self.rules.learn_row(asked, &kept, &tally.stamps);
-                    let finding = match &asked.copy {
-                        Some(hash) => self.judge_copy(asked, hash, kept, &redis, at),
-                        None => kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at)),
+                    let finding = match (&asked.copy, thoroughness) {
+                        (Some(hash), _) => self.judge_copy(asked, hash, kept, &redis, at),
+                        (None, Thoroughness::Usual) => {
+                            kept.and_then(|row| sql.deny_if.of_row(row.as_deref(), at))
+                        }
+                        (None, Thoroughness::Strict) => {
+                            kept.and_then(|row| sql.deny_if.of_row_strictly(row.as_deref(), at))
+                        }
                     };
                     let source = self.count_database(&finding, recall);
                     (finding, source)
@@ -342,11 +366,19 @@ impl Ledger {
         questions: &Questions,
         asked: &Asked,
         claims: &Claims,
+        thoroughness: Thoroughness,
     ) -> Option<(Kept, Recall, Instant)> {
         let statement = asked.rule.statement.as_ref()?;
         let bound = questions.bound(asked, claims, &self.database.memory)?;
         let subject = questions.user.as_ref().map_or(claims.subject(), |user| &user.subject);
-        Some(self.database.answer(statement, bound, subject, self.database.life(&asked.rule.rule)).await)
+        let life = self.database.life(&asked.rule.rule);
+        Some(match thoroughness {
+            Thoroughness::Usual => self.database.answer(statement, bound, subject, life).await,
+            // An answer that is kept may be a moment old.
+            Thoroughness::Strict => {
+                (self.database.query(statement, bound).await, Recall::Miss, Instant::now())
+            }
+        })
     }
 
     /// Counts an answer where it came from.

@@ -179,7 +179,10 @@ impl Ledger {
         {
             return Some(KeyCounts { age_seconds: at.elapsed().as_secs(), ..counts.clone() });
         }
-        let kinds: Vec<_> = self.writer.presets.iter().flat_map(|preset| preset.counted()).collect();
+        // Two presets may keep the same keys.
+        let mut kinds: Vec<_> = self.writer.presets.iter().flat_map(|preset| preset.counted()).collect();
+        kinds.sort_unstable_by_key(|(_, prefix)| *prefix);
+        kinds.dedup();
         let prefixes: Vec<_> = kinds.iter().map(|(_, prefix)| *prefix).collect();
         let census = redis.census(&prefixes, BUDGET).await.ok()?;
         let mut counts = KeyCounts { complete: census.complete, ..KeyCounts::default() };

@@ -350,5 +350,7 @@ fn number(value: &Value) -> Option<f64> {
     }
 }
 
+mod changed;
+
 #[cfg(test)]
 mod tests;

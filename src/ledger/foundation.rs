@@ -11,7 +11,7 @@ use super::settings::LedgerSettings;
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
 use super::watermark::Ground;
-use super::{OpenError, migrate};
+use super::{OpenError, adopt, migrate};
 use crate::time::Timestamp;
 
 /// How long a database may take to come up beside the gateway, and how often it is tried.
@@ -47,7 +47,7 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
             let context =
                 PresetContext::assumed(dialect, presets, *token_lifetime, *refresh_lifetime, *leeway);
             // Whether Redis is to be believed nobody can say but Redis; it must at least be the server that was filled.
-            let ground = Ground::unseen(presets);
+            let ground = Ground::unseen(presets, adopt::wanted(settings));
             return Ok(Foundation { context, provisional: true, ground, version: 0 });
         }
     };
@@ -59,7 +59,7 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
             );
         }
     }
-    let ground = Ground::of(epoch, &settings.presets);
+    let ground = Ground::of(epoch, &settings.presets, adopt::wanted(settings));
     Ok(Foundation { context, provisional: false, ground, version })
 }
 

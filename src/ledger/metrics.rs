@@ -33,7 +33,7 @@ pub(super) struct ReconcileMetrics {
 }
 
 impl ReconcileMetrics {
-    fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
         let running = IntGauge::new(
             "portcullis_reconcile_running",
             "1 while this gateway fills Redis from the database.",

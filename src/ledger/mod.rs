@@ -24,6 +24,7 @@ mod members;
 mod memory;
 mod metrics;
 mod migrate;
+mod mode;
 mod outbox;
 pub mod profile;
 mod questions;
@@ -37,12 +38,13 @@ mod schema;
 pub mod sessions;
 pub mod sql;
 pub mod store;
+mod thoroughness;
 mod upkeep;
 mod watermark;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
@@ -55,6 +57,7 @@ use chain::Database;
 use chores::Chores;
 use feed::Keys;
 use foundation::Foundation;
+use mode::LastMode;
 use outbox::Outbox;
 use profile::Profiles;
 use questions::Rules;
@@ -71,12 +74,14 @@ use crate::token::Token;
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
 pub use feed::watch;
 pub use metrics::LedgerMetrics;
+pub use mode::Mode;
 pub use questions::Questions;
 pub use records::{Pruned, Stats};
 pub use redis::{RedisStore, RedisWrite};
 pub use rule::{Guards, Rule};
 pub use settings::{DatabaseSettings, LedgerSettings, RedisSettings};
 pub use store::StoreError;
+use thoroughness::Thoroughness;
 
 /// Three answers, not two: *could not ask* is neither yes nor no.
 #[derive(Clone, Debug, PartialEq)]
@@ -122,31 +127,6 @@ pub struct Outage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("claim `{0}` is missing or cannot name a key")]
 pub struct Unaskable(pub Box<str>);
-
-/// How answers are found at present (SPEC: coherent, direct, database, blind).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mode {
-    /// Memory answers: it is known to say what Redis says.
-    Coherent,
-    /// Each request asks Redis, and the database for what Redis leaves open.
-    Direct,
-    /// Redis is not there, is being left alone, or does not hold every change yet.
-    Database,
-    /// Nobody can be asked.
-    Blind,
-}
-
-impl Mode {
-    /// As in metrics, logs and `/readyz`.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Coherent => "coherent",
-            Self::Direct => "direct",
-            Self::Database => "database",
-            Self::Blind => "blind",
-        }
-    }
-}
 
 /// How the ledger and its stores are.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -196,6 +176,8 @@ pub struct Ledger {
     provisional: bool,
     /// Whether Redis lacks a change that the database holds.
     doubt: Doubt,
+    /// The mark at the last look.
+    gap: AtomicI64,
     /// How many answers of the database may be on their way to Redis.
     write_backs: Arc<Semaphore>,
     chores: Chores,
@@ -265,6 +247,7 @@ impl Ledger {
             outbox,
             provisional,
             doubt: Doubt::default(),
+            gap: AtomicI64::new(0),
             write_backs: Arc::new(Semaphore::new(WRITE_BACKS)),
             chores: Chores::default(),
             keys,
@@ -305,7 +288,7 @@ impl Ledger {
             return Lookup::Live;
         }
         // Boxed, so that the requests which need none of it do not carry it along.
-        Box::pin(self.find_meant(questions, claims, now)).await
+        Box::pin(self.find_meant(questions, claims, Thoroughness::Usual, now)).await
     }
 
     /// How answers are found at present.
@@ -434,27 +417,6 @@ impl Doubt {
     fn settle(&self, number: u64) {
         // A failure means that there is another doubt by now.
         let _ = self.open.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
-
-/// The mode that was last told of.
-#[derive(Default)]
-struct LastMode(std::sync::atomic::AtomicU8);
-
-impl LastMode {
-    fn swap(&self, now: Mode, ordering: Ordering) -> Mode {
-        let code = match now {
-            Mode::Direct => 0,
-            Mode::Coherent => 1,
-            Mode::Database => 2,
-            Mode::Blind => 3,
-        };
-        match self.0.swap(code, ordering) {
-            0 => Mode::Direct,
-            1 => Mode::Coherent,
-            2 => Mode::Database,
-            _ => Mode::Blind,
-        }
     }
 }
 

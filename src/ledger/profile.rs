@@ -139,9 +139,8 @@ impl Profiles {
         stamp: Option<Stamp>,
         value: impl Fn(&str) -> Option<&'a Value>,
     ) {
-        let told = |name: &Box<str>| Some((name.clone(), scalar(value(name)?)?));
         let names = self.names.iter().filter(|name| !is_secret(name));
-        let values = names.filter_map(told).collect();
+        let values = names.filter_map(|name| Some((name.clone(), scalar(value(name)?)?))).collect();
         self.known.insert(source, Noted { profile: Arc::new(Profile { values, digest }), stamp });
     }
 }

@@ -125,7 +125,11 @@ impl Rules {
         Ok(Self { aliases, profiles: Arc::new(profiles), ..self }.separated())
     }
 
-    fn compile_all(rules: Vec<Rule>, dialect: Dialect, redis: bool) -> Result<Box<[Arc<Compiled>]>, OpenError> {
+    fn compile_all(
+        rules: Vec<Rule>,
+        dialect: Dialect,
+        redis: bool,
+    ) -> Result<Box<[Arc<Compiled>]>, OpenError> {
         rules.into_iter().map(|rule| Compiled::of(rule, dialect, redis)).collect()
     }
 

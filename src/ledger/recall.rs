@@ -12,7 +12,7 @@ use super::answers::{Answer, Answers};
 use super::chain::{Open, Tally, count};
 use super::coherence::{Coherence, Stamp, Tick};
 use super::condition::{Finding, Held, Moment};
-use super::link::Link;
+use super::link::{Link, Reading};
 use super::metrics::LedgerMetrics;
 use super::questions::{Asked, Kept, Questions, Rules};
 use super::redis::{self as store, RedisStore};
@@ -73,12 +73,65 @@ impl Coherent {
         i64::try_from(self.answers.len()).unwrap_or(i64::MAX)
     }
 
+    /// What is kept, and which questions have to be read.
+    fn look_up<'a>(
+        &self,
+        questions: &'a Questions,
+        now: Tick,
+        voucher: &mut Voucher,
+    ) -> (Vec<Told>, Vec<Missing<'a>>) {
+        let mut missing = Vec::new();
+        let told = questions.asked.iter().enumerate().map(|(place, asked)| {
+            let Some(kept) = &asked.kept else { return (Ok(Held::Same(Finding::Absent)), Source::Redis) };
+            let stamp = self.coherence.stamp(kept.slot);
+            if let Some(answer) = self.answers.get(&kept.answer, stamp, now) {
+                voucher.ends(answer.until);
+                return (Ok(answer.held), Source::Memory);
+            }
+            missing.push(Missing { place, asked, kept, stamp });
+            (Err(StoreError::malformed("a reply is missing")), Source::Redis)
+        });
+        (told.collect(), missing)
+    }
+
+    /// One round trip over the link. What it says is kept, unless it may have been overtaken.
+    async fn read(
+        &self,
+        reading: &Reading,
+        questions: &Questions,
+        missing: &[Missing<'_>],
+        voucher: &mut Voucher,
+        learn: impl Fn(&Asked, &Value),
+    ) -> Option<Vec<(usize, Result<Held, StoreError>)>> {
+        let pipeline = fill(questions, missing)?;
+        let sent = self.coherence.now();
+        let replies = self.link.read(reading, pipeline).await?;
+        // A server that cannot answer: the breaker has to hear of it.
+        if replies.iter().any(|reply| store::outage(reply).is_some()) {
+            return None;
+        }
+        let stands = self.link.stands(reading);
+        let (answers, lives) = replies.split_at_checked(missing.len())?;
+        let read = missing.iter().zip(answers).zip(lives).map(|((missing, answer), life)| {
+            learn(missing.asked, answer);
+            let held = missing.held(questions, answer);
+            let until = held.as_ref().ok().and_then(|held| Self::until(sent, held, life));
+            voucher.ends(until.unwrap_or(Tick::ZERO));
+            if let (Ok(held), Some(until), true) = (&held, until, stands) {
+                let answer = Answer { held: *held, stamp: missing.stamp, until };
+                self.answers.insert(missing.kept.answer, answer);
+            }
+            (missing.place, held)
+        });
+        Some(read.collect())
+    }
+
     /// When an answer ends: with its key's life, which Redis tells a while after the fact. `None`: it is over already.
-    fn until(sent: Tick, held: &Held, life: Option<&Value>) -> Option<Tick> {
+    fn until(sent: Tick, held: &Held, life: &Value) -> Option<Tick> {
         let life = match life {
-            Some(Value::Int(-2)) if *held != Held::Same(Finding::Absent) => return None,
-            Some(Value::Int(-2 | -1)) => LONGEST,
-            Some(Value::Int(millis)) => Duration::from_millis(u64::try_from(*millis).ok()?).min(LONGEST),
+            Value::Int(-2) if *held != Held::Same(Finding::Absent) => return None,
+            Value::Int(-2 | -1) => LONGEST,
+            Value::Int(millis) => Duration::from_millis(u64::try_from(*millis).ok()?).min(LONGEST),
             _ => return None,
         };
         Some(sent.plus(life))
@@ -143,42 +196,15 @@ impl Ledger {
         let mut voucher = Voucher { stamp, until: now.plus(LONGEST) };
         // Before any version is captured.
         let reading = coherent.link.begin();
-        let mut told: Vec<Told> = Vec::with_capacity(questions.asked.len());
-        let mut missing = Vec::new();
-        for (place, asked) in questions.asked.iter().enumerate() {
-            let Some(kept) = &asked.kept else {
-                told.push((Ok(Held::Same(Finding::Absent)), Source::Redis));
-                continue;
-            };
-            let stamp = coherent.coherence.stamp(kept.slot);
-            if let Some(Answer { held, until, .. }) = coherent.answers.get(&kept.answer, stamp, now) {
-                voucher.ends(until);
-                told.push((Ok(held), Source::Memory));
-            } else {
-                missing.push(Missing { place, asked, kept, stamp });
-                told.push((Err(StoreError::malformed("a reply is missing")), Source::Redis));
-            }
-        }
+        let (mut told, missing) = coherent.look_up(questions, now, &mut voucher);
         if !missing.is_empty() {
-            let pipeline = fill(questions, &missing)?;
-            let (reading, sent) = (reading?, coherent.coherence.now());
-            let replies = coherent.link.read(&reading, pipeline).await?;
-            // A server that cannot answer: the breaker has to hear of it.
-            if replies.iter().any(|reply| store::outage(reply).is_some()) {
-                return None;
-            }
-            let stands = coherent.link.stands(&reading);
-            let (answers, lives) = replies.split_at_checked(missing.len())?;
-            for ((missing, answer), life) in missing.iter().zip(answers).zip(lives) {
-                self.rules.learn_reply(missing.asked, Ok(Some(answer)), &tally.stamps);
-                let held = missing.held(questions, answer);
-                let until = held.as_ref().ok().and_then(|held| Coherent::until(sent, held, Some(life)));
-                voucher.ends(until.unwrap_or(Tick::ZERO));
-                if let (Ok(held), Some(until), true) = (&held, until, stands) {
-                    let answer = Answer { held: *held, stamp: missing.stamp, until };
-                    coherent.answers.insert(missing.kept.answer, answer);
-                }
-                if let Some(told) = told.get_mut(missing.place) {
+            let learn = |asked: &Asked, answer: &Value| {
+                self.rules.learn_reply(asked, Ok(Some(answer)), &tally.stamps);
+            };
+            let reading = reading?;
+            let read = coherent.read(&reading, questions, &missing, &mut voucher, learn);
+            for (place, held) in read.await? {
+                if let Some(told) = told.get_mut(place) {
                     told.0 = held;
                 }
             }

@@ -143,7 +143,9 @@ impl Ledger {
         for write in writes {
             let (key, member) = write.names();
             match write {
-                RedisWrite::Set { .. } | RedisWrite::Delete { .. } | RedisWrite::Replace { .. } => pipeline.cmd("GET").arg(key),
+                RedisWrite::Set { .. } | RedisWrite::Delete { .. } | RedisWrite::Replace { .. } => {
+                    pipeline.cmd("GET").arg(key)
+                }
                 RedisWrite::AddMember { score: Some(_), .. }
                 | RedisWrite::RemoveMember { sorted: true, .. } => {
                     pipeline.cmd("ZSCORE").arg(key).arg(member)

@@ -4,8 +4,7 @@
 use std::time::Duration;
 
 use super::Ledger;
-use super::migrate;
-use super::reconcile::{Ended, FillError, Filler};
+use super::reconcile::{Ended, FillError, Filler, Gap};
 use super::redis::RedisStore;
 use super::watermark::Why;
 
@@ -20,7 +19,8 @@ const START: Duration = Duration::from_millis(500);
 
 impl Ledger {
     fn filler<'a>(&'a self, redis: &'a RedisStore) -> Filler<'a> {
-        Filler { writer: &self.writer, redis, metrics: &self.metrics.reconcile }
+        let Self { writer, adoption, metrics, .. } = self;
+        Filler { writer, redis, adoption: adoption.as_ref(), metrics: &metrics.reconcile }
     }
 
     /// Both stores are needed.
@@ -52,15 +52,16 @@ impl Ledger {
 
     async fn recover(&self, redis: &RedisStore) -> Result<Ended, FillError> {
         let link = redis.link().map_err(FillError::Redis)?;
-        redis.mark_on(&link).await.map_err(FillError::Redis)?;
+        let mark = redis.mark_on(&link).await.map_err(FillError::Redis)?;
         if redis.authority.is_believed() {
             return Ok(Ended::Filled);
         }
         match redis.authority.why() {
             why if why.is_loss() => {
-                // Before the mark: what services had written there alone is part of what Redis is believed for.
-                self.restore_adopted().await.map_err(FillError::Redis)?;
-                let ended = self.filler(redis).fill().await?;
+                if let (Why::Behind, Some(mark)) = (why, &mark) {
+                    redis.disown(mark).await.map_err(FillError::Redis)?;
+                }
+                let ended = self.filler(redis).fill(why).await?;
                 if ended == Ended::Filled {
                     redis.renewed_for(self.renewal()).await.map_err(FillError::Redis)?;
                 }
@@ -68,28 +69,16 @@ impl Ledger {
             }
             Why::Unproven => {
                 self.deliver_outbox().await;
-                self.keep_up(redis).await?;
+                self.filler(redis).keep_up(&self.outbox, Gap::Any).await?;
                 Ok(if redis.authority.is_believed() { Ended::Filled } else { Ended::Elsewhere })
             }
             _ => Ok(Ended::Elsewhere),
         }
     }
 
-    /// Raises the mark to what the database holds. To be called after the outbox was found empty.
+    /// Raises the mark to what the database holds. To be called each second, after the outbox was found empty.
     pub(super) async fn keep_up(&self, redis: &RedisStore) -> Result<(), FillError> {
-        if redis.authority.field().is_none() {
-            return Ok(());
-        }
-        // In this order: what is committed after the version was read is not spoken of.
-        let version = migrate::version(&self.writer.sql).await.map_err(FillError::Database)?;
-        let waiting = self.outbox.is_waiting_up_to(version).await.map_err(FillError::Database)?;
-        let Some(mark) = redis.mark().await.map_err(FillError::Redis)? else { return Ok(()) };
-        if mark.seq < version && !waiting {
-            self.filler(redis).close_gap(&mark, version).await?;
-            let link = redis.link().map_err(FillError::Redis)?;
-            redis.mark_on(&link).await.map_err(FillError::Redis)?;
-        }
-        Ok(())
+        self.filler(redis).keep_up(&self.outbox, Gap::MustLast(&self.gap)).await
     }
 
     /// Renews the keys that a layout prescribes a life for, when half of the shortest is over. When that was done last is

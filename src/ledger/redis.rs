@@ -37,6 +37,7 @@ mod link;
 mod mark;
 mod members;
 mod poll;
+mod scan;
 mod script;
 mod sentinel;
 mod servers;

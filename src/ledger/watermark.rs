@@ -135,15 +135,19 @@ pub enum Ground {
 }
 
 impl Ground {
-    /// `epoch`: `None` where the database has no tables of ours. Without presets nothing in Redis comes from there.
-    pub fn of(epoch: Option<i64>, presets: &[Preset]) -> Self {
-        let epoch = epoch.filter(|_| !presets.is_empty());
+    /// `epoch`: `None` where the database has no tables of ours. Without presets nothing in Redis comes from there but
+    /// the entries of services that were copied (`adopts`).
+    pub fn of(epoch: Option<i64>, presets: &[Preset], adopts: bool) -> Self {
+        let epoch = epoch.filter(|_| adopts || !presets.is_empty());
         epoch.map_or(Self::None, |epoch| Self::field(epoch, presets))
     }
 
     /// While the database is away.
-    pub fn unseen(presets: &[Preset]) -> Self {
-        if presets.is_empty() { Self::None } else { Self::Only { ending: ending(presets).into() } }
+    pub fn unseen(presets: &[Preset], adopts: bool) -> Self {
+        match presets {
+            [] if !adopts => Self::None,
+            _ => Self::Only { ending: ending(presets).into() },
+        }
     }
 
     fn field(epoch: i64, presets: &[Preset]) -> Self {

@@ -401,4 +401,4 @@ mod track;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

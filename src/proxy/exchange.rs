@@ -10,6 +10,7 @@ use pingora::proxy::Session;
 use super::Snapshot;
 use super::attempts::Attempts;
 use super::entrance::Scheme;
+use super::observe::Held;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -34,8 +35,14 @@ pub struct Exchange {
     pub(super) upstream: Option<SocketAddr>,
     pub(super) forwarded: Option<Instant>,
     pub(super) attempts: Attempts,
+    /// The token that the body carries, where the route says that it is there.
+    pub(super) in_body: Option<String>,
+    /// Whether the body was read for that; a client that expects to be asked for it was asked.
+    pub(super) body_read: bool,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
+    /// The answer, where it is held back until what it opens is stored.
+    pub(super) held: Option<Box<Held>>,
     /// What the client was told.
     pub(super) status: u16,
     told: bool,
@@ -57,7 +64,10 @@ impl Exchange {
             upstream: None,
             forwarded: None,
             attempts: Attempts::default(),
+            in_body: None,
+            body_read: false,
             body_bytes: 0,
+            held: None,
             status: 0,
             told: false,
         }

@@ -11,6 +11,8 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 
 use super::exchange::Exchange;
+use super::observe;
+use crate::route::{Access, Observer, Route};
 use crate::token::{self, Place};
 
 // As text, not as `HeaderName`: Pingora keeps the spelling of every name, and static text is kept without a copy.
@@ -22,16 +24,35 @@ pub(super) const X_REQUEST_ID: &str = "x-request-id";
 /// Makes the upstream's request out of the client's.
 pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let gate = &exchange.snapshot.gate;
+    // Where the service is given its refresh token; that is never taken out.
+    let needed = match exchange.grant().map(|grant| &grant.route.settings.access) {
+        Some(Access::Refresh(refresh)) => refresh.places.as_slice(),
+        Some(Access::Open | Access::Guarded(_)) | None => &[],
+    };
     let forbidden = gate.identity.forbidden(&request.headers, exchange.trusted);
     // What a service could take for the token, and nobody has judged.
-    let disguised =
-        request.headers.keys().filter(|name| gate.places.iter().any(|place| place.is_mimicked_by(name)));
+    let disguised = request
+        .headers
+        .keys()
+        .filter(|name| gate.places.iter().chain(needed).any(|it| it.is_mimicked_by(name)));
     let unwanted: Vec<HeaderName> = forbidden.chain(disguised).cloned().collect();
     for name in &unwanted {
         request.remove_header(name);
     }
     if !gate.identity.forwards_token() {
-        gate.places.iter().try_for_each(|place| take_out(request, place))?;
+        gate.places
+            .iter()
+            .filter(|place| !needed.contains(place))
+            .try_for_each(|place| take_out(request, place))?;
+    }
+    if exchange.body_read {
+        // The body was asked for already, and is here.
+        request.remove_header(&header::EXPECT);
+    }
+    if exchange.grant().is_some_and(|grant| tracks(&grant.route))
+        && let Some(understood) = observe::accept_encoding(&request.headers)
+    {
+        request.insert_header(header::ACCEPT_ENCODING, understood)?;
     }
     provenance(request, exchange)?;
     if let Some(grant) = exchange.grant() {
@@ -42,6 +63,11 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
         }
     }
     Ok(())
+}
+
+/// Whether answers of this route may have to be read.
+fn tracks(route: &Route) -> bool {
+    route.settings.observers.iter().any(|observer| matches!(observer, Observer::Track(..)))
 }
 
 /// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.

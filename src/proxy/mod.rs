@@ -1,16 +1,20 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
 //! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
-//! what two servers could read differently, [`exchange`] is what one request carries through the phases, [`forward`] is
-//! what the upstream receives, [`attempts`] is which server that is, and what happens when it fails.
+//! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
+//! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
+//! that is, and what happens when it fails, [`observe`] learns from what it answers.
 
 mod attempts;
+mod body;
 mod door;
 mod entrance;
 mod exchange;
 mod forward;
 mod frames;
 mod hygiene;
+mod judge;
+mod observe;
 mod phases;
 pub mod settings;
 mod wire;
@@ -18,6 +22,7 @@ mod wire;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
 use crate::report::Report;
@@ -37,6 +42,8 @@ pub struct Snapshot {
     pub report: Report,
     /// Every route, in the order of the configuration.
     pub routes: Vec<Arc<Route>>,
+    /// Changes that observers make; they are waited for at the end.
+    pub observing: TaskTracker,
 }
 
 /// The proxy: Pingora calls its phases.

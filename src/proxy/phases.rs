@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::header;
+use http::header::{self, HeaderMap};
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::prelude::*;
 use pingora::proxy::{FailToProxy, ProxyHttp, Session};
@@ -13,12 +13,11 @@ use pingora::{ErrorSource, ErrorType};
 
 use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
-use super::{Proxy, attempts, door, forward, hygiene};
+use super::judge::judge;
+use super::observe::UNRECORDED;
+use super::{Proxy, attempts, door, forward, hygiene, observe};
 use crate::answer::{self, Answer};
-use crate::gate;
-use crate::target::{Ambiguity, Target};
-use crate::time::Timestamp;
-use crate::verdict::{Denial, DenyReason, Verdict};
+use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
 const ANSWERED: bool = true;
@@ -68,11 +67,14 @@ impl ProxyHttp for Proxy {
             let header = session.req_header();
             answer::denial(denial, &header.method, &header.headers, exchange.id.as_str())
         });
-        let malformed = matches!(&verdict, Err(Denial { reason: DenyReason::RequestAmbiguous(_), .. }));
+        // Who frames one request in two ways is not asked for another; nor is there one behind a body that was given up.
+        let broken = matches!(
+            &verdict,
+            Err(Denial { reason: DenyReason::RequestAmbiguous(_) | DenyReason::BodyTimeout, .. })
+        );
         exchange.verdict = Some(verdict);
         let Some(answer) = answer else { return Ok(GO_ON) };
-        if malformed {
-            // Who frames one request in two ways is not asked for another.
+        if broken {
             session.set_keepalive(None);
         }
         send(session, exchange, answer).await?;
@@ -81,6 +83,11 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let peer = attempts::choose(session, exchange)?;
+        let is_observed = exchange.grant().is_some_and(|grant| !grant.route.settings.observers.is_empty());
+        if is_observed && !hygiene::is_websocket(session.req_header()) {
+            // A page that logs out is often left at once: what the service answers is heard all the same.
+            session.as_mut().set_abort_on_close(false);
+        }
         exchange.forwarded.get_or_insert_with(Instant::now);
         Ok(peer)
     }
@@ -157,10 +164,39 @@ impl ProxyHttp for Proxy {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        exchange.status = response.status.as_u16();
-        attempts::answered(exchange, exchange.status);
-        door::body_moved(!response.status.is_informational());
+        let status = response.status;
+        attempts::answered(exchange, status.as_u16());
+        door::body_moved(!status.is_informational());
+        // An interim answer says nothing of how the request will end.
+        if !status.is_informational() {
+            observe::answered(session, response, exchange).await?;
+        }
+        // Of an answer that is held back the client has not heard yet.
+        exchange.status = if exchange.held.is_some() { 0 } else { status.as_u16() };
         Ok(())
+    }
+
+    fn response_body_filter(
+        &self,
+        session: &mut Session,
+        body: &mut Option<Bytes>,
+        _end: bool,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Duration>> {
+        if exchange.held.is_some() {
+            observe::collect(session, body, exchange)?;
+        }
+        Ok(None)
+    }
+
+    async fn response_trailer_filter(
+        &self,
+        _: &mut Session,
+        _: &mut HeaderMap,
+        exchange: &mut Exchange,
+    ) -> Result<Option<Bytes>> {
+        // Trailers may be left out (RFC 9110 section 6.5.1); before a head that is held back they cannot be written.
+        Ok(exchange.held.is_some().then(Bytes::new))
     }
 
     async fn fail_to_proxy(
@@ -181,8 +217,11 @@ impl ProxyHttp for Proxy {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
             exchange.status = CLIENT_WENT_AWAY;
         }
+        // An interim answer is none.
+        let silent = session.response_written().is_none_or(|head| head.status.is_informational());
         if let Some(reason) = reason
-            && session.response_written().is_none()
+            && silent
+            && !session.was_upgraded()
         {
             session.set_keepalive(None);
             let answer = answer::problem(&reason, id.as_str());
@@ -192,7 +231,15 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, _: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+        // The service has said everything, and the client has heard nothing of it.
+        if let Some(held) = exchange.held.take()
+            && error.is_none()
+            && matches!(observe::deliver(session, exchange, *held).await, Ok(false))
+        {
+            let answer = answer::problem(&DenyReason::Unrecorded, exchange.id.as_str());
+            let _ = send(session, exchange, answer).await;
+        }
         exchange.finish(session);
     }
 
@@ -206,41 +253,6 @@ impl ProxyHttp for Proxy {
     }
 }
 
-/// One verdict for the request at hand.
-async fn judge(session: &mut Session, exchange: &Exchange) -> Verdict {
-    let snapshot = &exchange.snapshot;
-    let deny = |reason| Denial { route: None, credential: None, reason };
-    hygiene::check(session, &snapshot.server.limits).map_err(deny)?;
-    let header = session.req_header();
-    let host = header.headers.get(header::HOST).map(|host| host.as_bytes());
-    let target = Target::read(header.raw_path(), host, snapshot.server.ambiguous);
-    let target = target.map_err(|Ambiguity(what)| deny(DenyReason::RequestAmbiguous(what)))?;
-    // RFC 9112 section 3.2. An absolute target does not make up for it: the service gets the origin form, and would
-    // not hear which host was judged.
-    if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
-        return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
-    }
-    if exchange.scheme.misdirects(&target.host) {
-        return Err(deny(DenyReason::MisdirectedRequest));
-    }
-    let request = gate::Request {
-        method: &header.method,
-        target: &target,
-        headers: &header.headers,
-        websocket: hygiene::is_websocket(header),
-        client_certificate: exchange.scheme.client_certificate(),
-    };
-    let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
-    if !target.as_received {
-        // From here on there is only the path that was judged.
-        let judged = target.origin_form();
-        if session.req_header_mut().set_raw_path(judged.as_bytes()).is_err() {
-            return Err(deny(DenyReason::RequestAmbiguous("the request target cannot be forwarded")));
-        }
-    }
-    verdict
-}
-
 /// What the client is told of a failure; `None` when there is nobody to tell.
 fn failure(error: &Error) -> Option<DenyReason> {
     use ErrorType::{
@@ -249,6 +261,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (_, other) if *other == UNRECORDED => Some(DenyReason::Unrecorded),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
         (_, ConnectTimedout | ReadTimedout | WriteTimedout | TLSHandshakeTimedout) => {

@@ -18,9 +18,9 @@ pub struct AuditLine<'a> {
     /// RFC 3339.
     #[serde(serialize_with = "as_text")]
     pub at: Timestamp,
-    /// Who asked: `admin` is the holder of the control token.
+    /// Who asked: `admin` is the holder of the control token, `observer` an entry of `on_response`.
     pub actor: &'a str,
-    /// `user.status`, `user.logout`, `token.revoke`, `session.revoke`, `prune`.
+    /// `user.status`, `user.logout`, `token.revoke`, `session.revoke`, `session.track`, `prune`.
     pub action: &'a str,
     /// Whom or what it was about; a token by its fingerprint.
     pub target: &'a str,

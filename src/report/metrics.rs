@@ -56,6 +56,7 @@ pub struct Metrics {
     panics: IntCounter,
     access_lines_lost: IntCounter,
     audit_lines_lost: IntCounter,
+    observed: IntCounterVec,
 }
 
 impl Metrics {
@@ -99,6 +100,7 @@ impl Metrics {
             panics: counter("portcullis_panics_total", PANICS_HELP)?,
             access_lines_lost: counter("portcullis_access_lines_lost_total", ACCESS_LOST_HELP)?,
             audit_lines_lost: counter("portcullis_audit_lines_lost_total", AUDIT_LOST_HELP)?,
+            observed: counters("portcullis_observed_total", OBSERVED_HELP, &["route", "action", "outcome"])?,
         })
     }
 
@@ -130,6 +132,10 @@ impl Metrics {
         &self.access_lines_lost
     }
 
+    pub(super) fn observed(&self) -> &IntCounterVec {
+        &self.observed
+    }
+
     pub(super) fn audit_lines_lost(&self) -> &IntCounter {
         &self.audit_lines_lost
     }
@@ -154,6 +160,8 @@ const FLOODS_HELP: &str = "HTTP/2 connections cut because most of their requests
 const PANICS_HELP: &str = "Panics. Each cost one connection or task, and each is a bug to be reported.";
 const ACCESS_LOST_HELP: &str =
     "Access lines that were not written because the log could not keep up or failed.";
+const OBSERVED_HELP: &str = "Answers of services that an entry of on_response has looked at. failed: the ledger could not store it, \
+    and the client got 503; too_long, unreadable, no_token and unverified passed as they were, untracked.";
 const AUDIT_LOST_HELP: &str =
     "Audit lines that could not be written. The control actions themselves took effect.";
 

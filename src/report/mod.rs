@@ -4,6 +4,7 @@ pub mod access;
 pub mod audit;
 pub mod log;
 pub mod metrics;
+mod observed;
 pub mod settings;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,12 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
+use prometheus::IntCounterVec;
 
+use crate::route::Route;
 use crate::verdict::{Assurance, Verdict};
 
 pub use access::AccessWriter;
 pub use audit::{Audit, AuditLine};
 pub use metrics::Metrics;
+pub use observed::{Action, Observed, Outcome};
 pub use settings::LogSettings;
 
 use metrics::{RouteMetrics, Told};
@@ -49,19 +53,36 @@ pub struct Report {
     access: AccessLog,
     sample: f64,
     writer: AccessWriter,
+    observed: IntCounterVec,
+    audit: Arc<Audit>,
 }
 
 impl Report {
-    /// `routes` are the names in the order of [`crate::route::Route::index`]; `reasons` the operator's own words.
+    /// `routes` are in the order of [`Route::index`]; `reasons` are the operator's own words.
     pub fn new(
         settings: &LogSettings,
         metrics: &Metrics,
         writer: &AccessWriter,
-        routes: &[Arc<str>],
+        audit: &Arc<Audit>,
+        routes: &[Arc<Route>],
         reasons: &[Arc<str>],
     ) -> Self {
-        let routes = RouteMetrics::new(metrics, routes, reasons);
-        Self { routes, access: settings.access, sample: settings.sample, writer: writer.clone() }
+        let names: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.settings.name)).collect();
+        let observed = metrics.observed().clone();
+        observed::series(&observed, routes);
+        Self {
+            routes: RouteMetrics::new(metrics, &names, reasons),
+            access: settings.access,
+            sample: settings.sample,
+            writer: writer.clone(),
+            observed,
+            audit: Arc::clone(audit),
+        }
+    }
+
+    /// Tells what an observer has learnt from an answer.
+    pub fn observed(&self, observed: &Observed<'_>) {
+        observed::tell(&self.observed, &self.audit, observed);
     }
 
     /// Tells of a request once it is over: exactly one call per request.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::Method;
 
-use super::Route;
 use super::trie::Trie;
+use super::{Access, Route};
 
 /// All routes. The exact host wins over the wildcard with more labels, that over the one with fewer, that over none;
 /// within a host the literal segment wins over the parameter, that over the rest; then the named method over any.
@@ -16,6 +16,8 @@ pub struct RouteTable {
     /// By what follows `*`, beginning with a dot.
     wildcard: HashMap<Box<str>, Methods>,
     any: Methods,
+    /// Whether any route finds its token in the body.
+    bodies: bool,
 }
 
 /// The routes of one group of hosts. A trie for each method, so that a less specific path may serve a method which
@@ -39,7 +41,11 @@ impl RouteTable {
                 grouped.entry(Some(host)).or_default().push(route);
             }
         }
-        let mut table = Self::default();
+        let looks_into_body = |route: &Arc<Route>| match &route.settings.access {
+            Access::Refresh(refresh) => !refresh.bodies.is_empty(),
+            Access::Open | Access::Guarded(_) => false,
+        };
+        let mut table = Self { bodies: routes.iter().any(looks_into_body), ..Self::default() };
         for (host, routes) in grouped {
             let methods = Methods::new(&routes);
             match host {
@@ -51,6 +57,11 @@ impl RouteTable {
             }
         }
         table
+    }
+
+    /// Whether there is a route that finds its token in the body; where there is none, nobody need look for it.
+    pub fn reads_bodies(&self) -> bool {
+        self.bodies
     }
 
     /// The most specific route for a canonical host and path.
@@ -106,7 +117,7 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Access, ClientCertificate, RouteSettings};
+    use super::super::{ClientCertificate, RouteSettings};
     use super::*;
     use crate::upstream::{Upstream, UpstreamMetrics, UpstreamSettings};
 
@@ -130,6 +141,7 @@ mod tests {
                 html: false,
                 redirect: None,
                 timeouts: patience.clone(),
+                observers: Vec::new(),
             };
             Arc::new(Route { settings, index, upstream: Arc::clone(&upstream) })
         };

@@ -8,13 +8,13 @@ use std::borrow::Cow;
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
 
-use super::Place;
+use super::{Place, Token};
 
 /// The request carries more than one token, or one that cannot be read unambiguously.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conflict(pub &'static str);
 
-const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
+pub(super) const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
 const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes that are not visible ASCII");
 
 /// What may stand between the scheme and the token.
@@ -66,6 +66,21 @@ pub fn find<'a>(
         }
     }
     Ok(found.map(|compact| Found { compact, only_in_cookie }))
+}
+
+/// What was found in the head of a request, together with what its body carries.
+pub fn with_body<'a>(
+    head: Option<Found<'a>>,
+    body: Option<Token<'a>>,
+) -> Result<Option<Found<'a>>, Conflict> {
+    match (head, body.map(|token| token.compact())) {
+        (head, None) => Ok(head),
+        (None, Some(body)) => Ok(Some(Found { compact: Cow::Borrowed(body), only_in_cookie: false })),
+        (Some(head), Some(body)) if *head.compact == *body => {
+            Ok(Some(Found { only_in_cookie: false, ..head }))
+        }
+        (Some(_), Some(_)) => Err(TWO_TOKENS),
+    }
 }
 
 /// Whether an `Authorization` value is one in which a token is looked for: of the scheme `Bearer`, or with a JWT in it.
@@ -134,12 +149,12 @@ fn cookie(pair: &str) -> (&str, &str) {
     (name.trim(), unquoted)
 }
 
-fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
+pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter_map(|pair| pair.split_once('='))
 }
 
 /// Decodes what a service would decode; a token needs no escapes, so the usual costs nothing.
-fn percent_decoded(text: &str) -> Result<Cow<'_, str>, Conflict> {
+pub(super) fn percent_decoded(text: &str) -> Result<Cow<'_, str>, Conflict> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
     }

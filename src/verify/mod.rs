@@ -9,7 +9,7 @@ mod fetch;
 pub mod inspect;
 pub mod issue;
 mod jose;
-mod json;
+pub(crate) mod json;
 mod jwk;
 pub mod keys;
 mod metrics;
@@ -38,7 +38,7 @@ use ring::KeyRing;
 
 pub use cache::TokenCache;
 pub use metrics::VerifyMetrics;
-pub use settings::{Algorithm, ClaimNames, IssuerSettings, JwksSettings, KeySource};
+pub use settings::{Algorithm, ClaimNames, IssuerSettings, JwksSettings, KeySource, RefreshTokens};
 
 /// Longest that start-up waits for the first key sets; a little more than one fetch by discovery usually takes.
 const START_PATIENCE: Duration = Duration::from_secs(6);
@@ -94,6 +94,8 @@ struct Issuer {
     /// Unique in the process; a change of settings makes a new one, which ends the seals of the old.
     id: u64,
     settings: IssuerSettings,
+    /// As its refresh tokens are read.
+    refresh: IssuerSettings,
     ring: Arc<KeyRing>,
     /// Ends the task that fetches keys.
     _fetching: DropGuard,
@@ -141,19 +143,38 @@ impl Verifiers {
 
     /// Verifies `token`. The only network it may wait for is one bounded refetch of a key set when its `kid` is unknown.
     pub async fn verify(&self, token: &Token<'_>, now: Timestamp) -> Result<(Claims, Seal), Unverified> {
+        self.verify_by(|issuer| &issuer.settings, token, now).await
+    }
+
+    /// Verifies a refresh token. What this accepts must never be taken for an access token.
+    pub async fn verify_refresh(
+        &self,
+        token: &Token<'_>,
+        now: Timestamp,
+    ) -> Result<(Claims, Seal), Unverified> {
+        self.verify_by(|issuer| &issuer.refresh, token, now).await
+    }
+
+    async fn verify_by(
+        &self,
+        settings: impl Fn(&Issuer) -> &IssuerSettings,
+        token: &Token<'_>,
+        now: Timestamp,
+    ) -> Result<(Claims, Seal), Unverified> {
         let compact = Compact::read(token, self.max_bytes)?;
         let judged = compact.judge_header()?;
         let payload = json::object(&compact.payload)
             .ok_or(Unverified::Malformed("its payload is not a JSON object without duplicates"))?;
         let slot = self.choose(&payload)?;
         let issuer = self.issuers.get(slot).ok_or(Unverified::Issuer)?;
-        issuer.settings.accepts(token, &judged)?;
+        let settings = settings(issuer);
+        settings.accepts(token, &judged)?;
         let signed_by = issuer.signature(&compact, &judged, now).await;
         if signed_by != Err(Unverified::KeysUnavailable) {
             self.metrics.signature(signed_by.is_ok());
         }
         let (key, generation) = signed_by?;
-        let (claims, times) = reading::claims(payload, &issuer.settings, now)?;
+        let (claims, times) = reading::claims(payload, settings, now)?;
         Ok((claims, Seal { issuer: issuer.id, slot, generation, key, times }))
     }
 
@@ -216,7 +237,8 @@ impl Issuer {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let (ring, fetching) = ring::start(settings, || metrics.issuer(&settings.issuer), shutdown);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, settings: settings.clone(), ring, _fetching: fetching }
+        let refresh = settings.for_refresh_tokens();
+        Self { id, settings: settings.clone(), refresh, ring, _fetching: fetching }
     }
 
     /// The key that signed, and the generation of the set it is in.

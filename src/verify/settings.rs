@@ -32,6 +32,28 @@ pub struct IssuerSettings {
     pub types: Vec<Box<str>>,
     /// Longest token accepted, in bytes.
     pub max_bytes: usize,
+    /// Where its refresh tokens differ from that.
+    pub refresh: RefreshTokens,
+}
+
+/// What refresh tokens say otherwise than access tokens of the same issuer: they are meant for the issuer itself, and
+/// live longer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefreshTokens {
+    /// As [`IssuerSettings::audience`].
+    pub audience: Vec<Box<str>>,
+    /// As [`IssuerSettings::types`].
+    pub types: Vec<Box<str>>,
+    /// As [`IssuerSettings::required`].
+    pub required: Vec<Box<str>>,
+}
+
+impl IssuerSettings {
+    /// The settings by which its refresh tokens are read.
+    pub(super) fn for_refresh_tokens(&self) -> Self {
+        let RefreshTokens { audience, types, required } = self.refresh.clone();
+        Self { audience, types, required, ..self.clone() }
+    }
 }
 
 /// A claim name or JSON pointer for each thing Portcullis needs.

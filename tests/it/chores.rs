@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::ledger_common::{World, call, patient_redis, presets, readiness_becomes, verdict};
+use crate::ledger_common::{World, call, metric_becomes, patient_redis, presets, readiness_becomes, verdict};
 use crate::support::eventually;
-use crate::support::redis::Redis;
+use crate::support::redis::{Redis, Reply};
 
 #[test]
 fn statistics_count_rows_keys_and_memory_and_never_use_keys() {
@@ -61,4 +61,22 @@ fn a_redis_that_evicts_keys_is_warned_of_at_start() {
         if log.contains("This Redis evicts keys") && log.contains("volatile-lru") { Ok(()) } else { Err(log) }
     });
     readiness_becomes(&gateway, 200, "ready", "coherent");
+}
+
+#[test]
+fn expired_tokens_leave_the_sets_of_the_session_store_when_an_operator_prunes() {
+    let (world, redis) = (World::new(), Redis::start());
+    let gateway = world.start(&[&patient_redis(&redis), &presets(&["session-store"])]);
+    let live = world.issuer.good("7");
+    let dead = world.issuer.token("7", |claims| claims["exp"] = json!(1_600_000_000));
+    redis.cmd(&["SADD", "user:tokens:7", &live, &dead, "no token"]);
+    redis.cmd(&["SET", "session:7", "{}"]);
+    assert_eq!(call(&gateway, "POST", "/v1/prune", &Value::Null).0, 200);
+    eventually("the dead one is gone", || match redis.cmd(&["SCARD", "user:tokens:7"]) {
+        Reply::Integer(2) => Ok(()),
+        other => Err(other),
+    });
+    assert_eq!(redis.cmd(&["SISMEMBER", "user:tokens:7", &live]), Reply::Integer(1));
+    metric_becomes(&gateway, "portcullis_swept_tokens_total", 1.0);
+    assert_eq!(call(&gateway, "GET", "/v1/stats", &Value::Null).1["redis"]["active_sessions"], 1);
 }

@@ -27,7 +27,10 @@ fn shown() -> Families {
         .section(&redis.config_toml())
         .upstream("app", &origin)
         .section(&shelf.listener(&[shelf.entry("a", &["a.test"])], ""))
-        .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
+        .route(
+            "name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\n\
+                on_response = [{ revoke = \"token\" }]",
+        )
         .start();
     let text = gateway.metrics();
     let of_type = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next());

@@ -10,10 +10,10 @@ use jsonwebtoken::Algorithm;
 
 use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::http2::{self, Http2};
+use crate::support::https::Client;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
-use crate::support::https::Client;
 
 pub struct Scene {
     pub authority: Authority,

@@ -11,8 +11,8 @@ use http::Request;
 use crate::http2::Scene;
 use crate::support::eventually;
 use crate::support::http2;
-use crate::support::origin::Answer;
 use crate::support::https::Client;
+use crate::support::origin::Answer;
 
 #[test]
 fn heads_are_bounded_however_well_they_compress() {

@@ -140,10 +140,15 @@ fn restarted_from_a_copy_that_is_older_than_a_ban_it_is_not_believed_until_it_is
     let mut pair = Pair::start(USERS, &ALL);
     set_status(&pair.here, "11", "banned");
     set_status(&pair.here, "12", "banned");
+    // As a service does it, and later takes it back.
+    pair.database.psql("UPDATE users SET status = 'banned' WHERE user_id = 13");
+    pair.redis.cmd(&["SET", "invalid_user:13", "banned"]);
     pair.redis.cmd(&["SAVE"]);
-    // What the copy will not know: bans given, and one lifted.
+    // What the copy will not know: bans given, and two lifted.
     let people = People::of(&pair);
     set_status(&pair.here, "11", "active");
+    pair.database.psql("UPDATE users SET status = 'active' WHERE user_id = 13");
+    pair.redis.cmd(&["DEL", "invalid_user:13"]);
     is_whole_again(&pair, &people);
     pair.redis.restart_from_copy();
     for gateway in pair.gateways() {
@@ -152,6 +157,7 @@ fn restarted_from_a_copy_that_is_older_than_a_ban_it_is_not_believed_until_it_is
     is_whole_again(&pair, &people);
     for gateway in pair.gateways() {
         assert_eq!(verdict(gateway, &pair.world.issuer.good("12")), "403 user_banned");
+        assert_eq!(verdict(gateway, &pair.world.issuer.good("13")), "200", "lifted by the service");
     }
 }
 

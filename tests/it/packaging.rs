@@ -99,12 +99,15 @@ fn the_readmes_configuration_is_accepted() {
     fs::write(directory.path().join("admin.token"), unique("")).unwrap();
     let file = directory.path().join("gateway.toml");
     let toml = blocks(&read("README.md"), "toml");
-    assert_eq!(toml.len(), 4, "a whole file, and listeners, an upstream and a rule to add to it");
+    assert_eq!(toml.len(), 5, "a whole file, and listeners, an upstream, a rule and routes to add to it");
     let authority = Authority::new();
     authority.server(&["api.example.com"]).write(directory.path(), "api");
     authority.server(&["*.example.org"]).write(directory.path(), "wildcard");
     fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
-    for text in [toml[0].clone(), toml.join("\n")] {
+    let routes = blocks(&read("docs/configuration.md"), "toml").concat();
+    assert!(routes.contains("track = "), "the routes of a login, a refresh and a logout");
+    let with_sessions = format!("\n[ledger]\npresets = [\"native\", \"token-blacklist\"]\n{routes}");
+    for text in [toml[0].clone(), toml.join("\n"), toml[0].clone() + &with_sessions] {
         fs::write(&file, text).unwrap();
         let output = Command::new(BINARY).arg("check").arg("-c").arg(&file).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

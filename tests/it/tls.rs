@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::support::eventually;
 use crate::support::gateway::{BINARY, Gateway, PATIENT_DATABASE, Setup};
+use crate::support::https::Client;
 use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
 use crate::support::raw::Raw;
-use crate::support::https::Client;
 
 pub const APPLIED: &str = "portcullis_reloads_total{outcome=\"applied\"}";
 const REFUSED: &str = "portcullis_reloads_total{outcome=\"refused\"}";

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
+use crate::support::https::Https;
 use crate::support::issuer::Issuer;
 use crate::support::pki::Authority;
-use crate::support::https::Https;
 use crate::tls::{APPLIED, Scene, counted};
 
 #[test]

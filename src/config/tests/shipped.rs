@@ -40,7 +40,7 @@ fn the_shipped_file_is_a_working_default_and_so_are_its_examples() {
     let everything = shipped(&everything_enabled()).config;
     assert_eq!(
         (everything.issuers.len(), everything.ledger.presets.len(), everything.routes.len()),
-        (1, 6, 2)
+        (1, 6, 3)
     );
     // The values of the examples are the defaults, as the comments say.
     let mut server = everything.server;

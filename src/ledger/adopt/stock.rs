@@ -8,7 +8,6 @@ use redis::{Pipeline, Value as Reply};
 use tokio::sync::mpsc;
 
 use super::{Adoption, PAGE, Work};
-use crate::ledger::Ledger;
 use crate::ledger::redis::RedisStore;
 use crate::ledger::schema::{number, text};
 use crate::ledger::sql::Row;
@@ -98,13 +97,11 @@ impl Adoption {
     }
 }
 
-impl Ledger {
-    /// Writes all copies to a Redis that has been emptied, each only where there is nothing, page by page. Whoever
-    /// reconciles Redis calls this before it is believed again.
-    pub async fn restore_adopted(&self) -> Result<(), StoreError> {
-        let (Some(adoption), Some(redis)) = (&self.adoption, &self.redis) else { return Ok(()) };
+impl Adoption {
+    /// Writes all copies to a Redis that has lost them, each only where there is nothing, page by page.
+    pub async fn restore_all(&self, redis: &RedisStore) -> Result<(), StoreError> {
         let mut after = String::new();
-        while let Some(last) = adoption.restore(redis, &after).await? {
+        while let Some(last) = self.restore(redis, &after).await? {
             after = last;
             tokio::time::sleep(PAUSE).await;
         }

@@ -41,10 +41,28 @@ pub struct TableRows<'a> {
     pub values: Vec<Value>,
 }
 
+/// Where Redis lists users, one entry for each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listing {
+    /// One key each: the prefix and the user's id.
+    Keys { prefix: Box<str> },
+    /// One set or sorted set of ids.
+    Set { key: Box<str>, sorted: bool },
+}
+
+/// A row of [`super::UserLayout::row_query`].
+pub fn standing_of(subject: &str, row: &Row) -> Standing {
+    standing(subject, text(row, 0), number(row, 1))
+}
+
 /// The second column is a status (no known word: deactivated), the third a cut-off in unix milliseconds.
 pub fn denied_row(subject: &str, row: &Row) -> Standing {
-    let word = text(row, 1).and_then(|word| Status::of(&word)).unwrap_or(Status::Deactivated);
-    let not_before = number(row, 2).map(Timestamp::from_millis);
+    standing(subject, text(row, 1), number(row, 2))
+}
+
+fn standing(subject: &str, word: Option<String>, not_before: Option<i64>) -> Standing {
+    let word = word.and_then(|word| Status::of(&word)).unwrap_or(Status::Deactivated);
+    let not_before = not_before.map(Timestamp::from_millis);
     // Without an instant there is nothing to compare with.
     let status = match (word, not_before) {
         (Status::SecurityAction, None) => Status::Banned,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::native::USER_QUERY;
 use super::{
-    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Occasion, PresetContext,
-    RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout, Watched,
-    listed, literal, template,
+    Condition, Guards, IfAbsent, InvalidUsers, InvalidUsersLayout, KNOWN_TTL, Listing, Occasion,
+    PresetContext, RedisQuestion, Rule, SqlQuestion, SqlWrite, Standing, TableRows, UnknownUser, UserLayout,
+    Watched, listed, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
@@ -112,13 +112,15 @@ impl InvalidUsers {
         };
         let not_before = table.column(self.columns.last_security_action.as_str()).map(Column::millis);
         let not_before = not_before.unwrap_or_else(|| "NULL".to_owned());
+        let changed_at = table.column(self.columns.status_updated_at.as_str()).map(Column::millis);
+        let changed_at = changed_at.unwrap_or_else(|| "NULL".to_owned());
         let (word, name) = (status.word(), table.name());
         format!(
             "SELECT CASE WHEN u.id IS NULL THEN 'active' WHEN u.word = 'security_action' AND u.not_before IS NULL \
              THEN 'banned' WHEN u.word IN ('active', 'banned', 'deactivated', 'deleted', 'security_action') THEN u.word \
-             ELSE 'deactivated' END AS status, NULL AS reason, NULL AS until_at, u.not_before AS not_before \
-             FROM (SELECT 1 AS one) AS always LEFT JOIN (SELECT 1 AS id, {word} AS word, {not_before} AS not_before \
-             FROM {name} WHERE {} = {}) AS u ON 1 = 1",
+             ELSE 'deactivated' END AS status, NULL AS reason, NULL AS until_at, u.not_before AS not_before, u.changed_at AS changed_at \
+             FROM (SELECT 1 AS one) AS always LEFT JOIN (SELECT 1 AS id, {word} AS word, {not_before} AS not_before, \
+             {changed_at} AS changed_at FROM {name} WHERE {} = {}) AS u ON 1 = 1",
             id.name,
             id.placeholder("sub"),
         )
@@ -182,6 +184,15 @@ impl UserLayout for InvalidUsers {
             wanted: format!("{status} IS NULL OR {status} <> 'active'{since}"),
             values: Vec::new(),
         })
+    }
+
+    fn listings(&self) -> Vec<Listing> {
+        let theirs = match &self.layout {
+            InvalidUsersLayout::Keys { prefix } => Listing::Keys { prefix: prefix.clone() },
+            InvalidUsersLayout::Set { key } => Listing::Set { key: key.clone(), sorted: false },
+            InvalidUsersLayout::SortedSet { key } => Listing::Set { key: key.clone(), sorted: true },
+        };
+        vec![theirs, Listing::Keys { prefix: STANDING.into() }]
     }
 
     /// A user without a row is refused: so whoever is banned has one.

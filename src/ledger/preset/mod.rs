@@ -24,6 +24,8 @@ mod user_cache;
 #[cfg(test)]
 mod tests;
 
+pub(super) use track::TrackedToken;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -38,13 +40,12 @@ use crate::template::Template;
 use crate::time::Timestamp;
 
 pub use active_flag_cache::ActiveFlagCache;
-pub(in crate::ledger) use filling::{OwnedToken, TableRows};
+pub(in crate::ledger) use filling::{Listing, OwnedToken, TableRows, standing_of};
 pub use record::Record;
 pub(super) use record::complete;
 pub use refresh_tokens::RefreshTokens;
 pub use session_store::{SessionColumns, SessionStore};
 use theirs::{blacklisted, json_id};
-pub(super) use track::TrackedToken;
 pub(super) use user_cache::AliasRules;
 pub use user_cache::{AliasKind, UserCache, UserColumns, UserPrefixes};
 
@@ -308,6 +309,12 @@ pub(in crate::ledger) trait UserLayout: Send + Sync {
     /// affair: such rows have none.
     fn denied_row(&self, subject: &str, row: &Row) -> Option<Standing> {
         Some(filling::denied_row(subject, row))
+    }
+
+    /// Where its entries are found in Redis, so that those which an older copy has brought back can be looked into. Only
+    /// of a layout that decides alone.
+    fn listings(&self) -> Vec<Listing> {
+        Vec::new()
     }
 
     /// Whether the services' own table alone says who is denied in this layout: every ban that was ever given has its

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// What a user's row says; a user without one is active.
 pub(super) const USER_QUERY: &str = "SELECT COALESCE(u.status, 'active') AS status, u.reason AS reason, \
-     u.until_at AS until_at, u.not_before AS not_before FROM (SELECT 1 AS one) AS always \
+     u.until_at AS until_at, u.not_before AS not_before, u.updated_at AS changed_at FROM (SELECT 1 AS one) AS always \
      LEFT JOIN portcullis_users u ON u.realm = {realm} AND u.subject = {sub}";
 
 impl Native {

@@ -84,8 +84,8 @@ impl UserCache {
         let users = self.users(context);
         let query = users.map_or_else(Flagged::stand_in, |users| {
             let told = users.table.columns().filter(|column| {
-                let wanted = |name: &Box<str>| name.eq_ignore_ascii_case(column.bare());
-                self.is_kept(column) && context.profile.iter().any(wanted)
+                let mut names = context.profile.iter();
+                self.is_kept(column) && names.any(|name| name.eq_ignore_ascii_case(column.bare()))
             });
             users.query(&told.collect::<Vec<_>>())
         });

@@ -5,18 +5,22 @@
 //! of Redis that has the note has them too, and whoever has to take over goes on from there. A flush takes the note away
 //! with the rest; the mark is then not set, and the work begins anew. The mark is set last of all.
 
+mod lifted;
 mod pages;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::adopt::Adoption;
 use super::metrics::ReconcileMetrics;
 use super::migrate;
+use super::outbox::Outbox;
 use super::redis::{self, Link, RedisStore, RedisWrite};
 use super::store::StoreError;
-use super::watermark::Mark;
+use super::watermark::{Mark, Why};
 use super::write::{Writer, next_version};
 use crate::time::Timestamp;
 use pages::{From, Source};
@@ -91,22 +95,45 @@ struct Note {
     server: String,
     /// What the mark will say.
     version: i64,
+    /// Whether Redis held an older state, rather than nothing.
+    older: bool,
     source: String,
     after: Vec<String>,
     touched: i64,
+}
+
+/// Which gap is closed.
+#[derive(Clone, Copy, Debug)]
+pub enum Gap<'a> {
+    Any,
+    /// One that was there at the last look as well: an older copy of Redis looks like a gap to a gateway that has not
+    /// asked of late, and until the next look one that has will have noticed.
+    MustLast(&'a AtomicI64),
+}
+
+impl Gap<'_> {
+    fn lasts(self, seq: i64) -> bool {
+        match self {
+            Self::Any => true,
+            Self::MustLast(last) => last.swap(seq, Ordering::Relaxed) == seq,
+        }
+    }
 }
 
 /// Who fills.
 pub struct Filler<'a> {
     pub writer: &'a Writer,
     pub redis: &'a RedisStore,
+    /// What services had written there alone.
+    pub adoption: Option<&'a Adoption>,
     pub metrics: &'a ReconcileMetrics,
 }
 
 impl Filler<'_> {
     /// Fills Redis and sets the mark, unless another gateway is at it.
-    pub async fn fill(&self) -> Result<Ended, FillError> {
-        self.alone("fill", async |link, keep| self.fill_alone(link, keep).await).await
+    pub async fn fill(&self, why: Why) -> Result<Ended, FillError> {
+        let older = matches!(why, Why::OtherServer | Why::Behind);
+        self.alone("fill", async |link, keep| self.fill_alone(link, keep, older).await).await
     }
 
     /// Writes again what denies users, for another while: what a layout lets end does not end while the database says
@@ -131,9 +158,26 @@ impl Filler<'_> {
         .await
     }
 
+    /// Raises the mark to what the database holds, if nothing waits in the outbox.
+    pub async fn keep_up(&self, outbox: &Outbox, gap: Gap<'_>) -> Result<(), FillError> {
+        if self.redis.authority.field().is_none() {
+            return Ok(());
+        }
+        // In this order: what is committed after the version was read is not spoken of.
+        let version = migrate::version(&self.writer.sql).await.map_err(FillError::Database)?;
+        let waiting = outbox.is_waiting_up_to(version).await.map_err(FillError::Database)?;
+        let Some(mark) = self.redis.mark().await.map_err(FillError::Redis)? else { return Ok(()) };
+        if mark.seq >= version || waiting || !gap.lasts(mark.seq) {
+            return Ok(());
+        }
+        self.close_gap(&mark, version).await?;
+        let link = self.redis.link().map_err(FillError::Redis)?;
+        self.redis.mark_on(&link).await.map(|_| ()).map_err(FillError::Redis)
+    }
+
     /// Tells Redis once more of every change of ours since the mark, and raises it. Everything that waited has been
     /// delivered: what lies between is a change without anything to tell, or one whose teller died in between.
-    pub async fn close_gap(&self, read: &Mark, version: i64) -> Result<(), FillError> {
+    async fn close_gap(&self, read: &Mark, version: i64) -> Result<(), FillError> {
         let link = self.redis.link().map_err(FillError::Redis)?;
         let mut pace = Pace::new(self.metrics);
         for source in [Source::Users, Source::Tokens, Source::Sessions] {
@@ -168,7 +212,7 @@ impl Filler<'_> {
         done.map(|()| Ended::Filled)
     }
 
-    async fn fill_alone(&self, link: &Arc<Link>, keep: &Keep<'_>) -> Result<(), FillError> {
+    async fn fill_alone(&self, link: &Arc<Link>, keep: &Keep<'_>, older: bool) -> Result<(), FillError> {
         // Somebody else may have done it while the lock was waited for.
         self.redis.mark_on(link).await.map_err(FillError::Redis)?;
         if self.redis.authority.is_believed() {
@@ -176,7 +220,7 @@ impl Filler<'_> {
         }
         let _running = Running::of(self.metrics);
         let (field, now) = (self.note_field(), Timestamp::now());
-        let (mut note, mut written) = self.begin(link, &field, now).await?;
+        let (mut note, mut written) = self.begin(link, &field, now, older).await?;
         let mut pace = Pace::new(self.metrics);
         let sources = Source::all(self.writer, now);
         let first = sources.iter().position(|source| source.name() == note.source).unwrap_or(0);
@@ -195,6 +239,12 @@ impl Filler<'_> {
                 (note.after, note.touched) = (after, Timestamp::now().millis());
                 written = self.put_note(link, &field, &written, &note).await?;
             }
+        }
+        if let Some(adoption) = self.adoption {
+            adoption.restore_all(self.redis).await.map_err(FillError::Redis)?;
+        }
+        if note.older {
+            self.lift(link, keep, note.version, &mut pace).await?;
         }
         let mark = Mark::of_new_round(note.version, &link.server.run_id);
         let set = self.redis.finish(link, (&field, &written), &mark).await.map_err(FillError::Redis)?;
@@ -219,6 +269,7 @@ impl Filler<'_> {
         link: &Arc<Link>,
         field: &str,
         now: Timestamp,
+        older: bool,
     ) -> Result<(Note, String), FillError> {
         let found = self.redis.note(link, field).await.map_err(FillError::Redis)?;
         let fresh = |note: &Note| {
@@ -241,6 +292,7 @@ impl Filler<'_> {
                     attempt: uuid::Uuid::new_v4().simple().to_string(),
                     server: link.server.run_id.to_string(),
                     version: self.draw(now).await.map_err(FillError::Database)?,
+                    older,
                     source: String::new(),
                     after: Vec::new(),
                     touched: now.millis(),
@@ -375,3 +427,6 @@ impl Drop for Running<'_> {
         self.0.running.set(0);
     }
 }
+
+#[cfg(test)]
+mod tests;

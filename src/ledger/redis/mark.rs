@@ -43,12 +43,12 @@ return 1
 ",
 );
 
-/// Compare-and-set of one field; an empty text stands for a field that is not there.
+/// Compare-and-set of one field; an empty text stands for a field that is not there, before or after.
 static SWAP: Lua = Lua::new(
     r"
 local field, expected, value = unpack(ARGV)
 if (redis.call('HGET', KEYS[1], field) or '') ~= expected then return 0 end
-redis.call('HSET', KEYS[1], field, value)
+if value == '' then redis.call('HDEL', KEYS[1], field) else redis.call('HSET', KEYS[1], field, value) end
 return 1
 ",
 );
@@ -135,6 +135,12 @@ impl RedisStore {
             }
             false => Ok(Marked::Gap),
         }
+    }
+
+    /// Takes away a mark that is known to lie: who has not seen a higher one would believe it.
+    pub async fn disown(&self, read: &Mark) -> Result<(), StoreError> {
+        let Some(field) = self.authority.field() else { return Ok(()) };
+        self.swap(&self.link()?, field, &read.to_string(), "").await.map(|_| ())
     }
 
     /// Compare-and-set of a field beside the mark; an empty text stands for one that is not there.

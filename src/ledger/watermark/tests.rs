@@ -109,9 +109,10 @@ fn without_the_database_the_only_mark_there_can_be_is_taken_and_of_two_none() {
 
 #[test]
 fn where_there_is_nothing_of_ours_redis_is_believed() {
-    assert_eq!(Ground::of(Some(7), &[]), Ground::None, "no preset, no keys of ours");
-    assert_eq!(Ground::unseen(&[]), Ground::None);
-    let authority = authority(Ground::of(None, &[]));
+    assert_eq!(Ground::of(Some(7), &[], false), Ground::None, "no preset, no keys of ours");
+    assert_ne!(Ground::of(Some(7), &[], true), Ground::None, "copies of services' keys");
+    assert_eq!(Ground::unseen(&[], false), Ground::None);
+    let authority = authority(Ground::of(None, &[], false));
     assert!(authority.is_believed());
     assert!(authority.hear(authority.capture(), &Value::Int(0), "run"));
     assert!(!authority.hear(authority.capture(), &Value::Okay, "run"), "it does not answer");

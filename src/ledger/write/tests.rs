@@ -18,7 +18,7 @@ fn name(name: &str) -> SqlName {
     SqlName::parse(name).expect("a good name")
 }
 
-pub(super) fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
+pub(in crate::ledger) fn presets(layout: InvalidUsersLayout) -> Vec<Preset> {
     vec![
         Preset::Native(Native { prefix: "pc:".into() }),
         Preset::TokenBlacklist(TokenBlacklist {
@@ -58,18 +58,18 @@ pub(super) fn refresh_tokens() -> RefreshTokens {
     }
 }
 
-pub(super) fn keys() -> InvalidUsersLayout {
+pub(in crate::ledger) fn keys() -> InvalidUsersLayout {
     InvalidUsersLayout::Keys { prefix: "invalid_user:".into() }
 }
 
-pub(super) async fn writer(sql: &SqlStore, presets: Vec<Preset>) -> Writer {
+pub(in crate::ledger) async fn writer(sql: &SqlStore, presets: Vec<Preset>) -> Writer {
     migrate(sql, &presets, NOW).await.expect("migrated");
     let (access, refresh) = (Duration::from_secs(900), Duration::from_secs(604_800));
     let context = PresetContext::load(sql, &presets, access, refresh, Duration::ZERO).await.expect("loaded");
     Writer { sql: sql.clone(), presets, context, redis: true }
 }
 
-pub(super) fn user(subject: &str) -> User {
+pub(in crate::ledger) fn user(subject: &str) -> User {
     User { realm: "".into(), subject: subject.into() }
 }
 

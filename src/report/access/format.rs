@@ -88,7 +88,10 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         | DenyReason::InsufficientRole
         | DenyReason::ClaimMismatch
         | DenyReason::UpstreamUnavailable
-        | DenyReason::UpstreamTimeout => None,
+        | DenyReason::UpstreamTimeout
+        | DenyReason::BodyTimeout
+        | DenyReason::BodyUnreadable
+        | DenyReason::Unrecorded => None,
     }
 }
 

@@ -119,7 +119,8 @@ fn access_off_writes_nothing_and_denied_writes_denials() {
         let writer = AccessWriter::start_on(Pipe(sender), Format::Json, lost()).expect("a thread");
         let settings =
             LogSettings { level: "info".into(), format: Format::Json, access, sample: 0.0, audit_file: None };
-        let report = Report::new(&settings, &metrics, &writer, &[], &[]);
+        let audit = std::sync::Arc::new(crate::report::Audit::open(None, &metrics).expect("the log"));
+        let report = Report::new(&settings, &metrics, &writer, &audit, &[], &[]);
         let outage = Outage { rule: "r".into(), cause: "refused".into() };
         report.finished(&finished("/", &denied(DenyReason::LedgerUnavailable(outage))));
         writer.close();

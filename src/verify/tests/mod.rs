@@ -49,6 +49,11 @@ fn settings() -> IssuerSettings {
         claims: ClaimNames::default(),
         types: vec!["jwt".into(), "at+jwt".into()],
         max_bytes: 16 * 1024,
+        refresh: RefreshTokens {
+            audience: Vec::new(),
+            types: vec!["jwt".into(), "rt+jwt".into()],
+            required: ["exp", "iat", "sub", "iss"].map(Into::into).into(),
+        },
     }
 }
 

@@ -16,8 +16,8 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
 use super::DEADLINE;
-use super::raw::Response;
 use super::https::Client;
+use super::raw::Response;
 
 /// One connection.
 pub struct Http2 {
