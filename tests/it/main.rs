@@ -47,6 +47,7 @@ mod ledger_tls;
 mod ledger_users;
 mod living;
 mod observers;
+mod observers_http2;
 mod observers_logins;
 mod packaging;
 mod refresh;

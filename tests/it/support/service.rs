@@ -185,7 +185,7 @@ where
     }
 }
 
-/// Echoes the body, with trailers as gRPC has them. `/pause` waits in the middle until it is told to go on.
+/// Echoes the body and its type, with trailers as gRPC has them. `/pause` waits in the middle until it is told to go on.
 async fn answer(
     request: http::Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
@@ -200,6 +200,7 @@ async fn answer(
         body.extend_from_slice(&piece);
     }
     let path = head.uri.path().to_owned();
+    let media_type = head.headers.get("content-type").cloned();
     shared.tell(Told {
         version: "HTTP/2.0",
         path: path.clone(),
@@ -209,7 +210,8 @@ async fn answer(
         certified: link.certified,
         connection: link.number,
     });
-    let response = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    let mut response = Response::builder().body(()).unwrap();
+    response.headers_mut().extend(media_type.map(|it| (http::header::CONTENT_TYPE, it)));
     let mut sending = respond.send_response(response, false)?;
     sending.send_data(Bytes::from(body), false)?;
     if path == "/pause" {
