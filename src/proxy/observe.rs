@@ -5,6 +5,7 @@
 //! not undo a logout that was granted.
 
 mod held;
+mod patience;
 mod tokens;
 
 use std::net::{IpAddr, SocketAddr};
@@ -26,6 +27,7 @@ use crate::token::{self, Fingerprint, Token};
 use crate::verdict::Credential;
 
 pub(super) use held::{Held, collect, deliver};
+pub(super) use patience::{hear_out, start_over};
 pub(super) use tokens::accept_encoding;
 
 /// The error that `fail_to_proxy` answers with 503.

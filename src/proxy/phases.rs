@@ -83,11 +83,7 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let peer = attempts::choose(session, exchange)?;
-        let is_observed = exchange.grant().is_some_and(|grant| !grant.route.settings.observers.is_empty());
-        if is_observed && !hygiene::is_websocket(session.req_header()) {
-            // A page that logs out is often left at once: what the service answers is heard all the same.
-            session.as_mut().set_abort_on_close(false);
-        }
+        observe::start_over(session, exchange);
         exchange.forwarded.get_or_insert_with(Instant::now);
         Ok(peer)
     }
@@ -115,10 +111,15 @@ impl ProxyHttp for Proxy {
 
     async fn upstream_request_filter(
         &self,
-        _: &mut Session,
+        session: &mut Session,
         request: &mut RequestHeader,
         exchange: &mut Exchange,
     ) -> Result<()> {
+        if session.as_mut().is_body_empty() {
+            // On the way to a service that speaks HTTP/2 Pingora has no body filtered that is not there.
+            door::body_moved(true);
+            observe::hear_out(session, exchange);
+        }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
         forward::prepare(request, exchange)
@@ -140,6 +141,9 @@ impl ProxyHttp for Proxy {
                 ErrorType::HTTPStatus(413),
                 "the request body is longer than is allowed",
             );
+        }
+        if end {
+            observe::hear_out(session, exchange);
         }
         Ok(())
     }

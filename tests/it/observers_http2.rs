@@ -1,15 +1,17 @@
 //! What answers tell, and tokens in bodies, where client or service speak HTTP/2.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Request;
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
-use crate::ledger_common::{document, patient_redis, verdict};
+use crate::ledger_common::{becomes, document, patient_redis, verdict};
 use crate::observers::setup;
 use crate::refresh::{BODY, refresh_token};
+use crate::support::eventually;
 use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
@@ -77,6 +79,88 @@ fn a_logout_and_a_login_are_heard_where_the_client_speaks_http2() {
         assert!(passed.text() == body, "{} bytes", passed.body.len());
     }
     assert!(client.is_open(), "an answer that was held back does not cost the connection");
+}
+
+#[test]
+fn a_client_that_resets_its_stream_does_not_undo_a_logout() {
+    let (issuer, origin) = (Issuer::new(Algorithm::HS256), Origin::start());
+    let gateway = setup(&issuer, &origin).server("h2c = true").section(PATIENT_DATABASE).start();
+    let mut client = Http2::plain(gateway.addr());
+    let body = Bytes::from_static(b"{}");
+    for (path, with_body) in [("/token", false), ("/token", true), ("/x", false)] {
+        let token = issuer.good("alice");
+        origin.forget();
+        origin.answer(|_| Answer::ok().delayed(Duration::from_millis(300)));
+        let request = Request::post(format!("https://a.test{path}"));
+        let request = request.header("authorization", format!("Bearer {token}")).body(()).unwrap();
+        let mut pending = client.begin(request, !with_body).unwrap();
+        if with_body {
+            pending.body.send_data(body.clone(), true).unwrap();
+        }
+        eventually("the service has the request", || match origin.requests().len() {
+            1 => Ok(()),
+            other => Err(other),
+        });
+        pending.body.send_reset(h2::Reason::CANCEL);
+        drop(pending);
+        origin.answer(|_| Answer::ok());
+        let expected = if path == "/token" { "401 token_revoked" } else { "200" };
+        becomes(&gateway, &token, expected);
+    }
+    // The connection goes on, and so does what is answered on it.
+    let token = issuer.good("alice");
+    let answer = Answer::new(200, "x".repeat(300_000)).chunked();
+    origin.answer(move |_| answer.clone());
+    let out = post(&mut client, "/token", &[("authorization", &format!("Bearer {token}"))], "{}");
+    assert_eq!((out.status, out.body.len()), (200, 300_000));
+    origin.answer(|_| Answer::new(304, ""));
+    let token = issuer.good("alice");
+    let fields =
+        [("authorization", &*format!("Bearer {token}")), ("if-none-match", "\"a\""), ("range", "bytes=0-1")];
+    assert_eq!(post(&mut client, "/token", &fields, "").status, 304);
+    let seen = origin.requests().pop().unwrap();
+    assert_eq!(
+        (seen.values("if-none-match"), seen.values("range")),
+        (vec!["\"a\"".into()], vec!["bytes=0-1".into()])
+    );
+    assert_eq!(
+        client.get("a.test", "/token", &[("authorization", &format!("Bearer {token}"))]).unwrap().status,
+        304
+    );
+}
+
+#[test]
+fn a_reset_does_not_undo_a_logout_of_a_service_that_speaks_http2() {
+    let issuer = Issuer::new(Algorithm::HS256);
+    let service = Service::start(Speaks::h2c());
+    let gateway = Setup::new()
+        .server("h2c = true")
+        .issuer(&issuer)
+        .section(PATIENT_DATABASE)
+        .section(&service.config_toml("app", "http2 = true"))
+        .route("name = \"out\"\npath = \"/hold\"\nupstream = \"app\"\non_response = [{ revoke = \"token\" }]")
+        .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
+        .start();
+    let mut client = Http2::plain(gateway.addr());
+    for (count, with_body) in [(1, false), (2, true)] {
+        let token = issuer.good("alice");
+        let request = Request::post("https://a.test/hold").header("authorization", format!("Bearer {token}"));
+        let mut pending = client.begin(request.body(()).unwrap(), !with_body).unwrap();
+        if with_body {
+            pending.body.send_data(Bytes::from_static(b"{}"), true).unwrap();
+        }
+        eventually("the service has the request", || match service.requests_to("/hold") {
+            it if it == count => Ok(()),
+            other => Err(other),
+        });
+        pending.body.send_reset(h2::Reason::CANCEL);
+        drop(pending);
+        // Answered on the same connection, in order: the gateway has seen the reset.
+        let other = format!("Bearer {}", issuer.good("bob"));
+        assert_eq!(client.get("a.test", "/x", &[("authorization", &other)]).unwrap().status, 200);
+        service.go_on();
+        becomes(&gateway, &token, "401 token_revoked");
+    }
 }
 
 #[test]

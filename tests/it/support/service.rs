@@ -125,7 +125,12 @@ impl Service {
         told.into_iter().next().unwrap()
     }
 
-    /// Lets one `/pause` go on.
+    /// How many there were for this path.
+    pub fn requests_to(&self, path: &str) -> usize {
+        self.requests().iter().filter(|told| told.path == path).count()
+    }
+
+    /// Lets one `/pause` or `/hold` go on.
     pub fn go_on(&self) {
         self.shared.go_on.notify_one();
     }
@@ -185,7 +190,8 @@ where
     }
 }
 
-/// Echoes the body and its type, with trailers as gRPC has them. `/pause` waits in the middle until it is told to go on.
+/// Echoes the body and its type, with trailers as gRPC has them. `/pause` waits in the middle until it is told to go on,
+/// `/hold` before its head.
 async fn answer(
     request: http::Request<h2::RecvStream>,
     mut respond: h2::server::SendResponse<Bytes>,
@@ -210,6 +216,9 @@ async fn answer(
         certified: link.certified,
         connection: link.number,
     });
+    if path == "/hold" {
+        shared.go_on.notified().await;
+    }
     let mut response = Response::builder().body(()).unwrap();
     response.headers_mut().extend(media_type.map(|it| (http::header::CONTENT_TYPE, it)));
     let mut sending = respond.send_response(response, false)?;
