@@ -34,6 +34,11 @@ impl Ledger {
         tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
         tokio::spawn(async move { fourth.run_until_cancelled(recovering.recover_forever()).await });
         tokio::spawn(async move { fifth.run_until_cancelled(renewing.renew_forever()).await });
+        if self.redis.is_some() && !settings.presets.is_empty() {
+            let (watching, sixth) = (Arc::clone(self), shutdown.clone());
+            let staleness = settings.max_staleness;
+            tokio::spawn(async move { sixth.run_until_cancelled(watching.watch_outbox(staleness)).await });
+        }
         self.start_chores(shutdown);
         self.start_feed(settings, shutdown);
     }
@@ -73,6 +78,25 @@ impl Ledger {
                     Ok(pruned) => tracing::info!(?pruned, "Pruned"),
                     Err(error) => tracing::warn!(%error, "Not pruned"),
                 }
+            }
+        }
+    }
+
+    /// A change that another gateway could not tell Redis of was acknowledged as pending: from then on Redis is not
+    /// believed here either, no later than memory may be stale. To look four times in that time leaves one quarter for the
+    /// change itself and one for the looking.
+    async fn watch_outbox(&self, staleness: Duration) {
+        let quarter = staleness / 4;
+        let mut ticks = tokio::time::interval(quarter);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            if self.database.breaker.is_open() || self.doubt.is_raised() {
+                continue;
+            }
+            if let Ok(true) = self.outbox.is_overdue(quarter).await {
+                tracing::warn!("A change waits to be told to Redis; the database is asked");
+                self.doubt_redis();
             }
         }
     }

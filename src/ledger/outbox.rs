@@ -2,6 +2,8 @@
 //!
 //! While a row waits, Redis lacks something that was promised: no gateway believes it then.
 
+use std::time::Duration;
+
 use prometheus::IntGauge;
 
 use super::redis::{self, Marked, RedisStore, RedisWrite};
@@ -103,6 +105,19 @@ impl Outbox {
     pub async fn is_waiting_up_to(&self, version: i64) -> Result<bool, StoreError> {
         let sql = "SELECT version FROM portcullis_outbox WHERE refused_at IS NULL AND version <= ? LIMIT 1";
         Ok(!self.sql.rows(sql, &[version.into()]).await?.is_empty())
+    }
+
+    /// Whether something has waited for longer than a change takes that goes well.
+    pub async fn is_overdue(&self, after: Duration) -> Result<bool, StoreError> {
+        let now = match self.sql.dialect().clock() {
+            Some(clock) => format!("({clock})"),
+            None => Timestamp::now().millis().to_string(),
+        };
+        let sql = format!(
+            "SELECT version FROM portcullis_outbox WHERE refused_at IS NULL AND created_at < {now} - ? LIMIT 1"
+        );
+        let after = i64::try_from(after.as_millis()).unwrap_or(i64::MAX);
+        Ok(!self.sql.rows(&sql, &[after.into()]).await?.is_empty())
     }
 
     /// What waits, oldest first.

@@ -87,7 +87,7 @@ fn settings(redis: Option<RedisSettings>, rules: Vec<Rule>) -> LedgerSettings {
         token_lifetime: Duration::from_secs(900),
         refresh_lifetime: Duration::from_secs(900),
         leeway: Duration::ZERO,
-        adopt: true,
+        adopt: false,
         answers: 1000,
         profile: Box::default(),
         max_staleness: Duration::from_millis(500),

@@ -88,7 +88,7 @@ impl Field {
 
     /// What a token says for this placeholder, as a scalar: text, an integer or a boolean, spelled as in JSON.
     ///
-    /// For values that are *bound* (SQL); a key is built by [`Template::render`], which refuses more.
+    /// For values that are *bound* (SQL); a key is built by [`super::Template::render`], which refuses more.
     pub fn value<'a>(&self, claims: &'a Claims, token: &Token<'a>) -> Result<Cow<'a, str>, RenderError> {
         let missing = || RenderError::Missing(self.clone());
         let found: Cow<'a, str> = match self {

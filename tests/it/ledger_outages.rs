@@ -256,8 +256,11 @@ fn with_postgres_dead_redis_alone_goes_on() {
     let world = World::new();
     let (redis, mut postgres) = (Redis::start(), Postgres::start());
     let section = format!("{}timeout = \"1s\"\n", postgres.create_database().config_toml());
-    let gateway =
-        world.start(&[&patient_redis(&redis), &section, &format!("{}{ALONE}", presets(&["native"]))]);
+    let gateway = world.start(&[
+        &patient_redis(&redis),
+        &section,
+        &format!("{}adopt = false\n{ALONE}", presets(&["native"])),
+    ]);
     let (token, banned, revoked) = (world.issuer.good("7"), world.issuer.good("8"), world.issuer.good("7"));
     gateway.ban("8");
     gateway.revoke_token(&revoked);

@@ -11,7 +11,7 @@ use crate::support::sentinels::Sentinels;
 use crate::support::{eventually, leaks, unique};
 
 /// A rule that Redis alone can answer.
-const ALONE: &str = "[ledger]\npresets = [\"native\"]\n[[ledger.rules]]\nname = \"frozen\"\nguards = \"user\"\n\
+const ALONE: &str = "[ledger]\npresets = [\"native\"]\nadopt = false\n[[ledger.rules]]\nname = \"frozen\"\nguards = \"user\"\n\
                      key = \"frozen:{sub}\"\ndeny_if = \"exists\"\n";
 
 /// How long after a ban on the new primary its user may still pass: the lease of two seconds, and the machine's breath.
