@@ -21,7 +21,7 @@ const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NO
                      INSERT INTO users (user_id) SELECT generate_series(1, 20)";
 
 /// Runs `portcullis migrate` over a configuration.
-fn migrate(setup: &Setup, words: &[&str]) -> String {
+pub fn migrate(setup: &Setup, words: &[&str]) -> String {
     let directory = tempfile::tempdir().unwrap();
     migrate_in(setup, directory.path(), words)
 }
@@ -34,7 +34,7 @@ fn migrate_in(setup: &Setup, directory: &std::path::Path, words: &[&str]) -> Str
     String::from_utf8_lossy(&ran.stdout).into_owned()
 }
 
-fn soon(gateway: &Gateway, token: &str, expected: &str) {
+pub fn soon(gateway: &Gateway, token: &str, expected: &str) {
     within(SOON, &format!("the verdict is {expected}"), || match verdict(gateway, token) {
         it if it == expected => Ok(()),
         other => Err(other),

@@ -22,6 +22,7 @@ mod dashboards;
 mod demo;
 mod examples;
 mod exchange;
+mod feed_copies;
 mod feed_redis;
 mod feed_tables;
 mod http2;
