@@ -1,7 +1,7 @@
 //! A live session that the database knows goes back into the set from which it was missing.
 
-use super::chain::Database;
 use super::condition::{Finding, Moment};
+use super::database::Database;
 use super::questions::{Bound, Compiled};
 use super::redis::RedisStore;
 use super::sql::{Row, Statement};
