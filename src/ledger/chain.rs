@@ -166,7 +166,8 @@ impl Ledger {
         let trusted = trusted && answered.as_ref().is_ok_and(|answered| answered.believed);
         let replies = answered.map(|answered| answered.replies);
         let mut open = Vec::new();
-        for (place, asked) in questions.asked.iter().enumerate() {
+        let asked = questions.asked.iter().enumerate();
+        for (place, asked) in asked.filter(|(_, asked)| thoroughness.concerns(&asked.rule.rule)) {
             let finding = match asked.reply {
                 None => Ok(Finding::Absent),
                 Some(index) => {

@@ -2,6 +2,7 @@
 
 use super::condition::Finding;
 use super::questions::Questions;
+use super::rule::{Condition, Rule};
 use super::store::StoreError;
 use super::{Ledger, Lookup};
 use crate::claims::Claims;
@@ -18,6 +19,13 @@ pub(super) enum Thoroughness {
 }
 
 impl Thoroughness {
+    /// Whether a rule says anything of such a token: refresh tokens do not stand among the sessions, which are lists of
+    /// access tokens, and would all be refused for that. Those that have been revoked stand on the blacklist.
+    pub fn concerns(self, rule: &Rule) -> bool {
+        let lists_sessions = rule.sql.as_ref().is_some_and(|sql| sql.deny_if == Condition::LiveSession);
+        !(self == Self::Strict && lists_sessions)
+    }
+
     /// Whether a store's finding must be put to the database once more.
     pub fn doubts(self, finding: &Result<Finding, StoreError>) -> bool {
         self == Self::Strict && !matches!(finding, Ok(Finding::Denied | Finding::Because(_)))

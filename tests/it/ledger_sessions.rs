@@ -28,6 +28,28 @@ fn scene(tables: &str, names: &[&str]) -> Scene {
     Scene { world, redis, database, gateway }
 }
 
+#[test]
+fn a_refresh_token_stands_in_no_list_of_sessions_and_passes_until_it_is_revoked_or_its_user_logged_out() {
+    let (world, redis, database) = (World::new(), Redis::start(), Postgres::shared().create_database());
+    database.psql(SESSIONS);
+    let route = "name = \"refresh\"\npath = \"/refresh\"\nupstream = \"app\"\nauth = \"refresh\"\n\
+                 token_from = \"header:x-refresh-token\"";
+    let sections = [patient_redis(&redis), patient(&database), presets(&["session-store"])];
+    let gateway = world.setup(&sections.each_ref().map(String::as_str)).route(route).start();
+    let refreshed = |token: &str| {
+        let header = format!("X-Refresh-Token: {token}");
+        let response = gateway.request("GET", "/refresh", &[&header], b"");
+        if response.status == 200 { "200".to_owned() } else { response.reason() }
+    };
+    let [first, second] = [(); 2].map(|()| world.issuer.good("7"));
+    assert_eq!([refreshed(&first), refreshed(&second)], ["200", "200"]);
+    becomes(&gateway, &first, "401 session_revoked");
+    gateway.revoke_token(&first);
+    assert_eq!([refreshed(&first), refreshed(&second)], ["token_revoked", "200"]);
+    gateway.logout("7");
+    assert_eq!(refreshed(&second), "issued_before_cutoff");
+}
+
 impl Scene {
     /// As a service logs somebody in.
     fn login(&self, user: &str) -> String {
