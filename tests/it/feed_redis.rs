@@ -130,7 +130,7 @@ fn entries_that_services_keep_in_redis_alone_outlive_it() {
     assert_eq!(call(&gateway, "GET", "/v1/stats", &Value::Null).0, 200);
     // A gateway that has never seen this Redis cannot know what it held.
     let newcomer = world.start(&[&patient(&database), &patient_redis(&redis), RULES]);
-    assert_eq!(verdict(&newcomer, &world.issuer.good("7")), "403 frozen");
+    becomes(&newcomer, &world.issuer.good("7"), "403 frozen");
     assert_eq!(verdict(&newcomer, &world.issuer.good("11")), "503 ledger_unavailable");
     redis.restart();
     becomes(&gateway, &world.issuer.good("11"), "200");

@@ -44,7 +44,7 @@ fn bans_and_revoked_tokens_are_found_wherever_their_keys_lie() {
     assert!(owners.iter().all(|owner| *owner > 0), "{owners:?}");
     // As another service would, with its own client.
     cluster.cmd(&["SET", "invalid_user:200", "1"]);
-    assert_eq!(verdict(&gateway, &world.issuer.good("200")), "403 user_banned");
+    becomes(&gateway, &world.issuer.good("200"), "403 user_banned");
     assert_eq!(lookups(&gateway, "redis", "error"), 0.0);
 }
 

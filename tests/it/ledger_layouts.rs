@@ -47,7 +47,7 @@ fn a_prefix_and_a_hashed_key_of_ones_own_are_a_matter_of_configuration() {
     redis.cmd(&["SET", &format!("auth/bl/{first}"), "1"]);
     redis.cmd(&["SET", &format!("revoked:{}", sha256(&second)), "1"]);
     becomes(&gateway, &first, "401 token_revoked");
-    assert_eq!(verdict(&gateway, &second), "401 token_revoked");
+    becomes(&gateway, &second, "401 token_revoked");
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn an_invalid_user_is_turned_away_with_the_word_that_the_key_holds() {
     ] {
         redis.cmd(&["SET", "invalid_user:7", value, "EX", "604800"]);
         becomes(&gateway, &token, expected);
-        assert_eq!(verdict(&gateway, &world.issuer.good("8")), "200");
+        becomes(&gateway, &world.issuer.good("8"), "200");
     }
     redis.cmd(&["PEXPIRE", "invalid_user:7", "1000"]);
     becomes(&gateway, &token, "200");

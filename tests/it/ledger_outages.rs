@@ -279,7 +279,7 @@ fn with_postgres_dead_redis_alone_goes_on() {
     // Now there is nobody left who knows.
     redis.cmd(&["FLUSHALL"]);
     becomes(&gateway, &banned, "503 ledger_unavailable");
-    assert_eq!(verdict(&gateway, &token), "503 ledger_unavailable");
+    becomes(&gateway, &token, "503 ledger_unavailable");
     readiness_becomes(&gateway, 503, "not_ready", "blind");
     postgres.restart();
     becomes(&gateway, &token, "200");

@@ -77,11 +77,11 @@ impl Scene {
 fn a_token_that_nobody_handed_out_is_no_session() {
     let it = scene(SESSIONS, &["session-store"]);
     let token = it.login("7");
-    assert_eq!(verdict(&it.gateway, &token), "200");
-    assert_eq!(verdict(&it.gateway, &it.world.issuer.good("7")), "401 session_revoked");
+    becomes(&it.gateway, &token, "200");
+    becomes(&it.gateway, &it.world.issuer.good("7"), "401 session_revoked");
     it.redis.cmd(&["SADD", "user:tokens:8", &token]);
     let other = it.world.issuer.good("8");
-    assert_eq!(verdict(&it.gateway, &other), "401 session_revoked");
+    becomes(&it.gateway, &other, "401 session_revoked");
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn a_session_that_only_the_table_knows_goes_back_into_the_set() {
     let it = scene(SESSIONS, &["session-store"]);
     let token = it.login("7");
     it.redis.cmd(&["FLUSHALL"]);
-    assert_eq!(verdict(&it.gateway, &token), "200");
+    becomes(&it.gateway, &token, "200");
     eventually("the set holds it again", || if it.holds("7", &token) { Ok(()) } else { Err("not yet") });
     assert!((1..=86_400).contains(&ttl(&it.redis, "user:tokens:7")));
 
@@ -97,7 +97,7 @@ fn a_session_that_only_the_table_knows_goes_back_into_the_set() {
     let second = it.login("7");
     it.redis.cmd(&["SREM", "user:tokens:7", &second]);
     it.redis.cmd(&["EXPIRE", "user:tokens:7", "100"]);
-    assert_eq!(verdict(&it.gateway, &second), "200");
+    becomes(&it.gateway, &second, "200");
     eventually("the set holds both", || if it.holds("7", &second) { Ok(()) } else { Err("not yet") });
     assert!(ttl(&it.redis, "user:tokens:7") <= 100);
 }
@@ -121,21 +121,21 @@ fn a_row_that_is_over_or_inactive_is_no_session() {
 fn a_service_logs_one_device_out_by_its_own_code() {
     let it = scene(SESSIONS, &["session-store"]);
     let [first, second] = std::array::from_fn(|_| it.login("7"));
-    assert_eq!(verdict(&it.gateway, &first), "200");
+    becomes(&it.gateway, &first, "200");
     it.database.psql(&format!("UPDATE sessions SET is_active = false WHERE token = '{first}'"));
     it.redis.cmd(&["SREM", "user:tokens:7", &first]);
     it.redis.cmd(&["SET", &format!("blacklist:{first}"), "1", "EX", "900"]);
     becomes(&it.gateway, &first, "401 token_revoked");
     it.redis.cmd(&["DEL", &format!("blacklist:{first}")]);
     becomes(&it.gateway, &first, "401 session_revoked");
-    assert_eq!(verdict(&it.gateway, &second), "200");
+    becomes(&it.gateway, &second, "200");
 }
 
 #[test]
 fn a_token_revoked_through_the_gateway_leaves_every_place() {
     let it = scene(SESSIONS, &["session-store"]);
     let [first, second] = std::array::from_fn(|_| it.login("7"));
-    assert_eq!(verdict(&it.gateway, &first), "200");
+    becomes(&it.gateway, &first, "200");
     it.gateway.revoke_token(&first);
     assert_eq!(verdict(&it.gateway, &first), "401 token_revoked");
     assert!(!it.holds("7", &first) && it.holds("7", &second));
@@ -145,7 +145,7 @@ fn a_token_revoked_through_the_gateway_leaves_every_place() {
     assert_eq!((it.active(&first).as_str(), it.active(&second).as_str()), ("f", "t"));
     it.redis.cmd(&["FLUSHALL"]);
     becomes(&it.gateway, &first, "401 session_revoked");
-    assert_eq!(verdict(&it.gateway, &second), "200");
+    becomes(&it.gateway, &second, "200");
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn logging_out_everywhere_ends_every_session_and_new_logins_work() {
     }
     let keys = ["EXISTS", "user:tokens:7", "session:7", "user:profile:7"];
     assert_eq!(it.redis.cmd(&keys), Reply::Integer(0));
-    assert_eq!(verdict(&it.gateway, &other), "200");
+    becomes(&it.gateway, &other, "200");
     let newer = it.world.issuer.token("7", |claims| claims["iat"] = json!(now() + 10));
     assert_eq!(verdict(&it.gateway, &newer), "401 session_revoked", "not logged in yet");
     it.database.psql(&format!(
@@ -185,7 +185,7 @@ fn a_users_sessions_are_those_of_the_table_and_those_seen_here() {
     let it = scene(SESSIONS, &["session-store"]);
     let [seen, unseen, ended] = std::array::from_fn(|_| it.login("7"));
     it.database.psql(&format!("UPDATE sessions SET is_active = false WHERE token = '{ended}'"));
-    assert_eq!(verdict(&it.gateway, &seen), "200");
+    becomes(&it.gateway, &seen, "200");
     let (status, found) = call(&it.gateway, "GET", "/v1/users/7/sessions", &Value::Null);
     let sessions = found["sessions"].as_array().unwrap();
     assert_eq!((status, sessions.len()), (200, 2), "{found}");
@@ -211,7 +211,7 @@ fn a_set_of_ones_own_that_lacks_a_member_is_filled_from_the_table() {
         deny_if = { lacks = \"{sub}\" }\nttl = \"60s\"\n\
         sql = { query = \"SELECT 1 FROM members WHERE id = {sub:int}\", deny_if = \"missing\" }\n";
     let gateway = world.start(&[&patient_redis(&redis), &patient(&database), rule]);
-    assert_eq!(verdict(&gateway, &world.issuer.good("8")), "403 not_a_member");
+    becomes(&gateway, &world.issuer.good("8"), "403 not_a_member");
     assert_eq!(verdict(&gateway, &world.issuer.good("7")), "200");
     let held = ["SISMEMBER", "members", "7"];
     eventually("the set holds it", || match redis.cmd(&held) {
