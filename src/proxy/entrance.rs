@@ -86,12 +86,16 @@ impl Entrance {
             Self::Plain if h2c => {
                 let mut tcp = prepared(tcp, peer)?;
                 let http2 = has_preface(&mut tcp).await?;
-                let stream: Stream =
-                    if http2 { Box::new(Wire::http2(tcp, floods.clone())) } else { Box::new(tcp) };
+                let stream: Stream = if http2 {
+                    Box::new(Wire::http2(tcp, floods.clone()))
+                } else {
+                    Box::new(Wire::http1(tcp))
+                };
                 Ok(Opened { stream, http2, scheme: Scheme::Http })
             }
             Self::Plain => {
-                Ok(Opened { stream: Box::new(prepared(tcp, peer)?), http2: false, scheme: Scheme::Http })
+                let stream = Box::new(Wire::http1(prepared(tcp, peer)?));
+                Ok(Opened { stream, http2: false, scheme: Scheme::Http })
             }
             Self::Tls(listener) => {
                 let tcp = refuse_plaintext(tcp).await?;

@@ -16,7 +16,7 @@ use pingora::protocols::{
 };
 use pingora::tls::ServerTlsStream;
 use prometheus::IntCounter;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 
 use super::frames::Frames;
 
@@ -55,10 +55,14 @@ impl OverTcp for ServerTlsStream<Tcp> {
     }
 }
 
+/// As much as one segment holds: a head and a short body leave together, in one system call and one TLS record. Pingora
+/// does so for the connections it accepts itself, and flushes where an answer ends.
+const BUFFER: usize = 1460;
+
 /// One connection.
 #[derive(Debug)]
 pub(super) struct Wire<S> {
-    inner: S,
+    inner: BufWriter<S>,
     digest: Option<Arc<SslDigest>>,
     /// HTTP/2: what the client sends is watched.
     frames: Option<Frames>,
@@ -68,7 +72,7 @@ impl<S: OverTcp> Wire<S> {
     /// HTTP/1.1 is spoken on it.
     pub(super) fn http1(inner: S) -> Self {
         let digest = inner.digest().map(Arc::new);
-        Self { inner, digest, frames: None }
+        Self { inner: BufWriter::with_capacity(BUFFER, inner), digest, frames: None }
     }
 
     /// HTTP/2 is spoken on it; a client that floods it is cut off, and `floods` counts that.
@@ -127,7 +131,7 @@ impl<S: OverTcp> Shutdown for Wire<S> {
 
 impl<S: OverTcp> UniqueID for Wire<S> {
     fn id(&self) -> UniqueIDType {
-        self.inner.tcp().id()
+        self.inner.get_ref().tcp().id()
     }
 }
 
@@ -143,31 +147,31 @@ impl<S: OverTcp> Ssl for Wire<S> {
 
 impl<S: OverTcp> GetTimingDigest for Wire<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.tcp().get_timing_digest()
+        self.inner.get_ref().tcp().get_timing_digest()
     }
 
     fn get_read_pending_time(&self) -> Duration {
-        self.inner.tcp().get_read_pending_time()
+        self.inner.get_ref().tcp().get_read_pending_time()
     }
 
     fn get_write_pending_time(&self) -> Duration {
-        self.inner.tcp().get_write_pending_time()
+        self.inner.get_ref().tcp().get_write_pending_time()
     }
 }
 
 impl<S: OverTcp> GetProxyDigest for Wire<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.tcp().get_proxy_digest()
+        self.inner.get_ref().tcp().get_proxy_digest()
     }
 }
 
 impl<S: OverTcp> GetSocketDigest for Wire<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.tcp().get_socket_digest()
+        self.inner.get_ref().tcp().get_socket_digest()
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.tcp_mut().set_socket_digest(digest);
+        self.inner.get_mut().tcp_mut().set_socket_digest(digest);
     }
 }
 
