@@ -22,18 +22,22 @@ use connection::Failure;
 use script::{Form, Lua};
 use write::{Scripted, WRITE_BACK, millis};
 
+pub use connection::{Connection, Fenced, One};
 pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
-pub use servers::{Primary, Servers};
+pub use servers::Servers;
+pub use sight::Sight;
 pub(super) use write::version_key;
 pub use write::{Parcel, RedisWrite, Told};
 
 mod cluster;
 mod connection;
+mod ground;
 mod keyspace;
 mod lease;
 mod link;
+mod many;
 mod mark;
 mod members;
 mod poll;
@@ -41,6 +45,7 @@ mod scan;
 mod script;
 mod sentinel;
 mod servers;
+mod sight;
 mod slots;
 mod write;
 
@@ -234,12 +239,14 @@ impl RedisStore {
         }
     }
 
-    /// Changes a key for the link to hear of. `false` where the server does not let us.
-    pub(super) async fn write_canary(&self, key: &[u8]) -> Result<bool, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(60_000);
-        let reply = self.round_trip(&pipeline).await?.pop();
-        Ok(!matches!(reply, None | Some(Value::ServerError(_))))
+    /// Changes keys for the link to hear of. `false` where a server does not let us.
+    pub(super) async fn write_canaries(&self, keys: &[String]) -> Result<bool, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(60_000);
+        }
+        let replies = self.round_trip(&pipeline).await?;
+        Ok(!replies.iter().any(|reply| matches!(reply, Value::ServerError(_))))
     }
 
     /// How long one round trip may take.
@@ -395,6 +402,11 @@ pub(super) fn reply(value: &Value) -> Result<Reply<'_>, StoreError> {
         }),
         _ => Err(StoreError::malformed("a reply of an unexpected type")),
     }
+}
+
+/// Whether it says that another node has the key, or that none has it whole just now.
+pub(super) fn leads_elsewhere(reply: &Value) -> bool {
+    matches!(reply, Value::ServerError(error) if matches!(error.code(), "MOVED" | "ASK" | "TRYAGAIN"))
 }
 
 /// The error of a server that cannot answer anything, as opposed to a key of the wrong type or one it must not read.

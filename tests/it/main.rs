@@ -33,6 +33,7 @@ mod late_database;
 mod layers;
 mod ledger_changes;
 mod ledger_cluster;
+mod ledger_cluster_coherent;
 mod ledger_common;
 mod ledger_database;
 mod ledger_flags;

@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     hurry: Arc<Notify>,
     /// Rung when there are other nodes to ask.
     others: Notify,
+    /// What marked each node, by its id, when we were last connected to it.
+    grounds: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Default)]
@@ -86,9 +88,13 @@ impl Topology {
         self.owners.get(usize::from(slot)).filter(|owner| **owner != NOBODY).map(|owner| usize::from(*owner))
     }
 
-    /// The first slot that a primary serves.
-    pub fn first_slot(&self, primary: usize) -> Option<u16> {
-        (0..SLOTS).find(|slot| self.owner(*slot) == Some(primary))
+    /// Slots that a primary serves, the last first: who moves slots begins with the first ones.
+    pub fn some_slots(&self, primary: usize) -> Vec<u16> {
+        let slots: Vec<_> = (0..SLOTS).filter(|slot| self.owner(*slot) == Some(primary)).collect();
+        let places = [slots.len().saturating_sub(1), slots.len() / 2, 0];
+        let mut some: Vec<_> = places.iter().filter_map(|place| slots.get(*place).copied()).collect();
+        some.dedup();
+        some
     }
 }
 
@@ -102,6 +108,7 @@ impl Cluster {
             lease: Lease::new(),
             hurry: Arc::default(),
             others: Notify::new(),
+            grounds: Mutex::default(),
         }
     }
 
@@ -116,6 +123,16 @@ impl Cluster {
 
     pub fn slots(&self) -> Arc<ArcSwap<Topology>> {
         Arc::clone(&self.topology)
+    }
+
+    /// What marked a node when we were last connected to it.
+    pub fn ground(&self, id: &str) -> Option<String> {
+        self.grounds.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub fn note_ground(&self, id: &str, ground: &str) {
+        let mut grounds = self.grounds.lock().unwrap_or_else(PoisonError::into_inner);
+        grounds.insert(id.to_owned(), ground.to_owned());
     }
 
     /// To be rung by whoever was sent elsewhere.
@@ -343,7 +360,8 @@ mod tests {
             [0, 99, 100, 16383].map(|slot| topology.owner(slot)),
             [Some(0), Some(0), Some(1), Some(2)]
         );
-        assert_eq!(topology.first_slot(2), Some(200));
+        assert_eq!(topology.some_slots(0), [99, 50, 0]);
+        assert_eq!(topology.some_slots(2), [16383, 8292, 200]);
         let replica = said("r", now, &THREE);
         assert_eq!(opinion([&a, &replica].into_iter()).0, Opinion::Silent, "a replica has no vote");
         assert_eq!(opinion([&a, &a.clone()].into_iter()).0, Opinion::Silent, "nobody votes twice");
