@@ -125,7 +125,9 @@ fn slots_that_move_to_another_node_are_followed() {
     let (from, slot) = (cluster.owner("pc:user:7"), cluster.slot("pc:user:7").to_string());
     let to = (from + 1) % 3;
     cluster.begin_move(&slot, from, to);
-    cluster.move_keys(&slot, from, to, || assert_eq!(verdict(&gateway, &token), "403 user_banned", "half moved"));
+    cluster.move_keys(&slot, from, to, || {
+        assert_eq!(verdict(&gateway, &token), "403 user_banned", "half moved")
+    });
     cluster.end_move(&slot, from, to, || {
         assert_eq!(verdict(&gateway, &token), "403 user_banned", "not all know yet");
     });

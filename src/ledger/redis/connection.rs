@@ -47,18 +47,24 @@ impl From<StoreError> for Failure {
 impl Connection {
     /// One reply for each command, errors among them.
     pub async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
-        self.whole(pipeline, match self {
-            Self::One(one) => one.round_trip(pipeline).await,
-            Self::Many(many) => many.round_trip(pipeline).await,
-        })
+        self.whole(
+            pipeline,
+            match self {
+                Self::One(one) => one.round_trip(pipeline).await,
+                Self::Many(many) => many.round_trip(pipeline).await,
+            },
+        )
     }
 
     /// The same, each from whom it was asked of: a reply that sends us elsewhere is the answer.
     pub async fn round_trip_straight(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
-        self.whole(pipeline, match self {
-            Self::One(one) => one.round_trip(pipeline).await,
-            Self::Many(many) => many.round_trip_straight(pipeline).await,
-        })
+        self.whole(
+            pipeline,
+            match self {
+                Self::One(one) => one.round_trip(pipeline).await,
+                Self::Many(many) => many.round_trip_straight(pipeline).await,
+            },
+        )
     }
 
     fn whole(

@@ -144,7 +144,8 @@ impl Many {
             self.hurry();
             return Err(Failure { error: StoreError::unavailable("the cluster has changed"), fatal: true });
         }
-        let (roles, marks): (Vec<_>, Vec<_>) = replies.into_iter().map(|(role, _, mark)| (role, mark)).unzip();
+        let (roles, marks): (Vec<_>, Vec<_>) =
+            replies.into_iter().map(|(role, _, mark)| (role, mark)).unzip();
         let mark = marks.into_iter().flatten().next();
         Ok(Fenced { roles, mark: mark.map_or_else(nobody, Ok)? })
     }

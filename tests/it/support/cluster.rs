@@ -1,7 +1,6 @@
 //! A cluster of real servers: three primaries with a third of the slots each, with or without replicas.
 
 use std::io;
-use std::path::Path;
 
 use super::redis::{Redis, Reply};
 use super::tls::Authority;
@@ -32,8 +31,12 @@ impl Node {
         let diskless = ["--repl-diskless-sync-delay", "0"];
         let mut options = [cluster.as_slice(), &diskless, options].concat();
         let tls = authority.map(|_| free_port());
-        let secured = authority.zip(tls).map(|(authority, port)| secured(authority, port)).unwrap_or_default();
+        // Clients, replicas and the bus between the nodes all speak TLS; the test speaks plainly.
+        let secured = authority.zip(tls).map(|(authority, port)| authority.options(port)).unwrap_or_default();
         options.extend(secured.iter().map(String::as_str));
+        if tls.is_some() {
+            options.extend(["--tls-cluster", "yes", "--tls-replication", "yes"]);
+        }
         Self { redis: Redis::start_with(&options), bus, tls }
     }
 
@@ -41,18 +44,6 @@ impl Node {
     fn port(&self) -> u16 {
         self.tls.unwrap_or_else(|| self.redis.port())
     }
-}
-
-/// Clients, replicas and the bus between the nodes all speak TLS; the test speaks plainly.
-fn secured(authority: &Authority, port: u16) -> Vec<String> {
-    let path = |name: &str| Path::new(&authority.path(name)).display().to_string();
-    let mut options = vec!["--tls-port".to_owned(), port.to_string()];
-    let files =
-        [("cert-file", "server.pem"), ("key-file", "server.key"), ("ca-cert-file", "ca.pem")];
-    options.extend(files.iter().flat_map(|(option, name)| [format!("--tls-{option}"), path(name)]));
-    let switches = [("cluster", "yes"), ("replication", "yes"), ("auth-clients", "no")];
-    options.extend(switches.iter().flat_map(|(option, word)| [format!("--tls-{option}"), (*word).to_owned()]));
-    options
 }
 
 impl Cluster {
@@ -145,6 +136,18 @@ impl Cluster {
         }
     }
 
+    /// The slots that a node serves.
+    pub fn slots_of(&self, node: usize) -> Vec<u16> {
+        let Reply::Text(nodes) = self.nodes[node].cmd(&["CLUSTER", "NODES"]) else { panic!("no nodes") };
+        let mine = nodes.lines().find(|line| line.contains("myself")).unwrap();
+        let ranges = mine.split(' ').skip(8).filter(|range| !range.starts_with('['));
+        let range = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            first.parse().unwrap()..=last.parse().unwrap()
+        };
+        ranges.flat_map(range).collect()
+    }
+
     pub fn id(&self, node: usize) -> String {
         match self.nodes[node].cmd(&["CLUSTER", "MYID"]) {
             Reply::Text(id) => id,
@@ -227,7 +230,11 @@ impl Cluster {
 
     /// Polls until a node is a primary.
     pub fn is_promoted(&self, node: usize) {
-        within(FAILOVER, "the replica is promoted", || if self.is_primary(node) { Ok(()) } else { Err("no") });
+        within(
+            FAILOVER,
+            "the replica is promoted",
+            || if self.is_primary(node) { Ok(()) } else { Err("no") },
+        );
     }
 }
 
