@@ -1,6 +1,6 @@
 //! What one request carries through Pingora's phases.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,8 @@ use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use super::Snapshot;
+use super::arrival::Arrival;
 use super::attempts::Attempts;
-use super::entrance::Scheme;
 use super::observe::Held;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
@@ -22,12 +22,12 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) verdict: Option<Verdict>,
     pub(super) id: RequestId,
-    /// How it came.
-    pub(super) scheme: Scheme,
-    /// Who is at the other end of the connection.
-    pub(super) peer: IpAddr,
+    /// How it came, and from whom.
+    pub(super) arrival: Arc<Arrival>,
     /// Whose request it is: the peer, or whom trusted proxies name.
     pub(super) client: IpAddr,
+    /// Whether it is a WebSocket handshake.
+    pub(super) websocket: bool,
     /// Whether the peer is in `trusted_proxies`.
     pub(super) trusted: bool,
     pub(super) began: Instant,
@@ -50,14 +50,15 @@ pub struct Exchange {
 
 impl Exchange {
     /// A request that is about to be read.
-    pub(super) fn new(snapshot: Arc<Snapshot>, scheme: Scheme) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, arrival: Arc<Arrival>) -> Self {
+        let client = arrival.peer.address;
         Self {
             snapshot,
             verdict: None,
             id: RequestId::random(),
-            scheme,
-            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            arrival,
+            client,
+            websocket: false,
             trusted: false,
             began: Instant::now(),
             judgment: Duration::ZERO,
@@ -91,14 +92,15 @@ impl Exchange {
     fn tell(&mut self, method: &Method, path: &str, bytes: u64) {
         self.told = true;
         let Some(verdict) = &self.verdict else { return };
+        let ended = Instant::now();
         self.snapshot.report.finished(&Finished {
             method,
             path,
             status: self.status,
             verdict,
             upstream: self.upstream,
-            total: self.began.elapsed(),
-            upstream_time: self.forwarded.map(|since| since.elapsed()),
+            total: ended.duration_since(self.began),
+            upstream_time: self.forwarded.map(|since| ended.duration_since(since)),
             judgment: self.judgment,
             request_id: self.id.as_str(),
             client: self.client,

@@ -1,10 +1,12 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
+//! [`entrance`] opens connections, [`door`] counts them, [`waiting`] keeps time on them, [`arrival`] is what a request is told
+//! of its own, [`phases`] is the order of events, [`hygiene`] refuses
 //! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
 //! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
 //! that is, and what happens when it fails, [`observe`] learns from what it answers.
 
+mod arrival;
 mod attempts;
 mod body;
 mod door;
@@ -17,6 +19,7 @@ mod judge;
 mod observe;
 mod phases;
 pub mod settings;
+mod waiting;
 mod wire;
 
 use std::sync::Arc;

@@ -5,8 +5,8 @@
 
 use std::borrow::Cow;
 
-use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use http::{HeaderMap, HeaderValue};
 
 use super::{Place, Token};
 
@@ -41,7 +41,7 @@ pub fn find<'a>(
         match place {
             Place::Header(name) => {
                 for value in headers.get_all(name) {
-                    let value = value.to_str().map_err(|_| UNREADABLE)?;
+                    let value = readable(value)?;
                     let token = in_header(value, *name == AUTHORIZATION);
                     only_in_cookie &= token.is_none();
                     keep(&mut found, token.map(Cow::Borrowed))?;
@@ -49,7 +49,7 @@ pub fn find<'a>(
             }
             Place::Cookie(name) => {
                 for value in headers.get_all(COOKIE) {
-                    let value = value.to_str().map_err(|_| UNREADABLE)?;
+                    let value = readable(value)?;
                     for (_, token) in cookies(value).filter(|(cookie, _)| *cookie == &**name) {
                         keep(&mut found, Some(Cow::Borrowed(token)))?;
                     }
@@ -106,6 +106,15 @@ pub fn without_parameter(query: &str, name: &str) -> Option<String> {
     };
     let kept: Vec<&str> = query.split('&').filter(|pair| !is_it(pair)).collect();
     (!kept.is_empty()).then(|| kept.join("&"))
+}
+
+/// As [`HeaderValue::to_str`], many bytes at a time: it stops at the first bad byte, which takes as long as all the rest of
+/// the search.
+fn readable(value: &HeaderValue) -> Result<&str, Conflict> {
+    let visible = |byte: u8| matches!(byte, b' '..=b'~' | b'\t');
+    let all = value.as_bytes().iter().fold(true, |all, byte| all & visible(*byte));
+    let text = std::str::from_utf8(value.as_bytes()).map_err(|_| UNREADABLE)?;
+    if all { Ok(text) } else { Err(UNREADABLE) }
 }
 
 fn keep<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Result<(), Conflict> {
