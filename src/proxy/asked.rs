@@ -29,6 +29,7 @@ pub(super) use original::Original;
 
 /// What `auth_request` cannot say by the status, and nginx's configuration reads.
 const X_PORTCULLIS_STATUS: HeaderName = HeaderName::from_static("x-portcullis-status");
+const X_PORTCULLIS_CHALLENGE: HeaderName = HeaderName::from_static("x-portcullis-challenge");
 const X_PORTCULLIS_BODY: HeaderName = HeaderName::from_static("x-portcullis-body");
 /// What Envoy takes out of the request that it forwards.
 const TO_REMOVE: &str = "x-envoy-auth-headers-to-remove";
@@ -169,6 +170,12 @@ fn for_nginx(answer: &mut Answer) {
         500..=599 => answer.status,
         _ => StatusCode::FORBIDDEN,
     };
+    if answer.status != StatusCode::UNAUTHORIZED {
+        // That of a 401 it passes on by itself, and one that is added as well would be there twice.
+        for (name, _) in answer.headers.iter_mut().filter(|(name, _)| *name == header::WWW_AUTHENTICATE) {
+            *name = X_PORTCULLIS_CHALLENGE;
+        }
+    }
 }
 
 #[cfg(test)]

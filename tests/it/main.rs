@@ -25,6 +25,8 @@ mod exchange;
 mod feed_copies;
 mod feed_redis;
 mod feed_tables;
+mod forward_auth;
+mod forward_auth_peers;
 mod http2;
 mod http2_limits;
 mod identity;
