@@ -179,10 +179,12 @@ impl Gateway {
         let plain = sockets.into_iter().map(|socket| Socket { socket, entrance: Entrance::Plain });
         let encrypted = encrypted.into_iter().zip(current.tls_entrances());
         let encrypted = encrypted.map(|(socket, entrance)| Socket { socket, entrance });
-        let questions = questions.into_iter().map(|socket| Socket { socket, entrance: Entrance::ForwardAuth });
+        let questions =
+            questions.into_iter().map(|socket| Socket { socket, entrance: Entrance::ForwardAuth });
         let [count, with_tls] = [plain.len(), plain.len() + current.config().server.tls.len()];
         let door = current.door(connections.clone());
-        let (proxy, listening) = listen::serve(door, plain.chain(encrypted).chain(questions).collect(), &closed)?;
+        let (proxy, listening) =
+            listen::serve(door, plain.chain(encrypted).chain(questions).collect(), &closed)?;
         let mut admin = admin_settings.listen;
         let control = Control { closing: CancellationToken::new(), serving: TaskTracker::new() };
         for socket in admin_socket {

@@ -195,7 +195,8 @@ impl Current {
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
         let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
-        let still_used = |upstream| next.routes.iter().flat_map(|it| &it.upstream).any(|it| Arc::ptr_eq(it, upstream));
+        let still_used =
+            |upstream| next.routes.iter().flat_map(|it| &it.upstream).any(|it| Arc::ptr_eq(it, upstream));
         for upstream in before.routes.iter().flat_map(|route| &route.upstream) {
             if !still_used(upstream) {
                 upstream.retire();

@@ -8,12 +8,8 @@ use super::routes::Written;
 use super::server::network;
 use crate::proxy::settings::{ForwardAuth, Style};
 
-const STYLES: [(&str, Style); 4] = [
-    ("nginx", Style::Nginx),
-    ("traefik", Style::Traefik),
-    ("caddy", Style::Caddy),
-    ("envoy", Style::Envoy),
-];
+const STYLES: [(&str, Style); 4] =
+    [("nginx", Style::Nginx), ("traefik", Style::Traefik), ("caddy", Style::Caddy), ("envoy", Style::Envoy)];
 
 /// `taken` are the addresses of the server.
 pub fn forward_auth(table: &mut Table<'_>, taken: &[SocketAddr]) -> Option<ForwardAuth> {
@@ -45,7 +41,8 @@ pub fn route(table: &Table<'_>, written: &Written, is_asked: bool) {
         return;
     }
     if !is_asked {
-        let message = "`upstream` is missing in `routes`; only what a proxy of `[forward_auth]` forwards has none";
+        let message =
+            "`upstream` is missing in `routes`; only what a proxy of `[forward_auth]` forwards has none";
         return table.reader.problem(&table.at, message);
     }
     if table.has("on_response") {
@@ -58,6 +55,9 @@ pub fn route(table: &Table<'_>, written: &Written, is_asked: bool) {
         tell("client_certificate", "a proxy that asks cannot show its clients' certificates");
     }
     if written.wants_body() {
-        tell("token_from", "bodies are not seen of requests that another proxy forwards; use `header:` or `cookie:`");
+        tell(
+            "token_from",
+            "bodies are not seen of requests that another proxy forwards; use `header:` or `cookie:`",
+        );
     }
 }

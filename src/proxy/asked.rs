@@ -218,7 +218,8 @@ mod tests {
 
     #[test]
     fn nginx_is_told_of_a_refusal_by_the_statuses_that_it_knows() {
-        for (status, said) in [(302, 401), (400, 403), (401, 401), (403, 403), (404, 403), (429, 403), (503, 503)]
+        for (status, said) in
+            [(302, 401), (400, 403), (401, 401), (403, 403), (404, 403), (429, 403), (503, 503)]
         {
             let mut answer = Answer {
                 status: StatusCode::from_u16(status).unwrap(),

@@ -110,7 +110,12 @@ impl Exchange {
             request_id: self.id.as_str(),
             client: self.client,
             bytes,
-            asked_by: self.scheme.asks().then(|| self.snapshot.forward_auth.as_ref()).flatten().map(|it| it.style.word()),
+            asked_by: self
+                .scheme
+                .asks()
+                .then(|| self.snapshot.forward_auth.as_ref())
+                .flatten()
+                .map(|it| it.style.word()),
         });
     }
 }

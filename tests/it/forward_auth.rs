@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::raw::{self, Raw, Response};
@@ -16,7 +16,7 @@ const ROUTES: &str = "[[routes]]\nname = \"app\"\npath = \"/{*rest}\"\n\
 
 fn asked(style: &str, issuer: &Issuer, more: &str) -> Setup {
     let section = format!("[forward_auth]\nlisten = [\"127.0.0.1:0\"]\nstyle = \"{style}\"\n{more}\n");
-    Setup::new().issuer(issuer).section(&section).section(ROUTES)
+    Setup::new().section(PATIENT_DATABASE).issuer(issuer).section(&section).section(ROUTES)
 }
 
 fn start(style: &str) -> (Gateway, Issuer) {
@@ -52,11 +52,17 @@ fn a_pass_is_200_with_what_the_service_is_to_be_told() {
     let passed = nginx(&gateway, "POST", "/x?secret=1", &[&bearer(&token)]);
     assert_eq!((passed.status, passed.header("x-user-id")), (200, Some("alice")));
     assert!(passed.header("x-session-id").is_some() && passed.header("x-user-roles").is_none());
-    assert_eq!((passed.header("content-length"), passed.header("cache-control")), (Some("0"), Some("no-store")));
+    assert_eq!(
+        (passed.header("content-length"), passed.header("cache-control")),
+        (Some("0"), Some("no-store"))
+    );
     assert_eq!(passed.header("x-envoy-auth-headers-to-remove"), None);
 
     let line = lines(&gateway, 1).remove(0);
-    assert_eq!((&line["method"], &line["path"], &line["route"]), (&json!("POST"), &json!("/x"), &json!("app")));
+    assert_eq!(
+        (&line["method"], &line["path"], &line["route"]),
+        (&json!("POST"), &json!("/x"), &json!("app"))
+    );
     assert_eq!((&line["asked_by"], &line["client"]), (&json!("nginx"), &json!("192.0.2.7")));
     assert_eq!((&line["request_id"], &line["sub"]), (&json!(passed.header("x-request-id")), &json!("alice")));
     let series = "portcullis_requests_total{method=\"POST\",route=\"app\",status=\"2xx\"}";
@@ -110,7 +116,10 @@ fn nginx_is_told_in_headers_what_it_cannot_hear() {
     let (gateway, issuer) = start("nginx");
     let missing = nginx(&gateway, "GET", "/x", &[]);
     assert_eq!((missing.status, missing.header("x-portcullis-status")), (401, Some("401")));
-    assert_eq!((missing.header("www-authenticate"), missing.header("x-portcullis-challenge")), (Some("Bearer"), None));
+    assert_eq!(
+        (missing.header("www-authenticate"), missing.header("x-portcullis-challenge")),
+        (Some("Bearer"), None)
+    );
     let body: Value = serde_json::from_str(missing.header("x-portcullis-body").unwrap()).unwrap();
     assert_eq!((&body["reason"], missing.text()), (&json!("token_missing"), String::new()));
 
@@ -191,7 +200,7 @@ fn only_who_is_allowed_may_ask_and_a_reload_decides_who() {
     let without = format!("{}{}{}", &toml[..section], origin.config_toml("app"), with_upstream);
     gateway.rewrite_config(&without);
     eventually("nobody may ask", || match raw::get(listen, "/public/a", None) {
-        refused if refused.status == 403 && refused.reason() == "asker_refused" => Ok(()),
+        refused if refused.status == 403 && refused.text().contains("asker_refused") => Ok(()),
         other => Err(other),
     });
     origin.saw_nothing();
@@ -200,9 +209,9 @@ fn only_who_is_allowed_may_ask_and_a_reload_decides_who() {
 #[test]
 fn a_route_without_an_upstream_is_none_for_requests_that_are_to_be_forwarded() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = asked("nginx", &issuer, "").upstream("app", &origin).route(
-        "name = \"both\"\npath = \"/public/both\"\nupstream = \"app\"\nauth = \"public\"\n",
-    );
+    let setup = asked("nginx", &issuer, "")
+        .upstream("app", &origin)
+        .route("name = \"both\"\npath = \"/public/both\"\nupstream = \"app\"\nauth = \"public\"\n");
     let gateway = setup.start();
     let token = issuer.good("alice");
     assert_eq!(gateway.get("/x", Some(&token)).reason(), "no_route");
@@ -219,8 +228,15 @@ fn a_proxys_connection_is_kept_whatever_it_asks_about() {
     let (gateway, issuer) = start("nginx");
     let token = issuer.good("alice");
     let mut raw = Raw::connect(gateway.asked_at());
-    let questions =
-        [("/x", 200), ("/../x", 403), ("/public/a", 200), ("/a%2fb", 403), ("/x", 200), ("/a b", 403), ("/x", 200)];
+    let questions = [
+        ("/x", 200),
+        ("/../x", 403),
+        ("/public/a", 200),
+        ("/a%2fb", 403),
+        ("/x", 200),
+        ("/a b", 403),
+        ("/x", 200),
+    ];
     for (uri, status) in questions {
         let token = if uri == "/x" { bearer(&token) + "\r\n" } else { String::new() };
         raw.send(format!(

@@ -19,12 +19,12 @@ use crate::support::{eventually, within};
 /// One test for each proxy.
 macro_rules! with_each {
     ($($test:ident)*) => {
-        with_each!(nginx Nginx $($test)*);
-        with_each!(traefik Traefik $($test)*);
-        with_each!(caddy Caddy $($test)*);
-        with_each!(envoy Envoy $($test)*);
+        with_each!(@nginx Nginx $($test)*);
+        with_each!(@traefik Traefik $($test)*);
+        with_each!(@caddy Caddy $($test)*);
+        with_each!(@envoy Envoy $($test)*);
     };
-    ($module:ident $kind:ident $($test:ident)*) => {
+    (@$module:ident $kind:ident $($test:ident)*) => {
         mod $module {
             $(
                 #[test]
@@ -119,8 +119,13 @@ fn example(database: &str) -> String {
 fn the_page_shows_the_files_that_are_tested() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let page = fs::read_to_string(root.join("docs/forward-auth.md")).unwrap();
-    let files =
-        ["nginx/nginx.conf", "traefik/traefik.yaml", "traefik/dynamic.yaml", "caddy/Caddyfile", "envoy/envoy.yaml"];
+    let files = [
+        "nginx/nginx.conf",
+        "traefik/traefik.yaml",
+        "traefik/dynamic.yaml",
+        "caddy/Caddyfile",
+        "envoy/envoy.yaml",
+    ];
     for name in files {
         let file = fs::read_to_string(root.join("examples/forward-auth").join(name)).unwrap();
         assert!(page.contains(&file), "docs/forward-auth.md shows another {name}");
@@ -133,15 +138,28 @@ fn bearer(token: &str) -> String {
 
 fn a_token_passes_and_the_service_hears_whose_it_is(kind: Kind) {
     let stage = Stage::new(kind);
-    let token = stage.issuer.token("alice", |claims| claims["realm_access"] = json!({ "roles": ["admin", "clerk"] }));
+    let token =
+        stage.issuer.token("alice", |claims| claims["realm_access"] = json!({ "roles": ["admin", "clerk"] }));
     let body = vec![b'x'; 200_000];
     let passed = stage.ask("POST", "/admin/orders?from=1", &[&bearer(&token)], &body);
     assert_eq!((passed.status, passed.text().as_str()), (200, "ok"), "{}", stage.peer.log());
     let seen = stage.origin.only();
     assert_eq!(seen.line(), "POST /admin/orders?from=1 HTTP/1.1");
-    assert_eq!((seen.values("x-user-id"), seen.values("x-user-roles")), (vec!["alice".into()], vec!["admin,clerk".into()]));
+    assert_eq!(
+        (seen.values("x-user-id"), seen.values("x-user-roles")),
+        (vec!["alice".into()], vec!["admin,clerk".into()])
+    );
     assert_eq!((seen.values("x-session-id").len(), seen.values("x-request-id").len()), (1, 1));
     assert_eq!(seen.body.len(), body.len(), "the question does not cost the body");
+    stage.origin.forget();
+    let chunked = format!(
+        "PUT /admin/upload HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n{}\r\n\
+         Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        bearer(&token)
+    );
+    let answer = Raw::connect(stage.peer.addr()).send(chunked).response();
+    assert_eq!(answer.status, 200, "{answer:?}: {}", stage.peer.log());
+    assert!(stage.origin.only().body.windows(5).any(|it| it == b"hello"));
 
     let line = eventually("the access line is written", || {
         let lines = stage.gateway.log_lines();
@@ -150,7 +168,10 @@ fn a_token_passes_and_the_service_hears_whose_it_is(kind: Kind) {
     });
     let told = |key: &str| line[key].clone();
     assert_eq!((told("method"), told("sub"), told("route")), (json!("POST"), json!("alice"), json!("admin")));
-    assert_eq!((told("asked_by"), told("request_id")), (json!(kind.word()), json!(seen.values("x-request-id")[0])));
+    assert_eq!(
+        (told("asked_by"), told("request_id")),
+        (json!(kind.word()), json!(seen.values("x-request-id")[0]))
+    );
 
     stage.origin.forget();
     let clerk = stage.issuer.good("bob");
@@ -198,7 +219,8 @@ fn a_client_cannot_say_who_it_is(kind: Kind) {
                 let seen = stage.origin.requests();
                 assert!(matches!((answer.status, seen.len()), (200, 1) | (400, 0)), "{name}: {answer:?}");
                 let Some(seen) = seen.first() else {
-                    assert!(aliases.contains(name), "{name} alone is no reason to refuse");
+                    let nominates = headers.iter().any(|it| it.starts_with("Connection"));
+                    assert!(aliases.contains(name) || nominates, "{name} alone is no reason to refuse");
                     continue;
                 };
                 assert!(!seen.text().contains("mallory"), "{name} at {path}: {}", seen.text());
@@ -230,8 +252,7 @@ fn a_client_cannot_say_what_it_asks_for(kind: Kind) {
         "X-HTTP-Method-Override: OPTIONS",
         "Forwarded: host=public.test",
     ];
-    let nominated =
-        "Connection: X-Original-URI, X-Original-Method, X-Forwarded-Uri, X-Forwarded-Method, X-Forwarded-Host";
+    let nominated = "Connection: X-Original-URI, X-Original-Method, X-Forwarded-Uri, X-Forwarded-Method, X-Forwarded-Host";
     let together = [&lies[..], &[nominated]].concat();
     let each = lies.iter().map(|lie| vec![*lie]);
     let each_nominated = lies.iter().map(|lie| vec![*lie, nominated]);
@@ -326,7 +347,11 @@ fn what_is_forwarded_is_what_was_judged(kind: Kind) {
         let status = raw.try_response().map_or(0, |answer| answer.status);
         for seen in stage.origin.requests() {
             let read = as_a_service_reads_it(&seen.target());
-            assert!(read.starts_with("/public/"), "{path} reached the service as {} ({status})", seen.target());
+            assert!(
+                read.starts_with("/public/"),
+                "{path} reached the service as {} ({status})",
+                seen.target()
+            );
         }
         assert!(!(stage.origin.requests().is_empty() && status == 200), "{path}: 200 from nowhere");
     }
@@ -362,7 +387,10 @@ fn an_outage_is_no_pass_and_no_fault_of_the_token(kind: Kind) {
         assert_eq!(refused.status, 503, "{refused:?}: {}", peer.log());
         assert_eq!(refused.header("www-authenticate"), None);
         if kind != Kind::Envoy {
-            assert_eq!((refused.reason().as_str(), refused.header("retry-after")), ("ledger_unavailable", Some("1")));
+            assert_eq!(
+                (refused.reason().as_str(), refused.header("retry-after")),
+                ("ledger_unavailable", Some("1"))
+            );
         }
     }
     let line = eventually("the access line is written", || {
@@ -373,8 +401,12 @@ fn an_outage_is_no_pass_and_no_fault_of_the_token(kind: Kind) {
 
     drop(gateway);
     let gone = get(&known);
-    // Traefik knows no other word for a question that was not answered.
-    assert_eq!(gone.status, if kind == Kind::Traefik { 500 } else { 503 }, "{gone:?}: {}", peer.log());
+    let status = match kind {
+        Kind::Nginx | Kind::Envoy => 503,
+        Kind::Caddy => 502,
+        Kind::Traefik => 500,
+    };
+    assert_eq!(gone.status, status, "{gone:?}: {}", peer.log());
     origin.saw_nothing();
 }
 
@@ -399,7 +431,12 @@ fn a_websocket_is_judged_at_its_handshake(kind: Kind) {
     let cookie = format!("Cookie: access_token={token}");
     stage.refused(&handshake(&[]).response(), 401, "token_missing");
     stage.refused(&handshake(&[&cookie, "Origin: https://evil.test"]).response(), 403, "origin_refused");
-    let spoofed = [cookie.as_str(), "Origin: https://evil.test", "X-Forwarded-Host: evil.test", "X-Original-Host: evil.test"];
+    let spoofed = [
+        cookie.as_str(),
+        "Origin: https://evil.test",
+        "X-Forwarded-Host: evil.test",
+        "X-Original-Host: evil.test",
+    ];
     let refused = handshake(&spoofed).response();
     assert!(matches!(refused.status, 400 | 403), "{refused:?}");
     stage.origin.saw_nothing();
@@ -423,7 +460,12 @@ fn a_browser_is_sent_where_it_can_log_in(kind: Kind) {
     let stage = Stage::with_toml(kind, &toml);
     let accept = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
     let sent = stage.ask("GET", "/page", &[accept], b"");
-    assert_eq!((sent.status, sent.header("location")), (302, Some("/login?then=page")), "{}", stage.peer.log());
+    assert_eq!(
+        (sent.status, sent.header("location")),
+        (302, Some("/login?then=page")),
+        "{}",
+        stage.peer.log()
+    );
     let said = stage.ask("GET", "/said", &[accept], b"");
     assert_eq!((said.status, said.header("content-type")), (401, Some("text/html; charset=utf-8")));
     assert!(said.text().contains("This needs an access token."), "{}", said.text());

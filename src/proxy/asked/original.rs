@@ -30,14 +30,20 @@ struct Fields {
 }
 
 const NGINX: Fields = Fields {
-    method: ("x-original-method", DenyReason::RequestAmbiguous("the proxy does not say X-Original-Method, once")),
+    method: (
+        "x-original-method",
+        DenyReason::RequestAmbiguous("the proxy does not say X-Original-Method, once"),
+    ),
     target: ("x-original-uri", DenyReason::RequestAmbiguous("the proxy does not say X-Original-URI, once")),
     host: ("x-original-host", DenyReason::RequestAmbiguous("the proxy does not say X-Original-Host, once")),
 };
 
 /// Traefik's and Caddy's.
 const FORWARDED: Fields = Fields {
-    method: ("x-forwarded-method", DenyReason::RequestAmbiguous("the proxy does not say X-Forwarded-Method, once")),
+    method: (
+        "x-forwarded-method",
+        DenyReason::RequestAmbiguous("the proxy does not say X-Forwarded-Method, once"),
+    ),
     target: ("x-forwarded-uri", DenyReason::RequestAmbiguous("the proxy does not say X-Forwarded-Uri, once")),
     host: ("x-forwarded-host", DenyReason::RequestAmbiguous("the proxy does not say X-Forwarded-Host, once")),
 };

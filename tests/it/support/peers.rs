@@ -93,7 +93,8 @@ impl Peer {
     fn try_start(kind: Kind, portcullis: SocketAddr, service: SocketAddr) -> Option<Self> {
         let directory = Directory::for_user(None, "portcullis-peer-");
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let ports = [(8000, address), (9902, portcullis), (3000, service)].map(|(port, it)| (port, it.port()));
+        let ports =
+            [(8000, address), (9902, portcullis), (3000, service)].map(|(port, it)| (port, it.port()));
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/forward-auth").join(kind.word());
         let mut replaced = 0;
         for file in fs::read_dir(example).unwrap().map(|it| it.unwrap().path()) {
