@@ -206,7 +206,8 @@ fn present<'a>(
     routes: impl Iterator<Item = &'a routes::Written> + Clone,
 ) {
     for key in ["upstreams", "routes"] {
-        if !table.has(key) && !(key == "upstreams" && table.has("forward_auth")) {
+        let others_forward = key == "upstreams" && table.has("forward_auth");
+        if !table.has(key) && !others_forward {
             table.reader.problem(&table.at, format!("there are no `[[{key}]]`: nothing could be served"));
         }
     }

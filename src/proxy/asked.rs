@@ -11,7 +11,7 @@ use std::sync::Arc;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 use pingora::Result;
-use pingora::http::ResponseHeader;
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use super::exchange::Exchange;
@@ -94,12 +94,19 @@ async fn judge(session: &mut Session, exchange: &mut Exchange) -> Verdict {
         method: &asked.method,
         target: &target,
         headers,
-        websocket: asked.method == Method::GET && headers.contains_key(header::SEC_WEBSOCKET_KEY),
+        websocket: is_websocket(request),
         client_certificate: false,
         in_body: None,
         forwarder: Forwarder::Peer,
     };
     snapshot.gate.judge(&request, Timestamp::now()).await
+}
+
+/// A WebSocket handshake, or what is left of one: proxies keep `Upgrade` to themselves, and of one over HTTP/2 there never
+/// was a key. No page can keep its browser from sending the rest.
+fn is_websocket(question: &RequestHeader) -> bool {
+    let left = [header::SEC_WEBSOCKET_KEY, header::SEC_WEBSOCKET_VERSION];
+    left.iter().any(|name| question.headers.contains_key(name)) || hygiene::is_websocket(question)
 }
 
 /// The target, if it came in the one form that is judged: it will be forwarded as it came.

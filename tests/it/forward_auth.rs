@@ -261,6 +261,9 @@ fn a_websockets_page_is_asked_for_where_its_user_is_known_by_a_cookie() {
     assert_eq!(refused.status, 403);
     assert!(refused.header("x-portcullis-body").unwrap().contains("origin_refused"));
     assert_eq!(nginx(&gateway, "GET", "/x", &handshake).status, 403, "no page at all");
+    // Over HTTP/2 a handshake has no key (RFC 8441 section 5).
+    let without_key = ["Sec-WebSocket-Version: 13", &cookie, "Origin: https://evil.test"];
+    assert_eq!(nginx(&gateway, "GET", "/x", &without_key).status, 403);
     // The question's own host says nothing.
     let spoofed = [&handshake[..], &["Origin: https://evil.test", "X-Forwarded-Host: evil.test"]].concat();
     assert_eq!(nginx(&gateway, "GET", "/x", &spoofed).status, 403);
