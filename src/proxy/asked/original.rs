@@ -56,6 +56,11 @@ impl Original {
             Style::Traefik | Style::Caddy => FORWARDED,
             Style::Envoy => {
                 const HOST: Field = ("host", DenyReason::RequestAmbiguous("there is no Host field"));
+                // Proxies of the other styles ask about everything at one address of ours, which a route may open.
+                const OTHER: DenyReason = DenyReason::RequestAmbiguous("the proxy asks in another style");
+                if [NGINX, FORWARDED].iter().any(|other| headers.contains_key(other.method.0)) {
+                    return Err(OTHER);
+                }
                 let method = question.method.clone();
                 let host = only(headers, HOST)?.clone();
                 return Ok(Self { method, target: question.raw_path().into(), host });
@@ -111,7 +116,6 @@ mod tests {
     #[test]
     fn each_style_reads_its_own_fields_and_no_others() {
         let told = Some(("PUT".to_owned(), "/a?b".to_owned(), "h".to_owned()));
-        let others = [ORIGINAL.as_slice(), &FORWARDED].concat();
         assert_eq!(read(Style::Nginx, &ORIGINAL), told);
         assert_eq!(read(Style::Nginx, &FORWARDED), None);
         for style in [Style::Traefik, Style::Caddy] {
@@ -119,8 +123,16 @@ mod tests {
             assert_eq!(read(style, &ORIGINAL), None);
         }
         let itself = Some(("POST".to_owned(), "/asked?x".to_owned(), "own".to_owned()));
-        assert_eq!(read(Style::Envoy, &[[("host", "own")].as_slice(), &others].concat()), itself);
-        assert_eq!(read(Style::Envoy, &others), None);
+        assert_eq!(read(Style::Envoy, &[("host", "own"), ORIGINAL[1], FORWARDED[1], FORWARDED[2]]), itself);
+        assert_eq!(read(Style::Envoy, &ORIGINAL[1..]), None, "no host");
+    }
+
+    /// Traefik asks at `/`, whatever it is asked for. Judged as a question of Envoy's, all would pass where `/` is open.
+    #[test]
+    fn a_proxy_of_another_style_is_not_taken_for_envoy() {
+        for others in [ORIGINAL, FORWARDED] {
+            assert_eq!(read(Style::Envoy, &[[("host", "own")].as_slice(), &others].concat()), None);
+        }
     }
 
     #[test]
