@@ -3,6 +3,7 @@
 use crate::forward_auth_stage::{Stage, bearer, example, with_each};
 use crate::support::eventually;
 use crate::support::gateway::PATIENT_DATABASE;
+use crate::support::http2::Http2;
 use crate::support::peers::Kind;
 use crate::support::raw::Raw;
 
@@ -176,10 +177,45 @@ fn what_is_forwarded_is_what_was_judged(kind: Kind) {
     }
 }
 
+const PUBLIC_HOST: &str = "\n[[routes]]\nhosts = [\"public.test\"]\npath = \"/{*rest}\"\nauth = \"public\"\n";
+
+/// The two that take HTTP/2 on a plain listener: there a host has two places, and cookies come in crumbs.
+#[test]
+fn over_http2_the_host_and_the_cookies_are_those_that_were_judged() {
+    for kind in [Kind::Traefik, Kind::Envoy].into_iter().filter(|kind| kind.is_here()) {
+        let stage = Stage::with_toml(kind, &(example(PATIENT_DATABASE) + PUBLIC_HOST));
+        let mut client = Http2::plain(stage.peer.addr());
+        for lie in
+            [("host", "public.test"), ("x-forwarded-host", "public.test"), ("x-original-host", "public.test")]
+        {
+            let status = client.get("api.test", "/x", &[lie]).map_or(0, |answer| answer.status);
+            assert!(matches!(status, 0 | 400 | 401), "{kind:?}: {lie:?}: {status}");
+            stage.origin.saw_nothing();
+            if status == 0 {
+                client = Http2::plain(stage.peer.addr());
+            }
+        }
+        assert_eq!(client.get("public.test", "/x", &[]).unwrap().status, 200, "{}", stage.peer.log());
+        stage.origin.forget();
+        let token = format!("access_token={}", stage.issuer.good("alice"));
+        let crumbs = [("cookie", "a=1"), ("cookie", token.as_str()), ("cookie", "b=2")];
+        assert_eq!(client.get("api.test", "/x", &crumbs).unwrap().status, 200, "{}", stage.peer.log());
+        let seen = stage.origin.only();
+        assert_eq!(
+            (seen.values("x-user-id"), seen.values("host")),
+            (vec!["alice".into()], vec!["api.test".into()])
+        );
+        stage.origin.forget();
+        let other = format!("access_token={}", stage.issuer.good("mallory"));
+        let two = [("cookie", token.as_str()), ("cookie", other.as_str())];
+        assert_eq!(client.get("api.test", "/x", &two).unwrap().status, 400);
+        stage.origin.saw_nothing();
+    }
+}
+
 /// CVE-2026-100664: two hosts in one request, of which one is let in.
 fn the_host_that_is_judged_is_the_one_that_the_service_hears(kind: Kind) {
-    let public = "\n[[routes]]\nhosts = [\"public.test\"]\npath = \"/{*rest}\"\nauth = \"public\"\n";
-    let stage = Stage::with_toml(kind, &(example(PATIENT_DATABASE) + public));
+    let stage = Stage::with_toml(kind, &(example(PATIENT_DATABASE) + PUBLIC_HOST));
     let heads = [
         "GET /x HTTP/1.1\r\nHost: public.test",
         "GET /x HTTP/1.1\r\nHost: api.test",
