@@ -266,6 +266,8 @@ fn what_could_be_read_in_two_ways_reaches_nobody_unjudged(kind: Kind) {
             "Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nConnection: Upgrade, HTTP2-Settings",
             hidden,
         ),
+        of("GET /public/a", "Upgrade: x, H2C\r\nConnection: upgrade", hidden),
+        of("GET /public/a", "Upgrade: h2c\r\nUpgrade: websocket\r\nConnection: Upgrade", hidden),
         of("GET /public/a", "Upgrade: websocket\r\nConnection: Upgrade", hidden),
         of("GET /public/a", "Expect: 100-continue\r\nContent-Length: 5", hidden),
         of("GET /public/a\tHTTP/1.1\r\nX: ", "X: y", hidden),
@@ -279,6 +281,8 @@ fn what_could_be_read_in_two_ways_reaches_nobody_unjudged(kind: Kind) {
         while raw.try_response().is_ok() {}
         for seen in stage.origin.requests() {
             assert!(!seen.line().contains("/hidden"), "{attack:?}: {}", seen.line());
+            let upgrade = seen.values("upgrade").join(",").to_ascii_lowercase();
+            assert!(!upgrade.contains("h2c"), "{attack:?}: a tunnel past every question");
         }
     }
 }
