@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use super::kinds::{parsed, placed, socket, some, word};
-use super::reader::{Placed, Table};
+use super::node::{Item, Node};
+use super::reader::{Placed, Reader, Table};
 use super::routes::Written;
 use super::server::network;
 use crate::proxy::settings::{ForwardAuth, Style};
@@ -13,7 +14,7 @@ const STYLES: [(&str, Style); 4] =
 
 /// `taken` are the addresses of the server.
 pub fn forward_auth(table: &mut Table<'_>, taken: &[SocketAddr]) -> Option<ForwardAuth> {
-    let listen = table.need("listen", some(placed(socket)));
+    let listen = table.need("listen", addresses);
     let style = table.need("style", word(&STYLES));
     let allow = table.or("allow", some(placed(parsed(network))), ["127.0.0.0/8", "::1/128"]);
     let listen = listen?.into_iter().fold(taken.to_vec(), |mut seen, Placed { at, value }| {
@@ -32,6 +33,14 @@ pub fn forward_auth(table: &mut Table<'_>, taken: &[SocketAddr]) -> Option<Forwa
         style: style?,
         allow: allow?.into_iter().map(|network| network.value).collect(),
     })
+}
+
+/// One, or a list.
+fn addresses(reader: &Reader<'_>, node: &Node) -> Option<Vec<Placed<SocketAddr>>> {
+    match &node.item {
+        Item::List(_) => some(placed(socket))(reader, node),
+        _ => placed(socket)(reader, node).map(|one| vec![one]),
+    }
 }
 
 /// What must hold of a route whose requests another proxy forwards.

@@ -26,6 +26,8 @@ fn a_gateway_that_is_only_asked_needs_no_upstream_and_listens_for_nobody_else() 
     assert!(checked.config.server.listen.is_empty() && checked.config.upstreams.is_empty());
     assert_eq!(checked.config.routes[0].upstream, None);
 
+    let one = good("[forward_auth]\nlisten = \"127.0.0.1:9902\"\nstyle = \"envoy\"\n").forward_auth;
+    assert_eq!(one.map(|asked| asked.listen.len()), Some(1));
     // Beside upstreams nothing changes for those who are forwarded for.
     let both = good(ASKED);
     assert_eq!(both.server.listen, ["0.0.0.0:8080".parse().expect("address")]);
