@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 
 use super::Snapshot;
 use super::arrival::Arrival;
+use super::asked::Original;
 use super::attempts::Attempts;
 use super::observe::Held;
 use crate::report::Finished;
@@ -45,6 +46,8 @@ pub struct Exchange {
     pub(super) held: Option<Box<Held>>,
     /// What the client was told.
     pub(super) status: u16,
+    /// The request that another proxy asks about.
+    pub(super) asked: Option<Box<Original>>,
     told: bool,
 }
 
@@ -70,6 +73,7 @@ impl Exchange {
             body_bytes: 0,
             held: None,
             status: 0,
+            asked: None,
             told: false,
         }
     }
@@ -81,11 +85,14 @@ impl Exchange {
 
     /// Tells the fact, once.
     pub(super) fn finish(&mut self, session: &Session) {
+        let bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
+        if let Some(asked) = self.asked.take() {
+            return self.tell(&asked.method, asked.path(), bytes);
+        }
         let header = session.req_header();
         // What is told apart from the path is never the query: it may hold a token.
         let target = std::str::from_utf8(header.raw_path()).unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
-        let bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
         self.tell(&header.method, path, bytes);
     }
 
@@ -105,6 +112,13 @@ impl Exchange {
             request_id: self.id.as_str(),
             client: self.client,
             bytes,
+            asked_by: self
+                .arrival
+                .scheme
+                .asks()
+                .then(|| self.snapshot.forward_auth.as_ref())
+                .flatten()
+                .map(|it| it.style.word()),
         });
     }
 }
@@ -116,7 +130,10 @@ impl Drop for Exchange {
             if self.status == 0 {
                 self.status = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
             }
-            self.tell(&Method::default(), "", 0);
+            match self.asked.take() {
+                Some(asked) => self.tell(&asked.method, asked.path(), 0),
+                None => self.tell(&Method::default(), "", 0),
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::route::{Access, Observer, Route};
 use crate::token::{self, Place};
 
 // As text, not as `HeaderName`: Pingora keeps the spelling of every name, and static text is kept without a copy.
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub(super) const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(super) const X_REQUEST_ID: &str = "x-request-id";

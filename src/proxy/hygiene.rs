@@ -103,7 +103,7 @@ fn size(request: &RequestHeader, bytes: usize, limits: &Limits) -> Result<(), De
     Ok(())
 }
 
-fn method(method: &Method) -> Result<(), DenyReason> {
+pub(super) fn method(method: &Method) -> Result<(), DenyReason> {
     let tracks =
         method.as_str().eq_ignore_ascii_case("TRACK") || method.as_str().eq_ignore_ascii_case("TRACE");
     if tracks || *method == Method::CONNECT { Err(DenyReason::MethodRefused) } else { Ok(()) }

@@ -38,6 +38,7 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
         websocket: exchange.websocket,
         client_certificate: exchange.arrival.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
+        forwarder: gate::Forwarder::Us,
     };
     let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
     if !target.as_received {
@@ -50,7 +51,7 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
     verdict
 }
 
-fn deny(reason: DenyReason) -> Denial {
+pub(super) fn deny(reason: DenyReason) -> Denial {
     Denial { route: None, credential: None, reason }
 }
 

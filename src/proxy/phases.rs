@@ -16,12 +16,12 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, arrival, attempts, forward, hygiene, observe};
+use super::{Proxy, arrival, asked, attempts, forward, hygiene, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
-const ANSWERED: bool = true;
+pub(super) const ANSWERED: bool = true;
 const GO_ON: bool = false;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
@@ -60,6 +60,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if exchange.arrival.scheme.asks() {
+            return asked::answer(session, exchange).await;
+        }
         let verdict = judge(session, exchange).await;
         exchange.judgment = exchange.began.elapsed();
         let answer = verdict.as_ref().err().map(|denial| {
@@ -276,7 +279,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
 }
 
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
-async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
     let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)
