@@ -21,8 +21,8 @@ pub struct Ear {
     coherence: Arc<Coherence>,
     /// What the keys begin with that only this gateway writes, to hear itself.
     canary: Box<str>,
-    /// Those that are listened for, and when each was heard.
-    canaries: Mutex<Vec<(Box<[u8]>, Option<Tick>)>>,
+    /// Those that are listened for.
+    canaries: Mutex<Vec<Flown>>,
     /// Rung when something was heard that calls for a fence now, or for an end.
     pub alarm: Notify,
     followed: AtomicBool,
@@ -31,6 +31,12 @@ pub struct Ear {
     /// Makes the next push stumble over itself.
     #[cfg(test)]
     pub stumble: AtomicBool,
+}
+
+/// One key that was written to be heard of.
+struct Flown {
+    key: Box<[u8]>,
+    heard: Option<Tick>,
 }
 
 impl Ear {
@@ -62,13 +68,14 @@ impl Ear {
 
     /// From now on these are listened for, and whatever was heard so far is forgotten.
     pub fn listen_for(&self, keys: &[String]) -> Tick {
-        *self.canaries.lock() = keys.iter().map(|key| (key.as_bytes().into(), None)).collect();
+        *self.canaries.lock() =
+            keys.iter().map(|key| Flown { key: key.as_bytes().into(), heard: None }).collect();
         self.coherence.now()
     }
 
     /// When the last of them was heard; `None` while one is missing.
     pub fn canaries_heard(&self) -> Option<Tick> {
-        let heard: Option<Vec<Tick>> = self.canaries.lock().iter().map(|(_, heard)| *heard).collect();
+        let heard: Option<Vec<Tick>> = self.canaries.lock().iter().map(|it| it.heard).collect();
         heard?.into_iter().max()
     }
 
@@ -108,8 +115,9 @@ impl Ear {
             self.coherence.changed(&name);
             if name.starts_with(self.canary.as_bytes()) {
                 let mut canaries = self.canaries.lock();
-                let canary = canaries.iter_mut().find(|(key, _)| **key == *name);
-                canary.map(|(_, heard)| *heard = Some(self.coherence.now())).unwrap_or_default();
+                if let Some(canary) = canaries.iter_mut().find(|it| *it.key == *name) {
+                    canary.heard = Some(self.coherence.now());
+                }
             } else if self.followed.load(Ordering::Relaxed)
                 && !name.starts_with(WATERMARK.as_bytes())
                 && self.names.try_send(name).is_err()
