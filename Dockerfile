@@ -9,6 +9,9 @@ RUN apt-get update \
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
 COPY src src
+# Named by the manifest, so cargo asks for them; nothing of them is built.
+COPY benches benches
+COPY fuzz fuzz
 # The caches are not part of the layer: the binary is copied out of them in the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \

@@ -117,9 +117,13 @@ struct Reserved {
 }
 
 /// Names by which proxies tell services where a request came from, and by which clients have overridden paths and methods.
-const PROVENANCE: [&str; 10] = [
+const PROVENANCE: [&str; 15] = [
     "forwarded",
+    "front-end-https",
     "x-real-ip",
+    "x-host",
+    "x-scheme",
+    "x-url-scheme",
     "x-client-ip",
     "x-cluster-client-ip",
     "true-client-ip",
@@ -128,7 +132,10 @@ const PROVENANCE: [&str; 10] = [
     "x-http-method-override",
     "x-method-override",
     "x-envoy-original-path",
+    "x-envoy-external-address",
 ];
+/// CGI makes `HTTP_PROXY` of it, by which libraries find their own way out (CVE-2016-5385). No proxy has ever sent it.
+const HTTPOXY: &str = "proxy";
 const PROVENANCE_PREFIXES: [&str; 3] = ["x-forwarded-", "x-original-", "x-rewrite-"];
 
 impl Reserved {
@@ -143,7 +150,7 @@ impl Reserved {
     }
 
     fn contains(&self, name: &str, trusted: bool) -> bool {
-        if self.is_identity(name) {
+        if same(name, HTTPOXY) || self.is_identity(name) {
             return true;
         }
         // Nearly every header a client sends begins otherwise. A proxy spells its own with hyphens, and may pass on
@@ -188,7 +195,8 @@ mod tests {
             assert!(forbidden(name, false), "{name}");
             assert!(forbidden(name, true), "{name}");
         }
-        for name in ["x-user-ids", "x-user", "user-id", "accept"] {
+        assert!(forbidden("Proxy", false) && forbidden("proxy", true), "CVE-2016-5385");
+        for name in ["x-user-ids", "x-user", "user-id", "accept", "proxy-status"] {
             assert!(!forbidden(name, false), "{name}");
         }
     }

@@ -1,5 +1,6 @@
 //! What the client sent as its credential; nothing is believed yet.
 
+mod alike;
 mod body;
 mod find;
 mod twin;

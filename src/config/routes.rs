@@ -319,8 +319,12 @@ fn host(text: &str) -> Result<Box<str>, String> {
     let lower = lower.strip_suffix('.').unwrap_or(&lower);
     let bare = lower.strip_prefix("*.").unwrap_or(lower);
     let ipv6 = bare.strip_prefix('[').and_then(|ip| ip.strip_suffix(']'));
-    if ipv6.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok()) && bare == lower || is_host_name(bare)
+    if let Some(Ok(ip)) = ipv6.map(str::parse::<std::net::Ipv6Addr>)
+        && bare == lower
     {
+        return Ok(format!("[{ip}]").into());
+    }
+    if is_host_name(bare) {
         return Ok(lower.into());
     }
     Err("expected a host without port, such as \"api.example.com\" or \"*.example.org\"".into())

@@ -97,7 +97,7 @@ fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
 
 /// Whose request it is, by the word of trusted proxies: each appends whom it heard from, so the list is read from its
 /// end for as long as those who wrote it are trusted (anybody can write its beginning, RFC 7239 section 8.1).
-pub(super) fn client(headers: &HeaderMap, peer: IpAddr, trusted: impl Fn(&IpAddr) -> bool) -> IpAddr {
+pub fn client(headers: &HeaderMap, peer: IpAddr, trusted: impl Fn(&IpAddr) -> bool) -> IpAddr {
     let lines: Vec<_> = headers.get_all(X_FORWARDED_FOR).iter().collect();
     let named = lines.iter().rev().flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
     let mut client = peer;

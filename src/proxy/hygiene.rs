@@ -1,8 +1,8 @@
 //! What is refused before anybody is asked who is calling: requests that two servers could read differently.
 
-use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Version};
-use pingora::http::RequestHeader;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
 use super::settings::Limits;
@@ -26,6 +26,9 @@ pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<bool, Deny
     if line.into_iter().any(|byte| *byte == b'#') {
         return Err(DenyReason::RequestAmbiguous("the request target has a fragment"));
     }
+    if has_bare_line_feed(&raw) {
+        return Err(DenyReason::RequestAmbiguous("a line of the head does not end in CR LF"));
+    }
     let fields = Fields::of(&request.headers);
     fields.framing(request, &raw)?;
     fields.single()?;
@@ -45,6 +48,9 @@ pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<bool, Deny
 /// Host field (RFC 9113 section 8.3.1), all cookies in one (section 8.2.3; upstreams may read the first alone).
 fn as_http1_says(request: &mut RequestHeader) -> Result<(), DenyReason> {
     const HOST: DenyReason = DenyReason::RequestAmbiguous("the host is not valid");
+    if !matches!(request.uri.scheme_str(), None | Some("http" | "https")) {
+        return Err(DenyReason::RequestAmbiguous("the scheme is neither http nor https"));
+    }
     if let Some(authority) = request.uri.authority() {
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| HOST)?;
         // Pingora has refused a Host field that says anything else.
@@ -79,7 +85,7 @@ fn number(value: &HeaderValue) -> Option<u64> {
 /// A WebSocket handshake (RFC 6455 section 4.2.1). Whatever else asks for an upgrade is an ordinary request: nothing
 /// may be decided by the mere presence of the header.
 pub(super) fn is_websocket(request: &RequestHeader) -> bool {
-    let has_token = |name: header::HeaderName, wanted: &str| {
+    let has_token = |name: HeaderName, wanted: &str| {
         let values = request.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
     };
@@ -120,6 +126,8 @@ struct Fields<'a> {
     hosts: usize,
     credentials: usize,
     upgrades: usize,
+    /// A field that only looks like one of those that say where the body ends.
+    alike: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -138,7 +146,7 @@ impl<'a> Fields<'a> {
                 header::HOST => fields.hosts += 1,
                 header::AUTHORIZATION => fields.credentials += 1,
                 header::UPGRADE => fields.upgrades += 1,
-                _ => {}
+                _ => fields.alike |= is_like_framing(name),
             }
         }
         fields
@@ -150,8 +158,18 @@ impl<'a> Fields<'a> {
         const BOTH: DenyReason =
             DenyReason::RequestAmbiguous("both Content-Length and Transfer-Encoding are given");
         const CODING: DenyReason = DenyReason::RequestAmbiguous("Transfer-Encoding is not `chunked`");
+        const ALIKE: DenyReason =
+            DenyReason::RequestAmbiguous("a field looks like one that says where the body ends");
+        if self.alike {
+            return Err(ALIKE);
+        }
         if let Some(length) = self.length {
-            let plain = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+            // A leading zero makes it octal to some.
+            let plain = match length.as_bytes() {
+                [b'0'] => true,
+                [first, rest @ ..] => matches!(first, b'1'..=b'9') && rest.iter().all(u8::is_ascii_digit),
+                [] => false,
+            };
             if self.lengths > 1 || !plain {
                 return Err(LENGTH);
             }
@@ -179,6 +197,53 @@ impl<'a> Fields<'a> {
             _ => Ok(()),
         }
     }
+}
+
+/// Checks how an answer is framed, as strictly as a request; a client could read it otherwise than Pingora did. What has no
+/// body says nothing of its length (RFC 9110 section 8.6, RFC 9112 section 6.1).
+pub(super) fn check_answer(response: &mut ResponseHeader) -> Result<(), &'static str> {
+    let bare = response.status.is_informational() || response.status == StatusCode::NO_CONTENT;
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    if let Some(length) = lengths.next() {
+        let plain = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+        if lengths.next().is_some() || !plain {
+            return Err("Content-Length is not one plain number");
+        }
+        if bare {
+            response.remove_header(&header::CONTENT_LENGTH);
+        }
+    }
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next() {
+        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+            return Err("Transfer-Encoding is not `chunked`");
+        }
+        if bare {
+            response.remove_header(&header::TRANSFER_ENCODING);
+        }
+    }
+    Ok(())
+}
+
+/// Whether a service could read this as Content-Length or Transfer-Encoding, though it is neither: CGI and WSGI servers
+/// cannot tell `Content_Length` from `Content-Length`.
+fn is_like_framing(name: &HeaderName) -> bool {
+    let name = name.as_str().as_bytes();
+    let framing: &[u8] = match name.len() {
+        14 => b"content-length",
+        17 => b"transfer-encoding",
+        _ => return false,
+    };
+    let fold = |byte: &u8| if byte.is_ascii_alphanumeric() { *byte } else { b'-' };
+    name != framing && name.iter().map(fold).eq(framing.iter().copied())
+}
+
+/// Whether a line of the head ends in a line feed alone. RFC 9112 section 2.2 lets a server take that for an end of the
+/// line, so some proxies do, and others see one line where a service sees two.
+fn has_bare_line_feed(raw: &[u8]) -> bool {
+    let count = |wanted: u8| raw.iter().filter(|byte| **byte == wanted).count();
+    // The parser lets no carriage return through that stands alone. Counting both is faster than looking for either.
+    count(b'\n') != count(b'\r')
 }
 
 fn has_field(raw: &[u8], name: &[u8]) -> bool {

@@ -35,6 +35,7 @@ use settings::{ForwardAuth, ServerSettings};
 
 pub use door::{Connections, Door};
 pub use entrance::Entrance;
+pub use forward::client;
 
 /// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
 pub struct Snapshot {

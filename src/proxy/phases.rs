@@ -147,6 +147,11 @@ impl ProxyHttp for Proxy {
         }
         if end {
             observe::hear_out(session, exchange);
+            // A frame of HTTP/2 that is empty and the last: Pingora would write it as a chunk, and one without bytes is the end
+            // of a body; then it writes the end. What is left over would stand before the next request on this connection.
+            if body.as_ref().is_some_and(Bytes::is_empty) {
+                *body = None;
+            }
         }
         Ok(())
     }
@@ -163,6 +168,9 @@ impl ProxyHttp for Proxy {
         {
             let error = Error::explain(ErrorType::InvalidHTTPHeader, "101 without an upgrade");
             return Err(error.into_up());
+        }
+        if let Err(what) = hygiene::check_answer(response) {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, what).into_up());
         }
         if session.req_header().version < http::Version::HTTP_11
             && response.headers.contains_key(header::TRANSFER_ENCODING)

@@ -1,6 +1,7 @@
 //! Hosts: compared without case, port or trailing dot.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
 use super::Ambiguity;
 
@@ -14,11 +15,12 @@ pub(super) fn canonical(host: &[u8]) -> Result<Cow<'_, str>, Ambiguity> {
     let name = match text.strip_prefix('[') {
         Some(rest) => {
             let (address, port) = rest.split_once(']').ok_or(INVALID)?;
-            let plain = address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
-            if !plain || !(port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) {
+            let address: Ipv6Addr = address.parse().map_err(|_| INVALID)?;
+            if !(port.is_empty() || port.strip_prefix(':').is_some_and(is_port)) {
                 return Err(INVALID);
             }
-            text.get(..address.len() + 2).ok_or(INVALID)?
+            // One address has many spellings (RFC 5952), and is one host.
+            return Ok(Cow::Owned(format!("[{address}]")));
         }
         None => match text.split_once(':') {
             Some((name, port)) if is_port(port) => name,
@@ -28,11 +30,11 @@ pub(super) fn canonical(host: &[u8]) -> Result<Cow<'_, str>, Ambiguity> {
     };
     let name = name.strip_suffix('.').unwrap_or(name);
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    let bracketed = name.starts_with('[');
-    if name.is_empty() || name.len() > 255 || name.starts_with('.') || name.contains("..") {
+    let dots = name.starts_with('.') || name.ends_with('.') || name.contains("..");
+    if name.is_empty() || name.len() > 255 || dots {
         return Err(INVALID);
     }
-    if !bracketed && !name.bytes().all(valid) {
+    if !name.bytes().all(valid) {
         return Err(INVALID);
     }
     if name.bytes().any(|byte| byte.is_ascii_uppercase()) {

@@ -189,6 +189,10 @@ fn resolve(decoded: &str, ambiguous: Ambiguous) -> Result<String, Ambiguity> {
         if ambiguous == Ambiguous::Reject && (bare.len() != segment.len()) {
             return Err(PARAMETERS);
         }
+        // Who decodes before looking for parameters has dots here, and nobody else has.
+        if bare.split_once("%3B").is_some_and(|(dots, _)| matches!(dots, "." | "..")) {
+            return Err(DOTS);
+        }
         match bare {
             "." | ".." if ambiguous == Ambiguous::Reject => return Err(DOTS),
             "" if ambiguous == Ambiguous::Reject && !last => return Err(SLASHES),

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderValue};
 
-use super::{Place, Token};
+use super::{Place, Token, alike};
 
 /// The request carries more than one token, or one that cannot be read unambiguously.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Conflict(pub &'static str);
 
 pub(super) const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
 const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes that are not visible ASCII");
+const COOKIE_ALIKE: Conflict = Conflict("a cookie has a name that could be taken for the token's");
+const QUERY_ALIKE: Conflict = Conflict("the query has a name that could be taken for the token's");
 
 /// What may stand between the scheme and the token.
 const BLANKS: [char; 2] = [' ', '\t'];
@@ -42,25 +44,40 @@ pub fn find<'a>(
             Place::Header(name) => {
                 for value in headers.get_all(name) {
                     let value = readable(value)?;
-                    let token = in_header(value, *name == AUTHORIZATION);
-                    only_in_cookie &= token.is_none();
-                    keep(&mut found, token.map(Cow::Borrowed))?;
+                    for token in in_header(value, *name == AUTHORIZATION) {
+                        only_in_cookie = false;
+                        keep(&mut found, Some(Cow::Borrowed(token)))?;
+                    }
                 }
             }
             Place::Cookie(name) => {
                 for value in headers.get_all(COOKIE) {
                     let value = readable(value)?;
-                    for (_, token) in cookies(value).filter(|(cookie, _)| *cookie == &**name) {
-                        keep(&mut found, Some(Cow::Borrowed(token)))?;
+                    for pair in value.split(';').map(str::trim) {
+                        match cookie(pair) {
+                            (cookie, token) if cookie == &**name => {
+                                keep(&mut found, Some(Cow::Borrowed(token)).filter(|it| !it.is_empty()))?;
+                            }
+                            _ if alike::has_cookie(pair, name) => return Err(COOKIE_ALIKE),
+                            _ => {}
+                        }
                     }
                 }
             }
             Place::Query(name) => {
-                for (parameter, value) in parameters(query.unwrap_or_default()) {
-                    if percent_decoded(parameter)? == **name {
-                        only_in_cookie = false;
-                        keep(&mut found, Some(percent_decoded(value)?))?;
+                let query = query.unwrap_or_default();
+                for (parameter, value) in parameters(query) {
+                    let parameter = percent_decoded(parameter)?;
+                    if parameter == **name {
+                        let token = Some(percent_decoded(value)?).filter(|it| !it.is_empty());
+                        only_in_cookie &= token.is_none();
+                        keep(&mut found, token)?;
+                    } else if alike::is(&parameter, name) {
+                        return Err(QUERY_ALIKE);
                     }
+                }
+                if query.contains(';') && alike::is_behind_semicolon(query, name)? {
+                    return Err(QUERY_ALIKE);
                 }
             }
         }
@@ -85,10 +102,8 @@ pub fn with_body<'a>(
 
 /// Whether an `Authorization` value is one in which a token is looked for: of the scheme `Bearer`, or with a JWT in it.
 pub fn is_for_tokens(value: &[u8]) -> bool {
-    let (scheme, rest) = value.split_at_checked(6).unwrap_or_default();
-    let bearer = scheme.eq_ignore_ascii_case(b"bearer")
-        && rest.first().is_none_or(|next| BLANKS.contains(&char::from(*next)));
-    bearer || std::str::from_utf8(value).is_ok_and(|value| in_header(value, true).is_some())
+    let bearer = value.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer"));
+    bearer || std::str::from_utf8(value).is_ok_and(|value| in_header(value, true).next().is_some())
 }
 
 /// The cookie line without the cookie `name`; `None` when nothing is left, and nothing is to be sent.
@@ -129,28 +144,31 @@ fn keep<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Re
     Ok(())
 }
 
-/// Behind `Bearer` (any case, RFC 9110 section 11.1); other schemes are not ours, unless what they carry is a JWT: some
-/// services ask no more of the header than that, and what they would take for a token has to be judged as one. Outside
-/// `Authorization` the word may be missing.
-fn in_header(value: &str, must_name_scheme: bool) -> Option<&str> {
+/// Behind `Bearer` (any case, RFC 9110 section 11.1); other schemes are not ours, unless a JWT stands in what they carry
+/// (`JWT …`, `Token token="…"`, a list of several): some services ask no more of the header than that, and what they would
+/// take for a token has to be judged as one. Outside `Authorization` the word may be missing.
+fn in_header(value: &str, must_name_scheme: bool) -> impl Iterator<Item = &str> {
     let value = value.trim();
-    // Services split at any white space: `Bearer`, tab, token is a token to them.
-    let token = match value.split_once(BLANKS) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim_start(),
-        Some((_, credentials)) if must_name_scheme => Some(credentials.trim_start()).filter(is_jwt)?,
-        None if must_name_scheme => Some(value).filter(is_jwt)?,
-        _ => value,
+    let (token, words) = match value.split_at_checked(6) {
+        // Services split at any white space: `Bearer`, tab, token is a token to them. Or they take what stands behind the word.
+        Some((scheme, token))
+            if scheme.eq_ignore_ascii_case("bearer") && (must_name_scheme || token.starts_with(BLANKS)) =>
+        {
+            (token.trim_start(), "")
+        }
+        _ if must_name_scheme => ("", value),
+        _ => (value, ""),
     };
-    (!token.is_empty()).then_some(token)
+    let word = |char: char| char.is_ascii_alphanumeric() || matches!(char, '-' | '_' | '.');
+    let jwts = words.split(move |char| !word(char)).filter(is_jwt);
+    Some(token).filter(|token| !token.is_empty()).into_iter().chain(jwts)
 }
 
-/// What a compact JWT looks like (RFC 7515 section 7.1): an encoded JSON object and two dots.
+/// What a compact JWT looks like (RFC 7515 section 7.1): an encoded JSON object, which may begin with white space, and
+/// two dots.
 fn is_jwt(text: &&str) -> bool {
-    text.starts_with("eyJ") && text.bytes().filter(|byte| *byte == b'.').count() == 2
-}
-
-fn cookies(line: &str) -> impl Iterator<Item = (&str, &str)> {
-    line.split(';').map(|pair| cookie(pair.trim())).filter(|(_, value)| !value.is_empty())
+    (text.starts_with("ey") || text.starts_with("ew"))
+        && text.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
 fn cookie(pair: &str) -> (&str, &str) {
@@ -216,6 +234,7 @@ mod tests {
         assert_eq!(token(&[("authorization", "Bearer a.b.c")], None), found);
         assert_eq!(token(&[("authorization", "bEARER   a.b.c ")], None), found);
         assert_eq!(token(&[("authorization", "Bearer\ta.b.c")], None), found);
+        assert_eq!(token(&[("authorization", "Bearera.b.c")], None), found);
         assert_eq!(token(&[("x-access-token", "a.b.c")], None), found);
         assert_eq!(token(&[("x-access-token", "Bearer a.b.c")], None), found);
         assert_eq!(token(&[("cookie", "x=1; access_token=a.b.c; y=2")], None), found);
@@ -226,12 +245,20 @@ mod tests {
 
     #[test]
     fn a_jwt_behind_another_scheme_is_judged_as_one() {
-        for value in ["JWT eyJhbGciOiJ9.e30.x", "DPoP\teyJhbGciOiJ9.e30.x", "eyJhbGciOiJ9.e30.x"] {
+        for value in [
+            "JWT eyJhbGciOiJ9.e30.x",
+            "DPoP\teyJhbGciOiJ9.e30.x",
+            "eyJhbGciOiJ9.e30.x",
+            "Token token=\"eyJhbGciOiJ9.e30.x\", nonce=\"1\"",
+            "Basic YTpi, Bearer eyJhbGciOiJ9.e30.x",
+        ] {
             let found = token(&[("authorization", value)], None);
             assert_eq!(found, Ok(Some("eyJhbGciOiJ9.e30.x".to_owned())), "{value}");
             assert!(is_for_tokens(value.as_bytes()));
         }
         assert!(!is_for_tokens(b"Basic YTpi"));
+        let two = "Basic YTpi, JWT eyJhbGciOiJ9.e30.x, JWT eyJhbGciOiJ9.e30.y";
+        assert_eq!(token(&[("authorization", two)], None), Err(TWO_TOKENS));
     }
 
     #[test]
@@ -239,8 +266,16 @@ mod tests {
         assert_eq!(token(&[("authorization", "Basic YTpi")], None), Ok(None));
         assert_eq!(token(&[("authorization", "Bearer")], None), Ok(None));
         assert_eq!(token(&[("authorization", "Bearer ")], None), Ok(None));
-        assert_eq!(token(&[("cookie", "Access_Token=a.b.c; access_token=")], None), Ok(None));
-        assert_eq!(token(&[], Some("access_tokens=a.b.c&%ff=1&access_token")), Ok(None));
+        assert_eq!(token(&[("cookie", "access-token=a.b.c; access_token=")], None), Ok(None));
+        assert_eq!(token(&[], Some("access_tokens=a.b.c&%ff=1&access_token&access_token=")), Ok(None));
+    }
+
+    #[test]
+    fn what_a_service_could_take_for_the_token_is_never_overlooked() {
+        assert_eq!(token(&[("cookie", "Access_Token=a.b.c")], None), Err(COOKIE_ALIKE));
+        assert_eq!(token(&[("cookie", "x=1 access_token=a.b.c")], None), Err(COOKIE_ALIKE));
+        assert_eq!(token(&[], Some("Access.Token=a.b.c")), Err(QUERY_ALIKE));
+        assert_eq!(token(&[], Some("q=1;access_token=a.b.c")), Err(QUERY_ALIKE));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Response;
 use crate::support::redis::Redis;
+use crate::support::{eventually, now};
 
 struct Scene {
     gateway: Gateway,
@@ -21,6 +22,7 @@ fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let setup = Setup::new()
         .issuer(&issuer)
         .upstream("app", &origin)
+        .section(PATIENT_DATABASE)
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"");
     Scene { gateway: change(setup).start(), origin, issuer }
 }
@@ -63,6 +65,61 @@ fn a_header_that_may_carry_the_token_has_one_spelling() {
         assert!(!seen.text().contains(&expired), "{name}: {}", seen.text());
         scene.origin.forget();
     }
+}
+
+/// The token is revoked; were it overlooked, the request would pass as anonymous, and the service would find it.
+#[test]
+fn a_token_that_only_a_service_would_find_is_not_overlooked() {
+    let scene = scene(|it| it);
+    let token = scene.issuer.good("alice");
+    scene.gateway.revoke_token(&token);
+    for (path, lines, why) in [
+        ("/x", format!("Cookie: Access_Token={token}\r\n"), "ASP.NET compares without case"),
+        ("/x", format!("Cookie: access.token={token}\r\n"), "PHP has no dots in names"),
+        ("/x", format!("Cookie: access_token[]={token}\r\n"), "PHP and Rack have lists"),
+        ("/x", format!("Cookie: access%5ftoken={token}\r\n"), "CVE-2020-8184: names that are decoded"),
+        ("/x", format!("Cookie: a=1 access_token={token}\r\n"), "Python divides at blanks"),
+        ("/x", format!("Cookie: a=1, access_token={token}\r\n"), "RFC 2109 divides at commas"),
+        (&*format!("/x?Access_Token={token}"), String::new(), "ASP.NET compares without case"),
+        (&*format!("/x?access.token={token}"), String::new(), "PHP has no dots in names"),
+        (&*format!("/x?a=1;access_token={token}"), String::new(), "older servers divide at semicolons"),
+    ] {
+        let response = scene.send("HTTP/1.1", path, &format!("Host: a.test\r\n{lines}"));
+        assert_eq!((response.status, response.reason().as_str()), (400, "request_ambiguous"), "{why}");
+        scene.origin.saw_nothing();
+    }
+    for value in [
+        format!("JWT {token}"),
+        format!("Bearer{token}"),
+        format!("Token token=\"{token}\""),
+        format!("Basic YTpi, Bearer {token}"),
+    ] {
+        let response = scene.get(&format!("Authorization: {value}\r\n"));
+        assert_eq!(response.reason(), "token_revoked", "{value}");
+        scene.origin.saw_nothing();
+    }
+    // What is only similar is nobody's token.
+    for lines in [
+        "Cookie: access-token=1; my_access_token=2; next=/?access_token=3\r\n",
+        "Authorization: Basic YTpi\r\n",
+    ] {
+        assert_eq!(scene.get(lines).status, 200, "{lines}");
+    }
+}
+
+/// CVE-2026-33496: what was verified once is judged again each time.
+#[test]
+fn a_token_that_was_good_a_moment_ago_is_judged_again() {
+    let scene = scene(|it| it);
+    let soon = now() + 2;
+    let token = scene.issuer.token("alice", |claims| claims["exp"] = soon.into());
+    let line = format!("Authorization: Bearer {token}\r\n");
+    assert_eq!(scene.get(&line).status, 200);
+    eventually("it has expired", || match scene.get(&line) {
+        response if response.status == 200 => Err(response.status),
+        response => Ok(assert_eq!(response.reason(), "token_expired")),
+    });
+    assert!(now() >= soon);
 }
 
 #[test]

@@ -2,10 +2,11 @@
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Origin, Seen};
 use crate::support::raw::Response;
+use crate::support::service::{Service, Speaks};
 
 const IDENTITY: &str =
     "[identity]\nheaders = { \"x-user-id\" = \"{sub}\", \"x-user-roles\" = \"{roles}\" }\n";
@@ -22,7 +23,8 @@ fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let setup = Gateway::guarding(&issuer, &origin)
         .route("name = \"public\"\npath = \"/public/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
         .route("name = \"optional\"\npath = \"/optional/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"")
-        .section(IDENTITY);
+        .section(IDENTITY)
+        .section(PATIENT_DATABASE);
     Scene { gateway: change(setup).start(), origin, token: issuer.good("alice") }
 }
 
@@ -198,6 +200,10 @@ const FORWARDED: &[(&str, &str)] = &[
     ("X-HTTP-Method-Override", "CVE-2026-35051"),
     ("X-HTTP-Method", "CVE-2026-35051"),
     ("X-Method-Override", "CVE-2026-35051"),
+    ("X-Host", "CVE-2026-40575"),
+    ("X-Scheme", "CVE-2026-40575"),
+    ("Front-End-Https", "CVE-2026-40575"),
+    ("Proxy", "CVE-2016-5385"),
 ];
 
 #[test]
@@ -246,6 +252,36 @@ fn a_stranger_is_named_by_the_gateway_itself() {
     assert!(!seen.text().contains("192.0.2.7"), "{}", seen.text());
     let named = seen.values("x-forwarded-for");
     assert!(named.is_empty() || named == ["127.0.0.1"], "{named:?}");
+}
+
+/// The same request by HTTP/2: other code writes it.
+#[test]
+fn a_service_of_http2_hears_nobody_but_the_gateway_either() {
+    let service = Service::start(Speaks::h2c());
+    let issuer = Issuer::new(Algorithm::ES256);
+    let upstream = service.config_toml("app", "http2 = true");
+    let setup = Setup::new().issuer(&issuer).section(&upstream).section(IDENTITY);
+    let gateway = setup.route("path = \"/{*rest}\"\nupstream = \"app\"").start();
+    let mut lines = format!("Authorization: Bearer {}\r\n", issuer.good("alice"));
+    for (name, _) in SPELLINGS.iter().chain(FORWARDED) {
+        lines.push_str(&format!("{name}: mallory.test\r\n"));
+    }
+    let head = format!(
+        "POST /x HTTP/1.1\r\nHost: a.test\r\n{lines}Connection: close, x-user-id, x-private\r\nX-Private: mallory\r\n\
+         TE: trailers\r\nKeep-Alive: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+    );
+    let body = "2\r\nhi\r\n0\r\nX-User-Id: mallory\r\n\r\n";
+    assert_eq!(gateway.raw().send(head + body).response().status, 200);
+    let told = service.only();
+    assert_eq!((told.version, &told.body[..]), ("HTTP/2.0", &b"hi"[..]));
+    let ids: Vec<_> = told.headers.get_all("x-user-id").iter().collect();
+    assert_eq!(ids, ["alice"]);
+    for (name, value) in &told.headers {
+        assert!(!value.as_bytes().starts_with(b"mallory"), "{name}: {told:?}");
+    }
+    for name in ["connection", "keep-alive", "transfer-encoding", "te", "x-private", "upgrade"] {
+        assert!(!told.headers.contains_key(name), "{name}: {told:?}");
+    }
 }
 
 #[test]

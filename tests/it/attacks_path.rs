@@ -3,7 +3,7 @@
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::raw::Response;
@@ -27,7 +27,7 @@ const ROUTES: [&str; 4] = [
 fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let origin = Origin::start();
     let issuer = Issuer::new(Algorithm::ES256);
-    let setup = Setup::new().issuer(&issuer).upstream("app", &origin);
+    let setup = Setup::new().issuer(&issuer).upstream("app", &origin).section(PATIENT_DATABASE);
     let setup = change(ROUTES.iter().fold(setup, |setup, route| setup.route(route)));
     Scene { gateway: setup.start(), origin, token: issuer.good("alice") }
 }
@@ -78,6 +78,8 @@ const AMBIGUOUS: &[(&[u8], &str)] = &[
     (b"/public/..;/admin/x", "CVE-2026-73551: parameters hide dots"),
     (b"/public/x;y=1", "CVE-2026-73511: parameters"),
     (b"/public;/x", "CVE-2026-73553"),
+    (b"/public/..%3B/admin/x", "CVE-2026-73551: parameters that are decoded first"),
+    (b"/public/%2e.%3bx=1/admin/x", "CVE-2026-73551"),
     (b"/admin/x#/public/x", "CVE-2021-32779: raw fragment"),
     (b"/public/x#", "CVE-2021-32779: empty fragment"),
     (b"/public/%252e%252e/admin/x", "CVE-2026-27587: decoded twice"),
@@ -255,6 +257,31 @@ fn a_host_is_the_same_however_it_is_written() {
     }
 }
 
+/// CVE-2026-27588: beyond some number of hosts another way of finding them, by which case mattered.
+#[test]
+fn a_host_is_the_same_however_many_there_are() {
+    let many: Vec<String> = (0..300).map(|number| format!("\"h{number}.admin.test\"")).collect();
+    let scene = scene(|it| {
+        it.route(&format!(
+            "name = \"many\"\nhosts = [{}, \"*.wide.test\", \"[::1]\"]\npath = \"/{{*rest}}\"\nupstream = \"app\"\n\
+             require = {{ roles = [\"admin\"] }}",
+            many.join(", ")
+        ))
+    });
+    for host in [
+        "h0.admin.test",
+        "H299.Admin.TEST",
+        "h7.admin.test.:443",
+        "A.Wide.Test",
+        "x.y.WIDE.test.",
+        "[0:0::1]",
+    ] {
+        let response = scene.get(b"/public/x", &format!("Host: {host}\r\n"));
+        assert_eq!(response.status, 403, "{host}: {response:?}");
+        scene.origin.saw_nothing();
+    }
+}
+
 #[test]
 fn a_host_that_is_missing_double_or_malformed_is_refused() {
     let scene = scene(|it| it);
@@ -271,6 +298,8 @@ fn a_host_that_is_missing_double_or_malformed_is_refused() {
         ("Host: a test\r\n", "a space"),
         ("Host: a.test\\admin.test\r\n", "a backslash"),
         ("Host: \x7f\r\n", "a control byte"),
+        ("Host: admin.test..\r\n", "two dots at the end: one is forgiven, and another name is left"),
+        ("Host: [1]\r\n", "no address"),
         ("Host:\r\n", "empty with an origin-form target: no host can be routed"),
     ] {
         let response = scene.get(b"/public/x", hosts);

@@ -9,10 +9,13 @@
 
 mod support;
 
+mod attacks_answers;
 mod attacks_credential;
 mod attacks_framing;
 mod attacks_headers;
+mod attacks_http2;
 mod attacks_path;
+mod attacks_wire;
 mod chaos;
 mod chores;
 mod cli;

@@ -31,6 +31,13 @@ fn the_container_runs_and_checks_the_binary_that_is_built() {
     let last_stage = all.iter().rposition(|(word, _)| word == "FROM").unwrap();
     let (build, run) = all.split_at(last_stage);
     assert!(build.iter().any(|(_, rest)| rest.contains("cargo build --release --locked")), "{build:?}");
+    // Cargo builds nothing where a file is missing that a manifest names.
+    let context = read(".dockerignore");
+    for needed in ["Cargo.toml", "Cargo.lock", "src", "benches", "fuzz"] {
+        let copied =
+            build.iter().any(|(word, rest)| word == "COPY" && rest.split(' ').any(|it| it == needed));
+        assert!(copied && context.contains(&format!("\n!{needed}")), "{needed} is not copied");
+    }
     let value = |word: &str| {
         let found = run.iter().find(|(it, _)| it == word);
         found.unwrap_or_else(|| panic!("no {word} in the last stage")).1.clone()
@@ -58,12 +65,31 @@ fn every_subcommand_that_files_name_exists() {
 
 #[test]
 fn the_scripts_are_shell_that_parses() {
-    for script in ["scripts/setup", "scripts/demo", "scripts/test", ".ci/run"] {
+    for script in ["scripts/setup", "scripts/demo", "scripts/test", "scripts/fuzz", "fuzz/rustc", ".ci/run"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(script);
         assert!(Command::new("sh").arg("-n").arg(&path).status().unwrap().success(), "{script}");
         use std::os::unix::fs::PermissionsExt;
         assert!(fs::metadata(&path).unwrap().permissions().mode() & 0o111 != 0, "{script} is not executable");
     }
+}
+
+#[test]
+fn every_fuzz_target_is_built_and_begins_with_inputs_of_its_own() {
+    let (manifest, root) = (read("fuzz/Cargo.toml"), Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz"));
+    let targets = fs::read_dir(root.join("fuzz_targets")).unwrap().map(|it| it.unwrap().path());
+    let names: Vec<String> =
+        targets.map(|it| it.file_stem().unwrap().to_string_lossy().into_owned()).collect();
+    for wanted in ["target", "token", "config"] {
+        assert!(names.iter().any(|name| name == wanted), "{names:?}");
+    }
+    for name in names {
+        assert!(
+            manifest.contains(&format!("name = \"{name}\"\npath = \"fuzz_targets/{name}.rs\"")),
+            "{name}"
+        );
+        assert!(fs::read_dir(root.join("corpus").join(&name)).unwrap().next().is_some(), "{name}");
+    }
+    assert!(read(".ci/run").contains("step fuzz scripts/fuzz "), "and is run for a while");
 }
 
 /// The contents of a page's code blocks of one language.

@@ -130,14 +130,38 @@ pub fn get(host: &str, path: &str, headers: &[(&str, &str)]) -> Request<()> {
     request.body(()).unwrap()
 }
 
+pub const DATA: u8 = 0;
 pub const HEADERS: u8 = 1;
 pub const RST_STREAM: u8 = 3;
 pub const GOAWAY: u8 = 7;
+pub const END_STREAM: u8 = 1;
+pub const END_HEADERS: u8 = 4;
 /// `:status 200` in the static table (RFC 7541 appendix A).
 pub const STATUS_200: u8 = 0x88;
 
 /// The preface, settings, and one request of exactly these fields: no library would send some of them.
 pub fn raw_request(fields: &[(&str, &str)]) -> Vec<u8> {
+    raw_exchange(&[raw_frame(HEADERS, END_STREAM | END_HEADERS, &block(fields))])
+}
+
+/// The preface, settings, and these frames.
+pub fn raw_exchange(frames: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    bytes.extend(frames.concat());
+    bytes
+}
+
+/// One frame of stream 1.
+pub fn raw_frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let [.., a, b, c] = payload.len().to_be_bytes();
+    let mut frame = vec![a, b, c, kind, flags, 0, 0, 0, 1];
+    frame.extend(payload);
+    frame
+}
+
+/// A field block.
+pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     let mut block = Vec::new();
     for (name, value) in fields {
         // Literal, never indexed, without Huffman coding (RFC 7541 section 6.2.3).
@@ -147,13 +171,7 @@ pub fn raw_request(fields: &[(&str, &str)]) -> Vec<u8> {
             block.extend(text.as_bytes());
         }
     }
-    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    bytes.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
-    let [.., a, b, c] = block.len().to_be_bytes();
-    // END_STREAM and END_HEADERS, on stream 1.
-    bytes.extend([a, b, c, HEADERS, 5, 0, 0, 0, 1]);
-    bytes.extend(block);
-    bytes
+    block
 }
 
 /// RFC 7541 section 5.1, with a prefix of seven bits.
