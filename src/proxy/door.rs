@@ -57,6 +57,7 @@ pub struct Door {
     metrics: Metrics,
     tls: TlsMetrics,
     connections: Connections,
+    closing: Arc<AtomicBool>,
 }
 
 /// How long clients have to come back for an answer that says `Connection: close`, before idle connections are closed
@@ -71,8 +72,10 @@ impl Door {
         tls: TlsMetrics,
         connections: Connections,
     ) -> Self {
-        let proxy = Arc::new(http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) }));
-        Self { proxy, snapshot, metrics, tls, connections }
+        let closing = Arc::<AtomicBool>::default();
+        let proxy = Proxy { snapshot: Arc::clone(&snapshot), closing: Arc::clone(&closing) };
+        let proxy = Arc::new(http_proxy(conf, proxy));
+        Self { proxy, snapshot, metrics, tls, connections, closing }
     }
 
     /// A place for one more connection; one too many is closed before a byte of it is read. Taken where connections are
@@ -159,6 +162,7 @@ impl Door {
 
     /// Runs when nothing is accepted any more.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         let _ = tokio::time::timeout(LAME_DUCK, self.connections.all_closed()).await;
         self.proxy.http_cleanup().await;
     }

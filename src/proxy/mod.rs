@@ -20,8 +20,10 @@ pub mod settings;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
@@ -44,9 +46,34 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// Changes that observers make; they are waited for at the end.
     pub observing: TaskTracker,
+    /// What keeps the ledger up to date.
+    pub ledger_tasks: Arc<LedgerTasks>,
+}
+
+/// The tasks of a ledger. They end with the last request that was judged by it.
+pub struct LedgerTasks(CancellationToken);
+
+impl LedgerTasks {
+    /// `tasks`: what cancels them.
+    pub fn new(tasks: CancellationToken) -> Self {
+        Self(tasks)
+    }
+
+    /// Ends them although somebody may still ask.
+    pub fn end(&self) {
+        self.0.cancel();
+    }
+}
+
+impl Drop for LedgerTasks {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// The proxy: Pingora calls its phases.
 pub struct Proxy {
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Set when the gateway ends: who keeps a connection is told with the next answer.
+    closing: Arc<AtomicBool>,
 }
