@@ -25,9 +25,11 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{AdminState, Life};
 use crate::cause::Chain;
 use crate::config::{Checked, Config, Files};
+use crate::gate::Gate;
 use crate::ledger::Mode;
 use crate::proxy::Connections;
 use crate::report::{self, Audit};
+use crate::time::Timestamp;
 use current::{Current, Makers};
 use inherit::Inherited;
 use listen::Listeners;
@@ -225,6 +227,7 @@ impl Gateway {
             manager,
             succession,
             upgrade_socket,
+            reloading: background.child_token(),
             background,
         };
         Ok(Self { proxy, admin, serving, reloader, files, signals, ready })
@@ -233,11 +236,17 @@ impl Gateway {
 
 /// Waits until requests can be judged here as well as by the predecessor.
 async fn fit(current: &Current) -> Result<(), SuccessionError> {
-    let judges = tokio::time::timeout(FIT_WITHIN, current.reaches(|mode| mode != Mode::Blind)).await;
-    judges.map_err(|_| SuccessionError::Unfit)?;
-    if current.ledger().health().redis.is_some_and(|redis| redis.up) {
+    let judges = current.becomes(FIT_WITHIN, |gate| gate.ledger.health().mode != Mode::Blind);
+    judges.await.map_err(|_| SuccessionError::Blind)?;
+    let keyless = |gate: &Gate| {
+        let status = gate.verifiers.status(Timestamp::now());
+        status.into_iter().find(|issuer| issuer.keys == 0).map(|issuer| issuer.issuer)
+    };
+    let keys = current.becomes(FIT_WITHIN, |gate| keyless(gate).is_none()).await;
+    keys.map_err(|_| SuccessionError::Keyless(current.gate(keyless).unwrap_or_default()))?;
+    if current.gate(|gate| gate.ledger.health().redis.is_some_and(|redis| redis.up)) {
         // Some ways to reach Redis never come that far, and are as good as they get.
-        let _ = tokio::time::timeout(FOLLOWS_WITHIN, current.reaches(|mode| mode == Mode::Coherent)).await;
+        let _ = current.becomes(FOLLOWS_WITHIN, |gate| gate.ledger.health().mode == Mode::Coherent).await;
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use pingora::server::configuration::ServerConf;
 use prometheus::Registry;
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,7 +21,7 @@ use crate::config::Config;
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::sessions::StoredSession;
-use crate::ledger::{Ledger, LedgerMetrics, Mode, StoreError};
+use crate::ledger::{Ledger, LedgerMetrics, StoreError};
 use crate::proxy::{Connections, Door, LedgerTasks, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
@@ -32,6 +33,9 @@ use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
 
 /// How long the tasks of a ledger that was replaced go on for requests that still ask it.
 const AT_LEAST: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether something has become so.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often a ledger that was opened without its database is looked at.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
@@ -192,16 +196,20 @@ impl Current {
         self.makers.writer.close();
     }
 
-    pub(super) fn ledger(&self) -> Arc<Ledger> {
-        Arc::clone(&self.snapshot.load().gate.ledger)
+    /// Asks something of the gate in force.
+    pub(super) fn gate<T>(&self, ask: impl FnOnce(&Gate) -> T) -> T {
+        ask(&self.snapshot.load().gate)
     }
 
-    /// Waits until the ledger finds its answers in such a way.
-    pub(super) async fn reaches(&self, wanted: impl Fn(Mode) -> bool) {
-        let mut looks = tokio::time::interval(Duration::from_millis(20));
-        while !wanted(self.ledger().health().mode) {
-            looks.tick().await;
-        }
+    /// Waits until the gate in force is so.
+    pub(super) async fn becomes(&self, within: Duration, so: impl Fn(&Gate) -> bool) -> Result<(), Elapsed> {
+        let becoming = async {
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            while !self.gate(&so) {
+                looks.tick().await;
+            }
+        };
+        tokio::time::timeout(within, becoming).await
     }
 
     /// The proxy door, over whatever snapshot is in force.

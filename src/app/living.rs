@@ -75,6 +75,8 @@ pub(super) struct Serving {
     pub(super) manager: Manager,
     pub(super) succession: Succession,
     pub(super) upgrade_socket: Option<Arc<UpgradeSocket>>,
+    /// Cancelled first: a process that ends must not take an address that the next one wants.
+    pub(super) reloading: CancellationToken,
     /// Cancelled last: the ledger must answer until the last request, and the last control call, is through.
     pub(super) background: CancellationToken,
 }
@@ -84,7 +86,8 @@ impl Gateway {
     pub async fn serve(self) -> Result<(), StartError> {
         let Self { serving, reloader, files, signals, mut ready, .. } = self;
         let Signals { hang_up, user1, mut stop, mut quit, mut user2 } = signals;
-        serving.in_background(reloader.serve_forever(Orders { hang_up, user1 }, files));
+        let reloading = reloader.serve_forever(Orders { hang_up, user1 }, files);
+        tokio::spawn(serving.reloading.clone().run_until_cancelled_owned(reloading));
         if let Some(socket) = &serving.upgrade_socket {
             serving.in_background(serving.succession.clone().answer_forever(Arc::clone(socket)));
         }
@@ -139,12 +142,14 @@ impl Serving {
             tracing::info!(?delay, "Not ready any more; connections are still accepted");
             tokio::time::sleep(delay).await;
         }
+        self.reloading.cancel();
         self.listeners.lock().close_proxy(false);
     }
 
     /// Another process serves on the same sockets already.
     async fn step_back(&self, successor: Ready) {
         self.life.draining();
+        self.reloading.cancel();
         {
             let mut listeners = self.listeners.lock();
             listeners.close_proxy(true);

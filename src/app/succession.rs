@@ -66,8 +66,11 @@ pub enum SuccessionError {
     #[error("the line between the processes is broken")]
     Line(#[from] io::Error),
     /// The stores do not answer.
-    #[error("no store answers, and the running process may do better: it goes on")]
-    Unfit,
+    #[error("no store answers, and the running process may do better")]
+    Blind,
+    /// Tokens would meet an outage that they do not meet now.
+    #[error("there are no keys of issuer {0} yet, and the running process may have some")]
+    Keyless(Arc<str>),
     /// It took too long.
     #[error("not ready within {PATIENCE:?}")]
     Late,

@@ -38,7 +38,7 @@ pub use entrance::Entrance;
 pub struct Snapshot {
     /// The judgment.
     pub gate: Gate,
-    /// `[server]`: limits and trust. What cannot change while running (listeners, threads) is taken from the first.
+    /// `[server]`: limits and trust. What cannot change while running (threads) is taken from the first.
     pub server: ServerSettings,
     /// Where facts are told.
     pub report: Report,

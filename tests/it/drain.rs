@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, PATIENT_DATABASE};
 use crate::support::issuer::Issuer;
 use crate::support::load::{Load, Target};
 use crate::support::origin::{Answer, Origin};

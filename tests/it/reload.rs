@@ -5,12 +5,14 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, Setup};
+use crate::ledger_common::patient_redis;
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::load::{Load, Target};
 use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
 use crate::support::raw::{self, Raw};
+use crate::support::redis::Redis;
 use crate::support::{eventually, free_port};
 
 const APPLIED: &str = "portcullis_reloads_total{outcome=\"applied\"}";
@@ -59,7 +61,7 @@ fn fifty_reloads_of_everything_lose_neither_a_request_nor_a_connection() {
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
     let toml = |round: usize| {
-        let setup = Gateway::guarding(&issuer, &origins[round % 2]).section(&tls);
+        let setup = Gateway::guarding(&issuer, &origins[round % 2]).section(PATIENT_DATABASE).section(&tls);
         let setup = match round % 5 {
             0 => setup,
             // Another issuer would make one realm of two; it has its own.
@@ -97,6 +99,33 @@ fn fifty_reloads_of_everything_lose_neither_a_request_nor_a_connection() {
     assert_eq!(gateway.metric(REFUSED), Some(0.0));
     assert!(origins.iter().all(|origin| !origin.requests().is_empty()));
     assert_eq!(gateway.get("/x", Some(&other.good("bob"))).status, 401);
+}
+
+#[test]
+fn stores_are_replaced_under_load_and_no_answer_is_lost() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let redis = [Redis::start(), Redis::start()];
+    let setup = || Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE);
+    let toml = |round: usize| match round % 3 {
+        2 => setup().toml(),
+        one => setup().section(&patient_redis(&redis[one])).toml(),
+    };
+    let gateway = Gateway::start(&toml(0));
+    gateway.ban("mallory");
+    let (mallory, load) = (issuer.good("mallory"), Load::on(&plainly(&gateway, &issuer)));
+    load.goes_on(20);
+    for round in 1..10 {
+        reload(&gateway, &toml(round));
+        // A Redis that has never heard of the ban is not believed.
+        assert_eq!(gateway.get("/x", Some(&mallory)).reason(), "user_banned", "round {round}");
+        load.goes_on(10);
+    }
+    let (_, told) = load.end();
+    assert_eq!(told, 0);
+}
+
+fn plainly(gateway: &Gateway, issuer: &Issuer) -> Target {
+    Target { plain: gateway.addr(), tls: None, token: issuer.good("alice"), ends: false }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::load::{Load, Target};
 use crate::support::origin::{Answer, Origin};
@@ -31,7 +31,10 @@ impl Scene {
 
     fn setup(&self) -> Setup {
         let tls = self.shelf.listener(&[self.shelf.entry("a", &["a.test"])], "");
-        Gateway::guarding(&self.issuer, &self.origin).server(UPGRADE_SOCKET).section(&tls)
+        Gateway::guarding(&self.issuer, &self.origin)
+            .server(UPGRADE_SOCKET)
+            .section(PATIENT_DATABASE)
+            .section(&tls)
     }
 
     fn load(&self, gateway: &Gateway) -> Load {
@@ -170,8 +173,12 @@ fn whoever_asks_for_sockets_and_leaves_changes_nothing() {
     let refusals = |gateway: &Gateway| gateway.log().matches("this process goes on as before").count();
     let asks: [fn(&mut Asker); 4] = [
         |_| {},
-        |asker| drop(asker.say("{\"fly\":{}}\n")),
-        |asker| drop(asker.say("{\"take\":{\"protocol\":99,\"version\":\"far ahead\"}}\n")),
+        |asker| {
+            asker.say("{\"fly\":{}}\n");
+        },
+        |asker| {
+            asker.say("{\"take\":{\"protocol\":99,\"version\":\"far ahead\"}}\n");
+        },
         |asker| assert!(asker.take().hear().contains("given")),
     ];
     for (count, ask) in asks.iter().enumerate() {

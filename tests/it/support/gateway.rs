@@ -1,6 +1,8 @@
 //! The real gateway as a process of its own. Dropped, it is stopped, and everything it ever said is searched for
 //! tokens and secrets.
 
+mod succession;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -317,48 +319,6 @@ impl Gateway {
         self.successor.unwrap_or_else(|| self.child.id())
     }
 
-    /// Has the gateway start its own successor and waits until that one serves alone; the first process has ended well.
-    pub fn succeed(&mut self) {
-        let before = self.pid();
-        self.signal("USR2");
-        let next = eventually("a successor serves", || {
-            let lines = self.log_lines();
-            let serves = |line: &&Value| line["message"] == "Another process serves from now on";
-            let named = lines.iter().filter(serves).filter_map(|line| line["successor"].as_u64()).last();
-            named.map(|pid| pid as u32).filter(|pid| *pid != before).ok_or_else(|| self.log())
-        });
-        self.ended(before);
-        self.successor = Some(next);
-    }
-
-    /// Starts a process with `--upgrade` that takes this one's place.
-    pub fn upgrade(&mut self) {
-        let directory = self.directory.path();
-        let child = command(directory)
-            .arg("--upgrade")
-            .stdout(log_file(directory, "stdout.log"))
-            .stderr(log_file(directory, "stderr.log"))
-            .spawn()
-            .unwrap();
-        let before = std::mem::replace(&mut self.child, child);
-        self.ended_child(before);
-    }
-
-    fn ended_child(&self, mut child: Child) {
-        let status = exit_of(&mut child).unwrap_or_else(|| panic!("still there; its log:\n{}", self.log()));
-        assert_eq!(status.code(), Some(0), "{}", self.log());
-    }
-
-    /// Waits for the end of a process that was ours, or that one of ours has begun.
-    fn ended(&mut self, pid: u32) {
-        if pid == self.child.id() {
-            let status = self.wait_exit();
-            assert_eq!(status.code(), Some(0), "{}", self.log());
-            return;
-        }
-        eventually("the process before has ended", || if alive(pid) { Err(self.log()) } else { Ok(()) });
-    }
-
     /// Takes effect on SIGHUP, or when the gateway sees that the file has changed. Whole in one step, by a rename.
     pub fn rewrite_config(&self, toml: &str) {
         let path = self.directory.path().join("gateway.toml");
@@ -401,20 +361,7 @@ impl Gateway {
             }
             self.child.wait().map(drop).unwrap_or_default();
         }
-        if let Some(pid) = self.successor.filter(|&pid| alive(pid)) {
-            if let Some(metrics) = self.last_metrics() {
-                found.extend(leaks::search("/metrics", metrics.as_bytes()));
-            }
-            send_signal(pid, "TERM");
-            let gone = std::time::Instant::now();
-            while alive(pid) && gone.elapsed() < DEADLINE {
-                super::pause(std::time::Duration::from_millis(5));
-            }
-            if alive(pid) {
-                send_signal(pid, "KILL");
-                found.push("the successor did not end on SIGTERM".to_owned());
-            }
-        }
+        found.extend(self.stop_successor());
         found.extend(leaks::search_directory(self.directory.path(), &may_hold_secrets));
         found
     }
@@ -470,12 +417,6 @@ fn command(directory: &Path) -> Command {
     let mut command = Command::new(BINARY);
     command.args(["-c", "gateway.toml"]).current_dir(directory).env_remove("RUST_LOG").stdin(Stdio::null());
     command
-}
-
-/// Whether a process is there that has not ended yet.
-fn alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
 }
 
 fn exit_of(child: &mut Child) -> Option<ExitStatus> {

@@ -7,8 +7,6 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 
-use rustls::ClientConfig;
-
 use super::eventually;
 use super::http2::{self, Http2};
 use super::https::{Client, Https};
