@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+/// How long a manager is waited for that does not read: what is said is said a few times in a life.
+const PATIENCE: Duration = Duration::from_millis(500);
+
 /// Where the manager listens.
 #[derive(Clone, Default)]
 pub(super) struct Manager {
@@ -58,26 +61,33 @@ impl Manager {
         let mut ticks = tokio::time::interval(every.max(Duration::from_millis(1)));
         loop {
             ticks.tick().await;
-            self.tell("WATCHDOG=1");
+            if let Some(socket) = &self.socket {
+                // The next one will do.
+                let _ = send(socket, "WATCHDOG=1", Duration::ZERO);
+            }
         }
     }
 
     fn tell(&self, state: &str) {
         let Some(socket) = &self.socket else { return };
-        if let Err(error) = send(socket, state) {
+        if let Err(error) = send(socket, state, PATIENCE) {
             tracing::warn!(%error, state, "The service manager cannot be told");
         }
     }
 }
 
-fn send(socket: &OsStr, state: &str) -> std::io::Result<()> {
+/// `within`: how long a manager may take that does not read at present. Zero: not at all.
+fn send(socket: &OsStr, state: &str, within: Duration) -> std::io::Result<()> {
     let address = match socket.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
     let datagram = UnixDatagram::unbound()?;
-    // A manager that does not read must not hold us up.
-    datagram.set_nonblocking(true)?;
+    if within.is_zero() {
+        datagram.set_nonblocking(true)?;
+    } else {
+        datagram.set_write_timeout(Some(within))?;
+    }
     datagram.send_to_addr(state.as_bytes(), &address).map(drop)
 }
 

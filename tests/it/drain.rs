@@ -26,6 +26,7 @@ fn sigterm_under_load_loses_no_request_of_clients_that_do_as_they_are_told() {
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
     for delay in ["0s", "700ms"] {
         let setup = Gateway::guarding(&issuer, &origin)
+            .section(PATIENT_DATABASE)
             .server(&format!("shutdown_delay = \"{delay}\""))
             .section(&tls);
         let mut gateway = setup.start();

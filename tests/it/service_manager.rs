@@ -6,6 +6,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 
@@ -15,31 +18,50 @@ use crate::support::origin::Origin;
 use crate::support::server::{program, send_signal};
 use crate::support::{DEADLINE, eventually, leaks, raw, unique};
 
-/// What the manager has heard.
+/// What the manager has heard. It listens all the time: its queue is short.
 struct Manager {
-    socket: UnixDatagram,
+    states: mpsc::Receiver<String>,
     heard: Vec<String>,
+    done: Arc<AtomicBool>,
 }
 
 impl Manager {
     fn new(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).unwrap();
-        socket.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self { socket, heard: Vec::new() }
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let (tell, states) = mpsc::channel();
+        let done = Arc::<AtomicBool>::default();
+        let ended = Arc::clone(&done);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1024];
+            while !ended.load(Ordering::SeqCst) {
+                // Nothing, or interrupted.
+                let Ok(length) = socket.recv(&mut buffer) else { continue };
+                let _ = tell.send(String::from_utf8_lossy(&buffer[..length]).into_owned());
+            }
+        });
+        Self { states, heard: Vec::new(), done }
     }
 
-    /// The next state that says this; what is said in between is kept.
+    /// The next state that says this.
     fn hear(&mut self, wanted: &str) -> String {
         loop {
-            let mut buffer = [0; 1024];
-            let length = self.socket.recv(&mut buffer);
-            let length = length.unwrap_or_else(|it| panic!("{wanted} was not said ({it}): {:?}", self.heard));
-            let state = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            self.heard.push(state.clone());
-            if state.lines().any(|line| line.starts_with(wanted)) {
+            let state = self.states.recv_timeout(DEADLINE);
+            let state = state.unwrap_or_else(|_| panic!("{wanted} was not said: {:?}", self.heard));
+            let says = state.lines().any(|line| line.starts_with(wanted));
+            if state != "WATCHDOG=1" {
+                self.heard.push(state.clone());
+            }
+            if says {
                 return state;
             }
         }
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::SeqCst);
     }
 }
 
@@ -82,20 +104,24 @@ struct Activated {
 
 impl Activated {
     fn start(toml: &str, sockets: [&TcpListener; 2]) -> Self {
+        let script =
+            "exec 3<&0 4<&1 0</dev/null 1>&2; LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=a:b exec \"$0\" run";
+        Self::by(script, toml, sockets.map(|socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap()))))
+    }
+
+    /// Begun by a shell, with these for its standard input and output.
+    fn by(script: &str, toml: &str, [input, output]: [Stdio; 2]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("gateway.toml"), toml).unwrap();
         let token = unique("control-");
         leaks::secret(&token);
         fs::write(directory.path().join("admin.token"), token).unwrap();
         let log = File::create(directory.path().join("log")).unwrap();
-        let [one, two] = sockets.map(|socket| Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
-        let script =
-            "exec 3<&0 4<&1 0</dev/null 1>&2; LISTEN_FDS=2 LISTEN_PID=$$ LISTEN_FDNAMES=a:b exec \"$0\" run";
         let child = Command::new("sh")
             .args(["-c", script, BINARY])
             .current_dir(&directory)
-            .stdin(one)
-            .stdout(two)
+            .stdin(input)
+            .stdout(output)
             .stderr(log)
             .spawn()
             .unwrap();
@@ -164,6 +190,29 @@ fn a_socket_for_an_address_that_nobody_wants_is_told_and_closed() {
     let address = other.local_addr().unwrap().to_string();
     assert!(gateway.log().lines().any(|line| line.contains("does not name") && line.contains(&address)));
     gateway.stop();
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_and_told_of_where_it_is_low() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let toml = |connections: usize| {
+        let limits = format!("limits = {{ connections = {connections}, idle_upstreams = 44 }}");
+        Gateway::guarding(&issuer, &origin).server(&limits).toml()
+    };
+    for (connections, warned) in [(350, false), (351, true)] {
+        let script = "ulimit -S -n 100 && ulimit -H -n 1000 && exec \"$0\" run 1>&2";
+        let mut gateway = Activated::by(script, &toml(connections), [Stdio::null(), Stdio::null()]);
+        eventually("it serves", || {
+            let log = gateway.log();
+            if log.contains("\"listener\":\"admin\"") { Ok(()) } else { Err(log) }
+        });
+        let limits = fs::read_to_string(format!("/proc/{}/limits", gateway.child.id())).unwrap();
+        let open_files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let limits: Vec<&str> = open_files.split_whitespace().skip(3).take(2).collect();
+        assert_eq!(limits, ["1000", "1000"]);
+        assert_eq!(gateway.log().contains("The limit of open files is lower"), warned, "{}", gateway.log());
+        gateway.stop();
+    }
 }
 
 fn unit(name: &str) -> String {
