@@ -130,11 +130,11 @@ impl Serving {
         let config = self.current.config();
         let (delay, drain) = (config.server.shutdown_delay, config.server.drain);
         self.manager.stopping(delay + drain + AFTERWARDS);
-        self.succession.end();
         ready.close();
         while let Ok(ready) = ready.try_recv() {
             ready.stop().await;
         }
+        self.succession.end().await;
         if let Some(socket) = &self.upgrade_socket {
             socket.remove();
         }

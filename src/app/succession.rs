@@ -28,6 +28,9 @@ const BY_STANDARD_INPUT: &str = "PORTCULLIS_PREDECESSOR";
 /// How long a successor may take until it is ready: stores to open, key sets to fetch.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// How long it may take to tell a successor that it is not needed.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// How long accepting on the upgrade socket rests after it has failed.
 const REST: Duration = Duration::from_millis(200);
 
@@ -201,8 +204,10 @@ impl Succession {
     }
 
     /// Tells a successor that is on its way to end too.
-    pub(super) fn end(&self) {
+    pub(super) async fn end(&self) {
         self.ending.cancel();
+        // Until it has been told, or cannot be.
+        let _ = tokio::time::timeout(LAST_WORD, self.one.acquire()).await;
     }
 
     /// Begins a successor: this program with its own arguments, as it lies on the disk now.

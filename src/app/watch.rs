@@ -72,10 +72,15 @@ impl<'a> Still<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
+    /// Something done to two files.
+    type Step<'a> = &'a dyn Fn(&Path, &Path);
+
     /// What a look at these two files shows after each of some steps, and whether they are read then.
-    fn looks(steps: &[&dyn Fn(&std::path::Path, &std::path::Path)]) -> Vec<bool> {
+    fn looks(steps: &[Step<'_>]) -> Vec<bool> {
         let folder = tempfile::tempdir().expect("a folder");
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         std::fs::write(&one, "1").expect("written");
@@ -92,10 +97,9 @@ mod tests {
 
     #[test]
     fn a_file_is_read_when_it_has_stayed_the_same_for_a_look() {
-        let nothing = |_: &std::path::Path, _: &std::path::Path| {};
-        let write = |text: &'static str| {
-            move |one: &std::path::Path, _: &std::path::Path| std::fs::write(one, text).expect("written")
-        };
+        let nothing = |_: &Path, _: &Path| {};
+        let write =
+            |text: &'static str| move |one: &Path, _: &Path| std::fs::write(one, text).expect("written");
         assert_eq!(looks(&[&nothing, &nothing]), [false, false]);
         let half = write("half");
         let whole = write("whole, at last");
@@ -104,10 +108,9 @@ mod tests {
 
     #[test]
     fn a_file_that_has_gone_is_waited_for_a_while_and_no_longer() {
-        let nothing = |_: &std::path::Path, _: &std::path::Path| {};
-        let remove = |one: &std::path::Path, _: &std::path::Path| std::fs::remove_file(one).expect("removed");
-        let back =
-            |one: &std::path::Path, _: &std::path::Path| std::fs::write(one, "again").expect("written");
+        let nothing = |_: &Path, _: &Path| {};
+        let remove = |one: &Path, _: &Path| std::fs::remove_file(one).expect("removed");
+        let back = |one: &Path, _: &Path| std::fs::write(one, "again").expect("written");
         assert_eq!(looks(&[&remove, &nothing, &back, &nothing]), [false, false, false, true]);
         assert_eq!(
             looks(&[&remove, &nothing, &nothing, &nothing, &nothing, &nothing]),

@@ -51,7 +51,10 @@ fn sigterm_under_load_loses_no_request_of_clients_that_do_as_they_are_told() {
 #[test]
 fn readiness_turns_false_before_anything_closes() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let mut gateway = Gateway::guarding(&issuer, &origin).server("shutdown_delay = \"3s\"").start();
+    let mut gateway = Gateway::guarding(&issuer, &origin)
+        .section(PATIENT_DATABASE)
+        .server("shutdown_delay = \"3s\"")
+        .start();
     let token = issuer.good("alice");
     let mut kept = gateway.raw();
     let mut ask = || {
@@ -79,7 +82,10 @@ fn readiness_turns_false_before_anything_closes() {
 #[test]
 fn told_twice_a_gateway_that_only_waits_for_load_balancers_ends_at_once() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let mut gateway = Gateway::guarding(&issuer, &origin).server("shutdown_delay = \"1h\"").start();
+    let mut gateway = Gateway::guarding(&issuer, &origin)
+        .section(PATIENT_DATABASE)
+        .server("shutdown_delay = \"1h\"")
+        .start();
     gateway.signal("TERM");
     not_ready(&gateway);
     gateway.signal("TERM");
@@ -90,7 +96,7 @@ fn told_twice_a_gateway_that_only_waits_for_load_balancers_ends_at_once() {
 #[test]
 fn a_connection_that_was_waited_on_since_before_hears_with_its_next_answer_that_it_ends() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let mut gateway = Gateway::guarding(&issuer, &origin).start();
+    let mut gateway = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).start();
     let token = issuer.good("alice");
     let request = format!("GET /x HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut kept = gateway.raw();

@@ -18,6 +18,10 @@ use crate::support::{eventually, free_port};
 const APPLIED: &str = "portcullis_reloads_total{outcome=\"applied\"}";
 const REFUSED: &str = "portcullis_reloads_total{outcome=\"refused\"}";
 
+fn guarding(issuer: &Issuer, origin: &Origin) -> Setup {
+    Gateway::guarding(issuer, origin).section(PATIENT_DATABASE)
+}
+
 fn counted(gateway: &Gateway, series: &str, count: f64) {
     eventually(series, || match gateway.metric(series) {
         Some(seen) if seen >= count => Ok(()),
@@ -43,8 +47,9 @@ fn accepts(address: SocketAddr) -> bool {
     TcpStream::connect(address).is_ok()
 }
 
+/// Not where everybody takes free ports: given up for a moment, it is still ours.
 fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
+    SocketAddr::from(([127, 0, 3, 7], port))
 }
 
 /// `listen = ["127.0.0.1:0", …]`
@@ -61,20 +66,26 @@ fn fifty_reloads_of_everything_lose_neither_a_request_nor_a_connection() {
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
     let toml = |round: usize| {
-        let setup = Gateway::guarding(&issuer, &origins[round % 2]).section(PATIENT_DATABASE).section(&tls);
+        let setup = guarding(&issuer, &origins[round % 2]).section(&tls);
         let setup = match round % 5 {
             0 => setup,
-            // Another issuer would make one realm of two; it has its own.
-            1 => setup
+            // A second issuer, each with a realm of its own.
+            1 => Setup::new()
+                .section(PATIENT_DATABASE)
+                .section(&(issuer.config_toml() + "realm = \"one\"\n"))
+                .section(&(other.config_toml() + "realm = \"two\"\n"))
+                .upstream("app", &origins[round % 2])
+                .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
                 .route("path = \"/open\"\nupstream = \"app\"\nauth = \"public\"")
-                .section("[identity]\nheaders = { x-who = \"{sub}\" }"),
+                .section("[identity]\nheaders = { x-who = \"{sub}\" }")
+                .section(&tls),
             2 => setup.section("[ledger]\npresets = [\"native\", \"token-blacklist\"]"),
             3 => setup.section("[ledger.memory]\nanswers = 1000").log("level = \"info\""),
             _ => setup
                 .server("drain = \"0s\"\nlimits = { idle_timeout = \"50s\", body_bytes = \"1MiB\" }")
                 .section("[token]\nmax_bytes = \"8KiB\""),
         };
-        if round % 3 == 0 { listening(&setup, &[more]) } else { setup.toml() }
+        if round.is_multiple_of(3) { listening(&setup, &[more]) } else { setup.toml() }
     };
     let gateway = Gateway::start(&toml(1));
     let load = Load::on(&Target {
@@ -84,12 +95,12 @@ fn fifty_reloads_of_everything_lose_neither_a_request_nor_a_connection() {
         ends: false,
     });
     load.goes_on(20);
-    for round in 2..52 {
-        if round % 4 == 0 {
+    for round in 2..52_usize {
+        if round.is_multiple_of(4) {
             shelf.put("a", &authority.server(&["a.test"]));
         }
         reload(&gateway, &toml(round));
-        if round % 10 == 0 {
+        if round.is_multiple_of(10) {
             load.goes_on(20);
         }
     }
@@ -98,14 +109,14 @@ fn fifty_reloads_of_everything_lose_neither_a_request_nor_a_connection() {
     assert_eq!(told, 0, "no connection was given up");
     assert_eq!(gateway.metric(REFUSED), Some(0.0));
     assert!(origins.iter().all(|origin| !origin.requests().is_empty()));
-    assert_eq!(gateway.get("/x", Some(&other.good("bob"))).status, 401);
+    assert_eq!(gateway.get("/x", Some(&other.good("bob"))).status, 200, "the last one names its issuer");
 }
 
 #[test]
 fn stores_are_replaced_under_load_and_no_answer_is_lost() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let redis = [Redis::start(), Redis::start()];
-    let setup = || Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE);
+    let setup = || guarding(&issuer, &origin);
     let toml = |round: usize| match round % 3 {
         2 => setup().toml(),
         one => setup().section(&patient_redis(&redis[one])).toml(),
@@ -131,7 +142,7 @@ fn plainly(gateway: &Gateway, issuer: &Issuer) -> Target {
 #[test]
 fn listeners_come_and_go_and_what_is_kept_is_not_touched() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Gateway::guarding(&issuer, &origin);
+    let setup = guarding(&issuer, &origin);
     let gateway = setup.start();
     let (more, token) = (local(free_port()), issuer.good("alice"));
     let ask = |raw: &mut Raw| {
@@ -174,11 +185,11 @@ fn listeners_come_and_go_and_what_is_kept_is_not_touched() {
 #[test]
 fn an_address_that_is_taken_refuses_the_whole_reload() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Gateway::guarding(&issuer, &origin);
+    let setup = guarding(&issuer, &origin);
     let gateway = setup.start();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let with_route =
-        Gateway::guarding(&issuer, &origin).route("path = \"/open\"\nupstream = \"app\"\nauth = \"public\"");
+        guarding(&issuer, &origin).route("path = \"/open\"\nupstream = \"app\"\nauth = \"public\"");
     refuse(&gateway, &listening(&with_route, &[taken.local_addr().unwrap()]));
     let log = gateway.log();
     assert!(log.contains("cannot listen on") && log.contains("server.listen"), "{log}");
@@ -192,7 +203,7 @@ fn an_address_that_is_taken_refuses_the_whole_reload() {
 #[test]
 fn the_control_door_the_audit_file_and_the_level_of_the_log_move() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Gateway::guarding(&issuer, &origin);
+    let setup = guarding(&issuer, &origin);
     let gateway = setup.start();
     gateway.logout("alice");
     let admin = local(free_port());
@@ -224,8 +235,7 @@ fn the_control_door_the_audit_file_and_the_level_of_the_log_move() {
 #[test]
 fn what_needs_a_restart_is_named_with_its_line() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup =
-        Gateway::guarding(&issuer, &origin).server("limits = { connections = 5000, idle_upstreams = 7 }");
+    let setup = guarding(&issuer, &origin).server("limits = { connections = 5000, idle_upstreams = 7 }");
     let gateway = setup.start();
     let toml =
         setup.toml().replace("threads = 2", "threads = 3").replace("= 5000", "= 6000").replace("= 7", "= 8");
@@ -247,7 +257,7 @@ fn what_needs_a_restart_is_named_with_its_line() {
 #[test]
 fn a_request_outlives_the_ledger_it_was_judged_by() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Gateway::guarding(&issuer, &origin).server("drain = \"0s\"").route(
+    let setup = guarding(&issuer, &origin).server("drain = \"0s\"").route(
         "path = \"/logout\"\nupstream = \"app\"\non_response = [{ status = \"2xx\", revoke = \"token\" }]",
     );
     let gateway = setup.start();
@@ -270,12 +280,12 @@ fn a_request_outlives_the_ledger_it_was_judged_by() {
 #[test]
 fn a_link_that_leads_elsewhere_is_another_file() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Gateway::guarding(&issuer, &origin);
+    let setup = guarding(&issuer, &origin);
     let gateway = setup.start();
     // As a ConfigMap is mounted: gateway.toml → ..data/gateway.toml, and ..data → one of two directories.
     let directory = gateway.directory();
     let open = setup.route("path = \"/open\"\nupstream = \"app\"\nauth = \"public\"");
-    for (name, toml) in [("..one", Gateway::guarding(&issuer, &origin).toml()), ("..two", open.toml())] {
+    for (name, toml) in [("..one", guarding(&issuer, &origin).toml()), ("..two", open.toml())] {
         fs::create_dir(directory.join(name)).unwrap();
         fs::write(directory.join(name).join("gateway.toml"), toml).unwrap();
     }
@@ -301,6 +311,7 @@ fn keys_of_issuers_secrets_and_certificates_are_watched_too() {
     shelf.put("a", &authority.server(&["a.test"]));
     let keys = issuer.config_with(&format!("jwks_file = \"{}\"", issuer.jwks_file().display()));
     let gateway = Setup::new()
+        .section(PATIENT_DATABASE)
         .section(&keys)
         .section(&shelf.listener(&[shelf.entry("a", &["a.test"])], ""))
         .upstream("app", &origin)
@@ -348,7 +359,7 @@ fn a_file_that_is_gone_does_not_hide_a_change_that_no_longer_needs_it() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let shelf = Shelf::new();
     shelf.put("a", &Authority::new().server(&["a.test"]));
-    let setup = Gateway::guarding(&issuer, &origin);
+    let setup = guarding(&issuer, &origin);
     let with_tls = setup.toml() + &shelf.listener(&[shelf.entry("a", &["a.test"])], "");
     let gateway = Gateway::start(&with_tls);
     fs::remove_file(shelf.path().join("a.crt")).unwrap();

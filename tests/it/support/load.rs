@@ -65,7 +65,7 @@ impl Load {
             let (target, tally) = (target.clone(), Arc::clone(&tally));
             clients.push(std::thread::spawn(move || client(&target, &tally)));
         };
-        spawn(|target, tally| each_on_its_own(target, tally));
+        spawn(each_on_its_own);
         spawn(|target, tally| {
             keep(target, tally, || connect(target.plain).map(|tcp| Raw::over(Box::new(tcp))))
         });

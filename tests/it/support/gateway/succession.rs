@@ -15,7 +15,7 @@ impl Gateway {
         let next = eventually("a successor serves", || {
             let lines = self.log_lines();
             let serves = |line: &&Value| line["message"] == "Another process serves from now on";
-            let named = lines.iter().filter(serves).filter_map(|line| line["successor"].as_u64()).last();
+            let named = lines.iter().filter(serves).filter_map(|line| line["successor"].as_u64()).next_back();
             named.map(|pid| pid as u32).filter(|pid| *pid != before).ok_or_else(|| self.log())
         });
         self.ended(before);
