@@ -135,7 +135,8 @@ struct Start<'a> {
 
 /// A gateway that serves.
 pub struct Gateway {
-    /// Where the proxy listens, plain listeners first: port 0 has become a number.
+    /// Where the proxy listens, plain listeners first, then those with TLS, then those of forward-auth: port 0 has become
+    /// a number.
     pub proxy: Vec<SocketAddr>,
     /// Where the control door listens.
     pub admin: SocketAddr,

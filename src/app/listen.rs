@@ -33,6 +33,8 @@ pub(super) enum Role {
     /// Plain HTTP.
     Plain,
     Tls,
+    /// Proxies that forward by themselves, and ask.
+    ForwardAuth,
     /// The control door.
     Admin,
 }
@@ -43,6 +45,7 @@ impl Role {
         match self {
             Self::Plain => "server.listen",
             Self::Tls => "server.tls.listen",
+            Self::ForwardAuth => "forward_auth.listen",
             Self::Admin => "admin.listen",
         }
     }
@@ -52,6 +55,7 @@ impl Role {
         match self {
             Self::Plain => "proxy",
             Self::Tls => "tls",
+            Self::ForwardAuth => "forward_auth",
             Self::Admin => "admin",
         }
     }
@@ -68,6 +72,7 @@ pub(super) struct Wanted {
 /// What is done with a connection.
 enum Use {
     Plain,
+    ForwardAuth,
     Tls(Arc<Listener>),
     Admin,
 }
@@ -178,7 +183,8 @@ impl Listeners {
                     let terms = Terms::new(settings).map_err(StartError::process)?;
                     Use::Tls(Arc::new(Listener::new(terms)))
                 }
-                (_, None) => Use::Plain,
+                (Role::ForwardAuth, None) => Use::ForwardAuth,
+                (Role::Plain | Role::Tls, None) => Use::Plain,
             };
             // What is listened on for another purpose is not bound a second time.
             let known = self.open.iter().find(|open| open.address == wanted.address);
@@ -230,6 +236,7 @@ impl Listeners {
         let closing = Closing::new();
         let entrance = match &made_for {
             Use::Plain => Some(Entrance::Plain),
+            Use::ForwardAuth => Some(Entrance::ForwardAuth),
             Use::Tls(terms) => Some(Entrance::Tls(Arc::clone(terms))),
             Use::Admin => None,
         };
@@ -253,7 +260,7 @@ impl Listeners {
         Open { wanted, address, socket, made_for, closing }
     }
 
-    /// Where the proxy listens, plain listeners first.
+    /// Where the proxy listens: plain listeners, those with TLS, those of forward-auth.
     pub(super) fn proxy(&self) -> Vec<SocketAddr> {
         let proxy = self.open.iter().filter(|open| open.wanted.role != Role::Admin);
         proxy.map(|open| open.address).collect()
@@ -310,7 +317,9 @@ fn wanted(config: &Config) -> impl Iterator<Item = (Wanted, Option<&TlsSettings>
     let of = |role| move |address| Wanted { role, address };
     let plain = config.server.listen.iter().copied().map(of(Role::Plain)).map(|wanted| (wanted, None));
     let tls = config.server.tls.iter().map(move |tls| (of(Role::Tls)(tls.listen), Some(tls)));
-    plain.chain(tls).chain(std::iter::once((of(Role::Admin)(config.admin.listen), None)))
+    let asked = config.forward_auth.iter().flat_map(|asked| asked.listen.iter().copied());
+    let asked = asked.map(of(Role::ForwardAuth)).map(|wanted| (wanted, None));
+    plain.chain(tls).chain(asked).chain(std::iter::once((of(Role::Admin)(config.admin.listen), None)))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {

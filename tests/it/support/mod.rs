@@ -10,6 +10,7 @@ pub mod leaks;
 pub mod load;
 pub mod mysql;
 pub mod origin;
+pub mod peers;
 pub mod pki;
 pub mod postgres;
 pub mod raw;
