@@ -4,6 +4,7 @@
 //! its keys, one after the other, and what nobody asked for is an unknown key. So the set of keys that exist, their
 //! defaults and what is in effect are all said once, where the key is read.
 
+mod files;
 mod forward_auth;
 mod issuers;
 mod kinds;
@@ -31,7 +32,7 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use crate::admin::settings::AdminSettings;
 use crate::identity::IdentitySettings;
@@ -43,6 +44,7 @@ use crate::token::Place;
 use crate::upstream::UpstreamSettings;
 use crate::verify::IssuerSettings;
 
+pub use files::{Files, Stamp};
 pub use problem::{Problem, Problems, Warnings};
 pub use reader::Environment;
 
@@ -75,6 +77,8 @@ pub struct Checked {
     pub effective: toml::Table,
     /// Every key that was asked for, as a dotted path.
     pub known: BTreeSet<String>,
+    /// Every file that was read, the configuration's own first.
+    pub files: Files,
 }
 
 impl Config {
@@ -85,6 +89,20 @@ impl Config {
 
     /// As [`Config::load`], with all there is to know.
     pub fn check(path: &Path) -> Result<Checked, Problems> {
+        let own = (path.to_owned(), Stamp::of(path));
+        match Self::read(path) {
+            Ok(mut checked) => {
+                checked.files.insert(0, own);
+                Ok(checked)
+            }
+            Err(mut problems) => {
+                problems.files.insert(0, own);
+                Err(problems)
+            }
+        }
+    }
+
+    fn read(path: &Path) -> Result<Checked, Problems> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|cause| Problems::cannot_read(&name, &cause))?;
         let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -124,10 +142,31 @@ impl Config {
                 warnings: Warnings::new(name, text, gathered.warnings),
                 effective,
                 known: gathered.known,
+                files: gathered.files,
             }),
-            _ => Err(Problems::new(name, text, gathered.problems)),
+            _ => Err(Problems::new(name, text, gathered.problems).after_reading(gathered.files)),
         }
     }
+}
+
+/// The line on which a key stands, counted from 1: `server.limits.connections`. `None` where it is not written.
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let mut value: Option<&DeValue<'_>> = None;
+    let mut at = None;
+    for part in key.split('.') {
+        let table = match value {
+            None => document.get_ref(),
+            // Of a list of tables the first is meant.
+            Some(value) => {
+                value.as_table().or_else(|| value.as_array()?.iter().next()?.get_ref().as_table())?
+            }
+        };
+        let (name, found) = table.iter().find(|(name, _)| name.get_ref() == part)?;
+        at = Some(name.span().start);
+        value = Some(found.get_ref());
+    }
+    Some(text.get(..at?)?.matches('\n').count() + 1)
 }
 
 /// The whole file. Everything is read before anything is given up.

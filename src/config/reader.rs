@@ -7,6 +7,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::files::{Files, Seen};
 use super::node::{Entry, Item, Node, Text};
 use super::problem::Span;
 
@@ -18,6 +19,8 @@ pub struct Reader<'a> {
     /// The directory of the file: relative paths start here.
     pub base: &'a Path,
     pub environment: Environment<'a>,
+    /// The files that are read.
+    pub files: Seen,
     problems: RefCell<Vec<(Span, String)>>,
     warnings: RefCell<Vec<(Span, String)>>,
     known: RefCell<BTreeSet<String>>,
@@ -29,6 +32,7 @@ pub struct Gathered {
     pub warnings: Vec<(Span, String)>,
     /// Every key that was asked for, as a dotted path; documentation is held to it.
     pub known: BTreeSet<String>,
+    pub files: Files,
 }
 
 impl<'a> Reader<'a> {
@@ -36,6 +40,7 @@ impl<'a> Reader<'a> {
         Self {
             base,
             environment,
+            files: Seen::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
             known: RefCell::default(),
@@ -47,6 +52,7 @@ impl<'a> Reader<'a> {
             problems: self.problems.into_inner(),
             warnings: self.warnings.into_inner(),
             known: self.known.into_inner(),
+            files: self.files.all(),
         }
     }
 

@@ -37,6 +37,8 @@ pub fn server(table: &mut Table<'_>, alone: bool) -> Option<ServerSettings> {
     let threads = table.or("threads", integer::<usize>(0..=1024), 0);
     let trusted = table.or("trusted_proxies", list(placed(parsed(network))), []);
     let drain = table.or("drain", duration(Duration::ZERO..=HOUR), "30s");
+    let shutdown_delay = table.or("shutdown_delay", duration(Duration::ZERO..=HOUR), "0s");
+    let upgrade_socket = table.maybe("upgrade_socket", path);
     let limits = table.table("limits", limits);
     let ambiguous = table.table("paths", |paths| {
         let words = [("reject", Ambiguous::Reject), ("normalize", Ambiguous::Normalize)];
@@ -65,6 +67,8 @@ pub fn server(table: &mut Table<'_>, alone: bool) -> Option<ServerSettings> {
         limits: limits?,
         ambiguous: ambiguous?,
         drain: drain?,
+        shutdown_delay: shutdown_delay?,
+        upgrade_socket,
     })
 }
 

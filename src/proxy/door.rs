@@ -61,6 +61,7 @@ pub struct Door {
     tls: TlsMetrics,
     connections: Connections,
     waiting: Arc<Waiting>,
+    closing: Arc<AtomicBool>,
 }
 
 /// How long clients have to come back for an answer that says `Connection: close`, before idle connections are closed
@@ -76,10 +77,12 @@ impl Door {
         tls: TlsMetrics,
         connections: Connections,
     ) -> Self {
-        let proxy = Arc::new(http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) }));
+        let closing = Arc::<AtomicBool>::default();
+        let proxy = Proxy { snapshot: Arc::clone(&snapshot), closing: Arc::clone(&closing) };
+        let proxy = Arc::new(http_proxy(conf, proxy));
         let waiting = Arc::new(Waiting::default());
         tokio::spawn(Waiting::look(Arc::downgrade(&waiting), Arc::clone(&snapshot), metrics.clone()));
-        Self { proxy, snapshot, metrics, tls, connections, waiting }
+        Self { proxy, snapshot, metrics, tls, connections, waiting, closing }
     }
 
     /// A place for one more connection; one too many is closed before a byte of it is read. Taken where connections are
@@ -172,6 +175,7 @@ impl Door {
 
     /// Runs when nothing is accepted any more.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         let _ = tokio::time::timeout(LAME_DUCK, self.connections.all_closed()).await;
         self.proxy.http_cleanup().await;
     }

@@ -24,8 +24,10 @@ mod waiting;
 mod wire;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
@@ -41,7 +43,7 @@ pub use forward::client;
 pub struct Snapshot {
     /// The judgment.
     pub gate: Gate,
-    /// `[server]`: limits and trust. What cannot change while running (listeners, threads) is taken from the first.
+    /// `[server]`: limits and trust. What cannot change while running (threads) is taken from the first.
     pub server: ServerSettings,
     /// `[forward_auth]`: who may ask, and how.
     pub forward_auth: Option<ForwardAuth>,
@@ -51,9 +53,34 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// Changes that observers make; they are waited for at the end.
     pub observing: TaskTracker,
+    /// What keeps the ledger up to date.
+    pub ledger_tasks: Arc<LedgerTasks>,
+}
+
+/// The tasks of a ledger. They end with the last request that was judged by it.
+pub struct LedgerTasks(CancellationToken);
+
+impl LedgerTasks {
+    /// `tasks`: what cancels them.
+    pub fn new(tasks: CancellationToken) -> Self {
+        Self(tasks)
+    }
+
+    /// Ends them although somebody may still ask.
+    pub fn end(&self) {
+        self.0.cancel();
+    }
+}
+
+impl Drop for LedgerTasks {
+    fn drop(&mut self) {
+        self.end();
+    }
 }
 
 /// The proxy: Pingora calls its phases.
 pub struct Proxy {
     snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Set when the gateway ends: who keeps a connection is told with the next answer.
+    closing: Arc<AtomicBool>,
 }

@@ -1,5 +1,6 @@
 //! Pingora's phases, in the order in which they happen.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,6 +44,10 @@ impl ProxyHttp for Proxy {
     }
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        if self.closing.load(Ordering::Relaxed) {
+            // Pingora looks when it begins to wait for a request; this one may have been waited for since before.
+            session.set_keepalive(None);
+        }
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));

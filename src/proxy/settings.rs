@@ -1,6 +1,7 @@
 //! `[server]`, resolved.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -24,6 +25,10 @@ pub struct ServerSettings {
     pub ambiguous: Ambiguous,
     /// `drain`, default 30 s: how long running requests may take after SIGTERM.
     pub drain: Duration,
+    /// How long connections are still accepted after readiness has turned false.
+    pub shutdown_delay: Duration,
+    /// Where a successor asks for the listening sockets.
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 impl ServerSettings {

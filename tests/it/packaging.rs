@@ -146,6 +146,7 @@ fn every_command_that_pages_show_exists() {
         "README.md",
         "docs/configuration.md",
         "docs/control-api.md",
+        "docs/operations.md",
         "examples/token-blacklist/README.md",
         "examples/invalid-users/README.md",
         "examples/native/README.md",

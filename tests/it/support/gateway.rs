@@ -1,6 +1,8 @@
 //! The real gateway as a process of its own. Dropped, it is stopped, and everything it ever said is searched for
 //! tokens and secrets.
 
+mod succession;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,8 @@ pub struct Gateway {
     proxy: SocketAddr,
     admin: SocketAddr,
     admin_token: String,
+    /// A process that has taken the place of `child` by itself.
+    successor: Option<u32>,
     /// Whether it has been stopped and searched already.
     finished: bool,
 }
@@ -142,13 +146,20 @@ impl Gateway {
         let (directory, admin_token) = place(toml);
         let child = command(directory.path())
             .envs(variables.iter().copied())
-            .stdout(File::create(directory.path().join("stdout.log")).unwrap())
-            .stderr(File::create(directory.path().join("stderr.log")).unwrap())
+            .stdout(log_file(directory.path(), "stdout.log"))
+            .stderr(log_file(directory.path(), "stderr.log"))
             .spawn()
             .unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut gateway =
-            Self { child, directory, proxy: nowhere, admin: nowhere, admin_token, finished: false };
+        let mut gateway = Self {
+            child,
+            directory,
+            proxy: nowhere,
+            admin: nowhere,
+            admin_token,
+            successor: None,
+            finished: false,
+        };
         (gateway.proxy, gateway.admin) = eventually("both listeners are named in the log", || {
             gateway.alive()?;
             let log = gateway.log();
@@ -306,7 +317,12 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: &str) {
-        send_signal(self.child.id(), signal);
+        send_signal(self.pid(), signal);
+    }
+
+    /// The process that serves.
+    pub fn pid(&self) -> u32 {
+        self.successor.unwrap_or_else(|| self.child.id())
     }
 
     /// Takes effect on SIGHUP, or when the gateway sees that the file has changed. Whole in one step, by a rename.
@@ -351,6 +367,7 @@ impl Gateway {
             }
             self.child.wait().map(drop).unwrap_or_default();
         }
+        found.extend(self.stop_successor());
         found.extend(leaks::search_directory(self.directory.path(), &may_hold_secrets));
         found
     }
@@ -395,6 +412,11 @@ fn place(toml: &str) -> (TempDir, String) {
     fs::write(directory.path().join("admin.token"), &token).unwrap();
     fs::write(directory.path().join("gateway.toml"), toml).unwrap();
     (directory, token)
+}
+
+/// Appended to: two processes may write to it at a time.
+fn log_file(directory: &Path, name: &str) -> File {
+    File::options().append(true).create(true).open(directory.join(name)).unwrap()
 }
 
 fn command(directory: &Path) -> Command {

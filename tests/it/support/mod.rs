@@ -7,6 +7,7 @@ pub mod http2;
 pub mod https;
 pub mod issuer;
 pub mod leaks;
+pub mod load;
 pub mod mysql;
 pub mod origin;
 pub mod peers;
