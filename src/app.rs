@@ -1,6 +1,7 @@
 //! The assembly: the only file that knows all the others. Configuration in, a serving gateway out.
 
 mod current;
+mod descriptors;
 mod listen;
 mod reload;
 
@@ -161,7 +162,10 @@ impl Gateway {
         let audit =
             Audit::open(config.log.audit_file.as_deref(), &makers.metrics).map_err(StartError::Audit)?;
         let audit = Arc::new(audit);
-        let connections = Connections::new(config.server.limits.connections);
+        let connections = {
+            let wanted = config.server.limits.connections;
+            Connections::new(wanted, descriptors::for_clients(wanted))
+        };
         let admin_settings = config.admin.clone();
         let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
         let settling = Arc::clone(&current).settle_forever();

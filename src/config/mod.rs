@@ -13,6 +13,7 @@ mod observers;
 mod path;
 mod presets;
 mod problem;
+mod rate;
 mod reader;
 mod redis;
 mod refresh;
@@ -130,7 +131,8 @@ impl Config {
 
 /// The whole file. Everything is read before anything is given up.
 fn read(table: &mut Table<'_>) -> Option<Config> {
-    let server = table.table("server", server::server);
+    let has_redis = table.has("redis");
+    let server = table.table("server", |table| server::server(table, has_redis));
     let taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
     let admin = table.table("admin", |table| server::admin(table, &taken));
     let log = table.table("log", server::log);
@@ -142,7 +144,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let issuers: Option<Vec<_>> = issuers.into_iter().map(|issuer| issuer.value).collect();
     issuers::rules_between(table.reader, issuers.as_deref().unwrap_or_default());
 
-    let redis = if table.has("redis") { Some(table.table("redis", redis::redis)) } else { None };
+    let redis = if has_redis { Some(table.table("redis", redis::redis)) } else { None };
     table.exists("redis");
     let database = table.table("database", ledger::database);
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));
@@ -155,6 +157,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let around = routes::Around {
         upstreams: &upstreams,
         issuers: has_issuers,
+        redis: has_redis,
         on_outage: ledger.on_outage,
         client_certificates: server.as_ref().is_none_or(ServerSettings::asks_for_certificates),
         presets: ledger.presets.as_deref().unwrap_or_default(),

@@ -26,6 +26,7 @@ pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
 pub use servers::{Primary, Servers};
+pub use throttle::Throttled;
 pub(super) use write::version_key;
 pub use write::{Parcel, RedisWrite, Told};
 
@@ -42,6 +43,7 @@ mod script;
 mod sentinel;
 mod servers;
 mod slots;
+mod throttle;
 mod write;
 
 /// How often the background task asks whether Redis is well.

@@ -2,6 +2,7 @@
 //! in time is waited for.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,39 +17,14 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connections::{Connections, Place, Refused};
 use super::entrance::{Entrance, Failed, Opened, Scheme};
+use super::head::Head;
 use super::settings::Limits;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
 use crate::tls::{HandshakeError, TlsMetrics};
-
-/// How many connections there may be, and are. Cheap to clone.
-#[derive(Clone)]
-pub struct Connections {
-    free: Arc<Semaphore>,
-    capacity: u32,
-}
-
-impl Connections {
-    /// Room for `limit` of them.
-    pub fn new(limit: usize) -> Self {
-        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
-    }
-
-    /// Waits until none is open. Only to be asked for when none is accepted any more.
-    pub async fn all_closed(&self) {
-        // The semaphore is never closed.
-        let _ = self.free.acquire_many(self.capacity).await;
-    }
-}
 
 /// Where every connection comes in, whatever it speaks.
 pub struct Door {
@@ -75,16 +51,24 @@ impl Door {
         Self { proxy, snapshot, metrics, tls, connections }
     }
 
-    /// A place for one more connection; one too many is closed before a byte of it is read. Taken where connections are
-    /// accepted, so that they count in the order in which they come.
-    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.connections.free).try_acquire_owned().ok()
+    /// A place for one more connection. Taken where connections are accepted, so that they count in the order in which
+    /// they come.
+    pub fn place(&self, tcp: &TcpStream, peer: SocketAddr) -> Option<Place> {
+        let snapshot = self.snapshot.load();
+        let (server, peer) = (&snapshot.server, peer.ip().to_canonical());
+        match self.connections.place(tcp.as_raw_fd(), peer, &server.limits, !server.trusts(&peer)) {
+            Ok(place) => return Some(place),
+            Err(Refused::Full) => self.metrics.refused().full.inc(),
+            Err(Refused::Address) => self.metrics.refused().address.inc(),
+            Err(Refused::Descriptors) => self.metrics.refused().descriptors.inc(),
+        }
+        None
     }
 
     /// Serves a connection from its first byte to its last.
     pub async fn serve(
         self: Arc<Self>,
-        _place: OwnedSemaphorePermit,
+        _place: Place,
         tcp: TcpStream,
         peer: SocketAddr,
         entrance: &Entrance,
@@ -95,13 +79,15 @@ impl Door {
         drop(snapshot);
         let opening = entrance.open(tcp, peer, h2c, self.metrics.floods());
         let opened = tokio::time::timeout(limits.header_timeout, opening).await;
-        let Some(Opened { stream, http2, scheme }) = self.tell(opened.ok(), entrance, peer) else { return };
+        let Some(Opened { stream, http2, scheme, head }) = self.tell(opened.ok(), entrance, peer) else {
+            return;
+        };
         let connection = Arc::new(Connection {
             door: Arc::clone(&self),
             scheme,
             options: options(&limits),
             limits,
-            http2,
+            head,
             fresh: AtomicBool::new(true),
             running: AtomicUsize::new(0),
         });
@@ -172,7 +158,8 @@ struct Connection {
     options: HttpServerOptions,
     /// Those in force when it came.
     limits: Limits,
-    http2: bool,
+    /// What may come of the next head, on HTTP/1.1.
+    head: Arc<Head>,
     /// Whether the next request is the first.
     fresh: AtomicBool,
     /// Requests that are being served.
@@ -218,17 +205,20 @@ fn options(limits: &Limits) -> HttpServerOptions {
 /// What a request is told of how it came, and tells of how it goes on.
 struct Arrival {
     scheme: Scheme,
+    head: Arc<Head>,
     head_was_read: AtomicBool,
     /// Grows with every piece of the body.
     pieces: AtomicU32,
     /// Whether the client has said all it had to say before it hears something.
     said: AtomicBool,
+    /// Whether its body was given up for coming too slowly.
+    slow: AtomicBool,
 }
 
 impl Arrival {
-    fn new(scheme: Scheme) -> Self {
-        let [head_was_read, said] = [false, false].map(AtomicBool::new);
-        Self { scheme, head_was_read, pieces: AtomicU32::new(0), said }
+    fn new(scheme: Scheme, head: Arc<Head>) -> Self {
+        let [head_was_read, said, slow] = [false; 3].map(AtomicBool::new);
+        Self { scheme, head, head_was_read, pieces: AtomicU32::new(0), said, slow }
     }
 }
 
@@ -240,6 +230,7 @@ tokio::task_local! {
 pub(super) fn head_was_read() -> Scheme {
     let told = ARRIVAL.try_with(|arrival| {
         arrival.head_was_read.store(true, Ordering::Relaxed);
+        arrival.head.came();
         arrival.scheme.clone()
     });
     // Without the scope, in a test say, nobody waits.
@@ -252,6 +243,11 @@ pub(super) fn body_moved(over: bool) {
         arrival.pieces.fetch_add(1, Ordering::Relaxed);
         arrival.said.fetch_or(over, Ordering::Relaxed);
     });
+}
+
+/// Called when a body is given up.
+pub(super) fn body_was_slow() {
+    let _ = ARRIVAL.try_with(|arrival| arrival.slow.store(true, Ordering::Relaxed));
 }
 
 #[async_trait]
@@ -270,9 +266,10 @@ impl HttpServerApp for Connection {
         let first = self.fresh.swap(false, Ordering::Relaxed);
         let patience = {
             let limits = &self.door.snapshot.load().server.limits;
+            self.head.expect(limits.header_bytes);
             if first { limits.header_timeout } else { limits.idle_timeout }
         };
-        let arrival = Arc::new(Arrival::new(self.scheme.clone()));
+        let arrival = Arc::new(Arrival::new(self.scheme.clone(), Arc::clone(&self.head)));
         let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -286,17 +283,24 @@ impl HttpServerApp for Connection {
             }
             return None;
         }
-        // Pingora keeps time on the bodies of HTTP/1.1, and on those of HTTP/2 it does not.
-        while self.http2 && !arrival.said.load(Ordering::Relaxed) {
+        // Pingora keeps time on each read of HTTP/1.1, be it of a byte that says nothing, and of HTTP/2 on none.
+        while !arrival.said.load(Ordering::Relaxed) {
             let before = arrival.pieces.load(Ordering::Relaxed);
             tokio::select! {
                 biased;
-                reused = &mut work => return reused,
+                reused = &mut work => {
+                    // Who is given up in a filter was waited for until here.
+                    if arrival.slow.load(Ordering::Relaxed) {
+                        self.door.metrics.slow_body();
+                    }
+                    return reused;
+                }
                 () = fast_sleep(self.limits.idle_timeout) => {}
             }
             let stalled = arrival.pieces.load(Ordering::Relaxed) == before;
             if stalled && !arrival.said.load(Ordering::Relaxed) {
-                // Dropping the request resets its stream, and no other.
+                self.door.metrics.slow_body();
+                // Dropping the request closes its connection, or resets its stream and no other.
                 return None;
             }
         }

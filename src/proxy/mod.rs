@@ -1,19 +1,23 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
-//! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
+//! [`connections`] are counted, [`entrance`] opens them, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
+//! what two servers could read differently, [`judge`] asks for the verdict, [`limits`] counts
+//! requests, [`body`] finds a token in a body, [`exchange`]
 //! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
 //! that is, and what happens when it fails, [`observe`] learns from what it answers.
 
 mod attempts;
 mod body;
+mod connections;
 mod door;
 mod entrance;
 mod exchange;
 mod forward;
 mod frames;
+mod head;
 mod hygiene;
 mod judge;
+mod limits;
 mod observe;
 mod phases;
 pub mod settings;
@@ -25,11 +29,13 @@ use arc_swap::ArcSwap;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
+use crate::rate::{Limiter, Limits};
 use crate::report::Report;
 use crate::route::Route;
 use settings::ServerSettings;
 
-pub use door::{Connections, Door};
+pub use connections::Connections;
+pub use door::Door;
 pub use entrance::Entrance;
 
 /// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
@@ -42,6 +48,10 @@ pub struct Snapshot {
     pub report: Report,
     /// Every route, in the order of the configuration.
     pub routes: Vec<Arc<Route>>,
+    /// Counts requests where a limit is set.
+    pub limiter: Arc<Limiter>,
+    /// `server.rate_limit`: of all requests, by address.
+    pub limits: Limits,
     /// Changes that observers make; they are waited for at the end.
     pub observing: TaskTracker,
 }

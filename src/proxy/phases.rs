@@ -15,7 +15,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, attempts, door, forward, hygiene, observe};
+use super::{Proxy, attempts, door, forward, hygiene, limits, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
@@ -120,6 +120,9 @@ impl ProxyHttp for Proxy {
             door::body_moved(true);
             observe::hear_out(session, exchange);
         }
+        if exchange.talks {
+            door::body_moved(true);
+        }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
         forward::prepare(request, exchange)
@@ -144,6 +147,8 @@ impl ProxyHttp for Proxy {
         }
         if end {
             observe::hear_out(session, exchange);
+        } else if limits::is_slow(exchange) {
+            return Error::e_explain(ErrorType::HTTPStatus(408), "the request body comes too slowly");
         }
         Ok(())
     }
@@ -170,9 +175,10 @@ impl ProxyHttp for Proxy {
         }
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
-        door::body_moved(!status.is_informational());
+        door::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
+            limits::tell(response, exchange)?;
             observe::answered(session, response, exchange).await?;
         }
         // Of an answer that is held back the client has not heard yet.
@@ -216,6 +222,9 @@ impl ProxyHttp for Proxy {
         if *error.esource() == ErrorSource::Upstream {
             let cause = exchange.attempts.refused.as_deref();
             tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), cause, upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
+        }
+        if reason == Some(DenyReason::BodyTimeout) {
+            door::body_was_slow();
         }
         if reason.is_none() && exchange.status == 0 {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
@@ -265,6 +274,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (_, HTTPStatus(408)) | (ErrorSource::Downstream, ReadTimedout) => Some(DenyReason::BodyTimeout),
         (_, other) if *other == UNRECORDED => Some(DenyReason::Unrecorded),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
@@ -290,6 +300,7 @@ async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) ->
         response.append_header(name, value)?;
     }
     response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    limits::tell(&mut response, exchange)?;
     exchange.status = answer.status.as_u16();
     let body = (!is_head && !answer.body.is_empty()).then_some(answer.body);
     session.write_response_header(Box::new(response), body.is_none()).await?;
