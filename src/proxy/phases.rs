@@ -43,6 +43,10 @@ impl ProxyHttp for Proxy {
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
+        if session.as_mut().is_body_empty() {
+            // Nothing more is waited for, however long it takes to find a server.
+            door::body_moved(true);
+        }
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
             // An IPv4 client on a dual-stack socket is still an IPv4 client.
             exchange.peer = address.ip().to_canonical();
@@ -117,7 +121,6 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if session.as_mut().is_body_empty() {
             // On the way to a service that speaks HTTP/2 Pingora has no body filtered that is not there.
-            door::body_moved(true);
             observe::hear_out(session, exchange);
         }
         if exchange.talks {
