@@ -33,6 +33,17 @@ pub struct Request<'a> {
     pub client_certificate: bool,
     /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
     pub in_body: Option<Token<'a>>,
+    /// Who forwards it, if it passes.
+    pub forwarder: Forwarder,
+}
+
+/// Who forwards a request that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarder {
+    /// This gateway.
+    Us,
+    /// The proxy that asks.
+    Peer,
 }
 
 /// A request, and the route it goes to: only [`Gate::find`] brings the two together.
@@ -83,9 +94,15 @@ impl Gate {
     /// Where a request goes, before anybody is asked who sends it.
     pub fn find<'a>(&'a self, request: &'a Request<'a>) -> Result<Matched<'a>, Denial> {
         let Target { host, path, .. } = request.target;
-        let route = self.routes.find(host, path, request.method);
-        let none = || Denial { route: None, credential: None, reason: DenyReason::NoRoute };
-        route.map(|route| Matched { request, route }).ok_or_else(none)
+        let Some(route) = self.routes.find(host, path, request.method) else {
+            return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
+        };
+        // No less specific route takes its place: what is guarded for others is not opened here.
+        if route.upstream.is_none() && request.forwarder == Forwarder::Us {
+            let (route, reason) = (Some(Arc::clone(route)), DenyReason::NoRoute);
+            return Err(Denial { route, credential: None, reason });
+        }
+        Ok(Matched { request, route })
     }
 
     /// Judges a request whose route is known.

@@ -74,7 +74,7 @@ async fn accept(
         };
         match accepted {
             Ok((tcp, peer)) => {
-                let Some(place) = door.place(&tcp, peer) else { continue };
+                let Some(place) = door.place(&tcp, peer, &entrance) else { continue };
                 let (door, entrance, closed) = (Arc::clone(&door), Arc::clone(&entrance), closed.clone());
                 tokio::spawn(async move { door.serve(place, tcp, peer, &entrance, closed).await });
             }

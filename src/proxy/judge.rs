@@ -22,7 +22,6 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
     let snapshot = Arc::clone(&exchange.snapshot);
     let mut count = Count::new(&snapshot, exchange.client);
     let verdict = judge_counted(session, exchange, &snapshot, &mut count).await;
-    let verdict = count.pass(verdict).await;
     exchange.standings = count.told();
     verdict
 }
@@ -35,7 +34,7 @@ async fn judge_counted(
 ) -> Verdict {
     let limits = &snapshot.server.limits;
     // First: who frames one request in two ways is not asked for another, whatever else there is to say.
-    hygiene::check(session, limits).map_err(deny)?;
+    exchange.websocket = hygiene::check(session, limits).map_err(deny)?;
     count.anything().await.map_err(deny)?;
     if let Some(route) = looks_into_body(session, exchange)?
         && let Access::Refresh(refresh) = &route.settings.access
@@ -53,17 +52,12 @@ async fn judge_counted(
         method: &header.method,
         target: &target,
         headers: &header.headers,
-        websocket: hygiene::is_websocket(header),
-        client_certificate: exchange.scheme.client_certificate(),
+        websocket: exchange.websocket,
+        client_certificate: exchange.arrival.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
+        forwarder: gate::Forwarder::Us,
     };
-    let verdict = match snapshot.gate.find(&request) {
-        Ok(matched) => match count.arrival(matched.route()).await {
-            Ok(()) => snapshot.gate.judge_matched(&matched, Timestamp::now()).await,
-            Err(reason) => Err(Denial { route: Some(Arc::clone(matched.route())), credential: None, reason }),
-        },
-        Err(denial) => Err(denial),
-    };
+    let verdict = count.judge(&request, Timestamp::now()).await;
     if !target.as_received {
         // From here on there is only the path that was judged.
         let judged = target.origin_form();
@@ -74,7 +68,7 @@ async fn judge_counted(
     verdict
 }
 
-fn deny(reason: DenyReason) -> Denial {
+pub(super) fn deny(reason: DenyReason) -> Denial {
     Denial { route: None, credential: None, reason }
 }
 
@@ -87,7 +81,7 @@ fn target<'a>(exchange: &Exchange, header: &'a RequestHeader) -> Result<Target<'
     if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
         return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
     }
-    if exchange.scheme.misdirects(&target.host) {
+    if exchange.arrival.scheme.misdirects(&target.host) {
         return Err(deny(DenyReason::MisdirectedRequest));
     }
     Ok(target)

@@ -1,6 +1,7 @@
 //! Rate limits at the door: what is counted when, and what clients hear of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Instant;
 
 use pingora::Result;
@@ -10,8 +11,10 @@ use super::Snapshot;
 use super::exchange::Exchange;
 use crate::answer::rate::{POLICY, STANDING, fields};
 use crate::claims::User;
+use crate::gate::Request;
 use crate::rate::{Limit, Standing, Who};
 use crate::route::Route;
+use crate::time::Timestamp;
 use crate::verdict::{Denial, DenyReason, Verdict};
 
 /// What has been counted of one request.
@@ -41,8 +44,18 @@ impl<'a> Count<'a> {
         self.by(&route.limits.before, None).await
     }
 
+    /// One verdict. What counts stands around the judgment, which has no side effects.
+    pub(super) async fn judge(&mut self, request: &Request<'_>, now: Timestamp) -> Verdict {
+        let matched = self.snapshot.gate.find(request)?;
+        if let Err(reason) = self.arrival(matched.route()).await {
+            return Err(Denial { route: Some(Arc::clone(matched.route())), credential: None, reason });
+        }
+        let verdict = self.snapshot.gate.judge_matched(&matched, now).await;
+        self.pass(verdict).await
+    }
+
     /// By what is known once a request may pass. Whoever observes instead of denying does so with what comes out here.
-    pub(super) async fn pass(&mut self, verdict: Verdict) -> Verdict {
+    async fn pass(&mut self, verdict: Verdict) -> Verdict {
         let grant = match verdict {
             Ok(grant) if !grant.route.limits.after.is_empty() => grant,
             other => return other,

@@ -1,11 +1,14 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`connections`] are counted, [`entrance`] opens them, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
-//! what two servers could read differently, [`judge`] asks for the verdict, [`limits`] counts
-//! requests, [`body`] finds a token in a body, [`exchange`]
-//! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
-//! that is, and what happens when it fails, [`observe`] learns from what it answers.
+//! [`connections`] are counted, [`entrance`] opens them, [`door`] serves them, [`waiting`] keeps time on them, [`head`] is
+//! what is read of a head, [`limits`] counts requests, [`arrival`] is what a request is
+//! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
+//! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
+//! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`attempts`] is
+//! which server that is, and what happens when it fails, [`observe`] learns from what it answers.
 
+mod arrival;
+mod asked;
 mod attempts;
 mod body;
 mod connections;
@@ -21,6 +24,7 @@ mod limits;
 mod observe;
 mod phases;
 pub mod settings;
+mod waiting;
 mod wire;
 
 use std::sync::Arc;
@@ -32,7 +36,7 @@ use crate::gate::Gate;
 use crate::rate::{Limiter, Limits};
 use crate::report::Report;
 use crate::route::Route;
-use settings::ServerSettings;
+use settings::{ForwardAuth, ServerSettings};
 
 pub use connections::Connections;
 pub use door::Door;
@@ -44,6 +48,8 @@ pub struct Snapshot {
     pub gate: Gate,
     /// `[server]`: limits and trust. What cannot change while running (listeners, threads) is taken from the first.
     pub server: ServerSettings,
+    /// `[forward_auth]`: who may ask, and how.
+    pub forward_auth: Option<ForwardAuth>,
     /// Where facts are told.
     pub report: Report,
     /// Every route, in the order of the configuration.

@@ -1,6 +1,6 @@
 //! Pingora's phases, in the order in which they happen.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,16 +11,17 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
+use super::arrival::Arrival;
 use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, attempts, door, forward, hygiene, limits, observe};
+use super::{Proxy, arrival, asked, attempts, forward, hygiene, limits, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
-const ANSWERED: bool = true;
+pub(super) const ANSWERED: bool = true;
 const GO_ON: bool = false;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
@@ -32,7 +33,9 @@ impl ProxyHttp for Proxy {
     type CTX = Exchange;
 
     fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.snapshot.load_full(), door::head_was_read())
+        let arrival = Arrival::at_hand();
+        arrival.head_was_read();
+        Exchange::new(self.snapshot.load_full(), arrival)
     }
 
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
@@ -45,18 +48,14 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(limits.idle_timeout));
         if session.as_mut().is_body_empty() {
             // Nothing more is waited for, however long it takes to find a server.
-            door::body_moved(true);
-        }
-        if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
-            // An IPv4 client on a dual-stack socket is still an IPv4 client.
-            exchange.peer = address.ip().to_canonical();
+            arrival::body_moved(true);
         }
         let server = &exchange.snapshot.server;
-        exchange.trusted = server.trusts(&exchange.peer);
-        exchange.client = exchange.peer;
+        let peer = exchange.arrival.peer.address;
+        exchange.trusted = server.trusts(&peer);
         if exchange.trusted {
             let headers = &session.req_header().headers;
-            exchange.client = forward::client(headers, exchange.peer, |address| server.trusts(address));
+            exchange.client = forward::client(headers, peer, |address| server.trusts(address));
             if let Some(id) = headers.get(forward::X_REQUEST_ID).and_then(RequestId::given) {
                 exchange.id = id;
             }
@@ -65,6 +64,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if exchange.arrival.scheme.asks() {
+            return asked::answer(session, exchange).await;
+        }
         let verdict = judge(session, exchange).await;
         exchange.judgment = exchange.began.elapsed();
         let answer = verdict.as_ref().err().map(|denial| {
@@ -88,7 +90,8 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let peer = attempts::choose(session, exchange)?;
         observe::start_over(session, exchange);
-        exchange.forwarded.get_or_insert_with(Instant::now);
+        // Between the verdict and here lies nothing that takes time.
+        exchange.forwarded.get_or_insert(exchange.began + exchange.judgment);
         Ok(peer)
     }
 
@@ -124,7 +127,7 @@ impl ProxyHttp for Proxy {
             observe::hear_out(session, exchange);
         }
         if exchange.talks {
-            door::body_moved(true);
+            arrival::body_moved(true);
         }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
@@ -138,7 +141,7 @@ impl ProxyHttp for Proxy {
         end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        door::body_moved(end);
+        arrival::body_moved(end);
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
@@ -178,7 +181,7 @@ impl ProxyHttp for Proxy {
         }
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
-        door::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
+        arrival::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
             limits::tell(response, exchange)?;
@@ -227,7 +230,7 @@ impl ProxyHttp for Proxy {
             tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), cause, upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
         }
         if reason == Some(DenyReason::BodyTimeout) {
-            door::body_was_slow();
+            exchange.snapshot.report.slow_body();
         }
         if reason.is_none() && exchange.status == 0 {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
@@ -289,7 +292,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
 }
 
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
-async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
     let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)

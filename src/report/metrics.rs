@@ -140,6 +140,10 @@ impl Metrics {
         self.slow_heads.inc();
     }
 
+    pub(super) fn slow_bodies(&self) -> &IntCounter {
+        &self.slow_bodies
+    }
+
     /// The body of a request paused for too long, or came too slowly.
     pub fn slow_body(&self) {
         self.slow_bodies.inc();

@@ -136,7 +136,7 @@ mod tests {
                 hosts: hosts.iter().map(|host| (*host).into()).collect(),
                 path: (*path).into(),
                 methods: methods.to_vec(),
-                upstream: "app".into(),
+                upstream: Some("app".into()),
                 access: Access::Open,
                 client_certificate: ClientCertificate::Optional,
                 html: false,
@@ -145,7 +145,7 @@ mod tests {
                 rate_limits: Vec::new(),
                 observers: Vec::new(),
             };
-            let (upstream, limits) = (Arc::clone(&upstream), Limits::default());
+            let (upstream, limits) = (Some(Arc::clone(&upstream)), Limits::default());
             Arc::new(Route { settings, index, upstream, limits })
         };
         RouteTable::new(&routes.iter().enumerate().map(route).collect::<Vec<_>>())
