@@ -180,7 +180,7 @@ impl Gateway {
         let audit =
             Audit::open(config.log.audit_file.as_deref(), &makers.metrics).map_err(StartError::Audit)?;
         let audit = Arc::new(audit);
-        let connections = Connections::new(config.server.limits.connections);
+        let connections = Connections::new(config.server.limits.connections, files::for_clients());
         let admin_settings = config.admin.clone();
         let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
         let settling = Arc::clone(&current).settle_forever();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::Value;
 
+use crate::rate::{Limits, RateLimit};
 use crate::token::{BodyPlace, Place};
 use crate::upstream::Upstream;
 use crate::upstream::settings::Patience;
@@ -36,6 +37,8 @@ pub struct RouteSettings {
     pub redirect: Option<Box<str>>,
     /// `timeouts`: the upstream's, where the route says nothing else.
     pub timeouts: Patience,
+    /// How often requests may come; all of them count.
+    pub rate_limits: Vec<RateLimit>,
     /// What is learnt from the service's own answers.
     pub observers: Vec<Observer>,
 }
@@ -120,4 +123,6 @@ pub struct Route {
     pub index: usize,
     /// Where its requests go, where they are forwarded here.
     pub upstream: Option<Arc<Upstream>>,
+    /// How often they may come.
+    pub limits: Limits,
 }

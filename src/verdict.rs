@@ -10,6 +10,7 @@ use crate::claims::Claims;
 use crate::identity::Stamps;
 use crate::ledger::profile::Profile;
 use crate::ledger::{Outage, Questions, Revocation};
+use crate::rate::Exceeded;
 use crate::route::Route;
 use crate::token::Fingerprint;
 use crate::verify::{Seal, Unverified};
@@ -115,6 +116,8 @@ pub enum DenyReason {
     InsufficientRole,
     /// A claim has not the value the route asks for.
     ClaimMismatch,
+    /// More requests than a rate limit allows.
+    RateLimited(Exceeded),
     /// The service has answered, and the ledger could not store what follows from it.
     Unrecorded,
     /// The upstream could not be reached or spoke nonsense.
@@ -155,6 +158,7 @@ impl DenyReason {
             Self::InsufficientScope => "insufficient_scope",
             Self::InsufficientRole => "insufficient_role",
             Self::ClaimMismatch => "claim_mismatch",
+            Self::RateLimited(_) => "rate_limited",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::UpstreamTimeout => "upstream_timeout",
         }
@@ -190,6 +194,7 @@ impl DenyReason {
             Self::OriginRefused | Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => {
                 403
             }
+            Self::RateLimited(_) => 429,
             Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
         }
@@ -197,7 +202,7 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 27] = [
+pub const WORDS: [&str; 28] = [
     "no_route",
     "request_ambiguous",
     "misdirected_request",
@@ -222,6 +227,7 @@ pub const WORDS: [&str; 27] = [
     "insufficient_scope",
     "insufficient_role",
     "claim_mismatch",
+    "rate_limited",
     "upstream_unavailable",
     "upstream_timeout",
     "origin_refused",

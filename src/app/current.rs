@@ -23,6 +23,7 @@ use crate::identity::Identity;
 use crate::ledger::sessions::StoredSession;
 use crate::ledger::{Ledger, LedgerMetrics, StoreError};
 use crate::proxy::{Connections, Door, LedgerTasks, Snapshot};
+use crate::rate::{Limiter, Limits, RateMetrics};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
 use crate::tls::TlsMetrics;
@@ -47,6 +48,7 @@ pub(super) struct Makers {
     verify: VerifyMetrics,
     ledger: LedgerMetrics,
     upstream: UpstreamMetrics,
+    rate: RateMetrics,
     tls: TlsMetrics,
     background: CancellationToken,
     /// Changes that observers are making.
@@ -67,6 +69,7 @@ impl Makers {
             verify: VerifyMetrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
             upstream: UpstreamMetrics::register(registry)?,
+            rate: RateMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
             background,
             observing: TaskTracker::new(),
@@ -327,8 +330,22 @@ async fn snapshot(
     };
     let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
     let observing = makers.observing.clone();
+    let limits = Limits::new(&"".into(), &config.server.rate_limits);
+    let limiter = limiter(config, makers, before);
     let (server, forward_auth) = (config.server.clone(), config.forward_auth.clone());
-    Snapshot { gate, server, forward_auth, report, routes, observing, ledger_tasks: tasks }
+    Snapshot { gate, server, forward_auth, report, routes, limiter, limits, observing, ledger_tasks: tasks }
+}
+
+/// What has been counted goes on counting, unless there is to be more or less room for it. Where nothing is limited there
+/// need be none.
+fn limiter(config: &Config, makers: &Makers, before: Option<&Snapshot>) -> Arc<Limiter> {
+    let used = !config.server.rate_limits.is_empty()
+        || config.routes.iter().any(|route| !route.rate_limits.is_empty());
+    let keys = if used { config.server.limits.rate_keys } else { 1 };
+    match before.map(|before| &before.limiter) {
+        Some(limiter) if limiter.keys() == keys => Arc::clone(limiter),
+        _ => Arc::new(Limiter::new(keys, makers.rate.clone())),
+    }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
@@ -352,7 +369,8 @@ async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMe
         // The configuration has seen to it that every upstream that is named exists.
         let named = |upstream: &&Arc<Upstream>| settings.upstream.as_ref() == Some(&upstream.settings().name);
         let upstream = upstreams.iter().find(named).cloned();
-        Arc::new(Route { settings: settings.clone(), index, upstream })
+        let limits = Limits::new(&settings.name, &settings.rate_limits);
+        Arc::new(Route { settings: settings.clone(), index, upstream, limits })
     });
     made.collect()
 }

@@ -7,6 +7,9 @@ use crate::proxy::settings::ServerSettings;
 /// For stores, key sets, probes, control calls and the log.
 const OTHERS: u64 = 256;
 
+/// Descriptors that are not for clients.
+const RESERVE: u64 = 512;
+
 /// Raises the soft limit to the hard one and returns it; `None`: there is none. 1024, the usual soft one, is there for
 /// programs that use `select`.
 pub(super) fn raise_limit() -> Option<u64> {
@@ -15,6 +18,13 @@ pub(super) fn raise_limit() -> Option<u64> {
         return current;
     }
     maximum
+}
+
+/// How many there may be when one more client is let in: the rest is for stores, key sets, logs, upstreams, and the control
+/// listener with its 256 connections. Where descriptors run out, nothing can be accepted any more and no store be reached.
+pub(super) fn for_clients() -> usize {
+    let all = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(all.saturating_sub(RESERVE.min(all / 4))).unwrap_or(usize::MAX)
 }
 
 /// What the configuration allows to be open at one time: each connection may have one to an upstream.

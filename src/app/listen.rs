@@ -339,7 +339,7 @@ async fn accept(
 ) {
     let mut told = closed.clone();
     let serve = |tcp, peer| {
-        let Some(place) = door.place() else { return };
+        let Some(place) = door.place(&tcp, peer, &entrance) else { return };
         let (door, entrance, closed) = (Arc::clone(&door), Arc::clone(&entrance), closed.clone());
         tokio::spawn(async move { door.serve(place, tcp, peer, &entrance, closed).await });
     };

@@ -15,6 +15,7 @@ mod observers;
 mod path;
 mod presets;
 mod problem;
+mod rate;
 mod reader;
 mod redis;
 mod refresh;
@@ -173,7 +174,8 @@ pub fn line_of(text: &str, key: &str) -> Option<usize> {
 fn read(table: &mut Table<'_>) -> Option<Config> {
     let is_asked = table.has("forward_auth");
     let alone = is_asked && !table.has("upstreams");
-    let server = table.table("server", |table| server::server(table, alone));
+    let has_redis = table.has("redis");
+    let server = table.table("server", |table| server::server(table, alone, has_redis));
     let mut taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
     let forward_auth =
         is_asked.then(|| table.table("forward_auth", |table| forward_auth::forward_auth(table, &taken)));
@@ -189,7 +191,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let issuers: Option<Vec<_>> = issuers.into_iter().map(|issuer| issuer.value).collect();
     issuers::rules_between(table.reader, issuers.as_deref().unwrap_or_default());
 
-    let redis = if table.has("redis") { Some(table.table("redis", redis::redis)) } else { None };
+    let redis = if has_redis { Some(table.table("redis", redis::redis)) } else { None };
     table.exists("redis");
     let database = table.table("database", ledger::database);
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));
@@ -202,6 +204,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let around = routes::Around {
         upstreams: &upstreams,
         issuers: has_issuers,
+        redis: has_redis,
         on_outage: ledger.on_outage,
         client_certificates: server.as_ref().is_none_or(ServerSettings::asks_for_certificates),
         presets: ledger.presets.as_deref().unwrap_or_default(),

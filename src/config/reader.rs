@@ -255,22 +255,46 @@ impl<'r> Table<'r> {
         value
     }
 
+    /// A list of tables, or one that stands for a list of it alone.
+    pub fn table_or_tables<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnMut(&mut Table<'r>) -> Option<T>,
+    ) -> Vec<Placed<Option<T>>> {
+        match self.ask(key) {
+            Some(node @ Node { item: Item::Table(_), .. }) => {
+                self.tables_of(key, std::slice::from_ref(node), None, read)
+            }
+            _ => self.tables(key, None, read),
+        }
+    }
+
     /// A list of tables. Where `short` is given, a string stands for a table with that one key.
     pub fn tables<T>(
         &mut self,
         key: &'static str,
         short: Option<fn(&Reader<'_>, &Node) -> Option<T>>,
+        read: impl FnMut(&mut Table<'r>) -> Option<T>,
+    ) -> Vec<Placed<Option<T>>> {
+        match self.ask(key) {
+            Some(Node { item: Item::List(list), .. }) => self.tables_of(key, list, short, read),
+            Some(Node { at, item }) => {
+                let path = self.path_of(key);
+                self.reader.problem(at, format!("`{path}` is a list, not {}", item.kind()));
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn tables_of<T>(
+        &mut self,
+        key: &'static str,
+        list: &'r [Node],
+        short: Option<fn(&Reader<'_>, &Node) -> Option<T>>,
         mut read: impl FnMut(&mut Table<'r>) -> Option<T>,
     ) -> Vec<Placed<Option<T>>> {
         let path = self.path_of(key);
-        let list: &[Node] = match self.ask(key) {
-            Some(Node { item: Item::List(list), .. }) => list,
-            Some(Node { at, item }) => {
-                self.reader.problem(at, format!("`{path}` is a list, not {}", item.kind()));
-                return Vec::new();
-            }
-            None => return Vec::new(),
-        };
         let mut effective = Vec::with_capacity(list.len());
         let values = list.iter().map(|node| {
             let value = match (&node.item, short) {

@@ -10,8 +10,9 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use super::{forward_auth, observers, refresh};
+use super::{forward_auth, observers, rate, refresh};
 use crate::ledger::preset::Preset;
+use crate::rate::{By, RateLimit};
 use crate::route::{Access, Anonymous, ClientCertificate, Observer, OnOutage, Policy, RouteSettings};
 use crate::upstream::settings::Patience;
 
@@ -47,6 +48,7 @@ pub struct Written {
     timeouts: Option<Patience>,
     client_certificate: Option<ClientCertificate>,
     token_from: Option<Vec<Placed<refresh::FromPlace>>>,
+    rate_limits: Option<Vec<Placed<RateLimit>>>,
     observers: Option<Vec<Observer>>,
 }
 
@@ -55,6 +57,8 @@ pub struct Around<'a> {
     pub upstreams: &'a [Upstream],
     /// Whether any issuer is configured.
     pub issuers: bool,
+    /// Whether there is a Redis.
+    pub redis: bool,
     /// Whether any listener asks for them.
     pub client_certificates: bool,
     /// `[ledger] on_outage`
@@ -91,6 +95,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         timeouts: None,
         client_certificate: table.or("client_certificate", word(&CLIENT_CERTIFICATE), "optional"),
         token_from: table.maybe("token_from", refresh::token_from),
+        rate_limits: rate::limits(table, around.redis),
         observers: observers::on_response(table, around.presets),
     };
     let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
@@ -123,6 +128,13 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
     } else if written.auth.is_some() && !around.issuers {
         let message = "this route asks for tokens, and there is no `[[issuers]]` whose tokens are believed";
         reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
+    }
+    let by_subject = |limit: &&Placed<RateLimit>| limit.value.by == By::Subject;
+    for limit in written.rate_limits.iter().flatten().filter(by_subject) {
+        if written.auth == Some(Auth::Public) {
+            let message = "nobody is known on a public route: this limit counts by address";
+            reader.warn(&limit.at, message);
+        }
     }
     if written.client_certificate == Some(ClientCertificate::Required) && !around.client_certificates {
         let message = "no listener asks for client certificates: this route would refuse every request";
@@ -255,6 +267,7 @@ impl Written {
             timeouts,
             client_certificate,
             token_from,
+            rate_limits,
             observers,
         } = self;
         let Require { scopes, roles, claims } = require;
@@ -280,6 +293,7 @@ impl Written {
             html: html?,
             redirect,
             timeouts: timeouts?,
+            rate_limits: rate_limits?.into_iter().map(|limit| limit.value).collect(),
             observers: observers?,
         })
     }

@@ -294,6 +294,11 @@ impl Ledger {
         Box::pin(self.find_meant(questions, claims, Thoroughness::Usual, now)).await
     }
 
+    /// The Redis that gateways count requests in together, where there is one.
+    pub fn redis(&self) -> Option<&RedisStore> {
+        self.redis.as_deref()
+    }
+
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
         let answers = |redis: &Arc<RedisStore>| !redis.breaker.is_open() && redis.authority.is_believed();

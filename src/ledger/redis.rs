@@ -26,8 +26,9 @@ pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
 pub(super) use said::{deposed, leads_elsewhere, of_error, outage, reply};
-pub use servers::Servers;
+pub use servers::{Primary, Servers};
 pub use sight::Sight;
+pub use throttle::Throttled;
 pub(super) use write::version_key;
 pub use write::{Parcel, RedisWrite, Told};
 
@@ -48,6 +49,7 @@ mod sentinel;
 mod servers;
 mod sight;
 mod slots;
+mod throttle;
 mod write;
 
 /// How often the background task asks whether Redis is well.

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use http::HeaderValue;
 
 use super::entrance::Scheme;
+use super::head::Head;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -33,6 +34,7 @@ impl Peer {
 pub(super) struct Arrival {
     pub(super) scheme: Scheme,
     pub(super) peer: Peer,
+    head: Arc<Head>,
     /// Odd while the head of a request is waited for, even while a request is served.
     turn: AtomicU32,
     /// Grows with every piece of the body.
@@ -46,25 +48,31 @@ tokio::task_local! {
 }
 
 impl Arrival {
-    pub(super) fn new(scheme: Scheme, peer: Peer) -> Self {
+    pub(super) fn new(scheme: Scheme, peer: Peer, head: Arc<Head>) -> Self {
         let [turn, pieces] = [0, 0].map(AtomicU32::new);
-        Self { scheme, peer, turn, pieces, said: AtomicBool::new(false) }
+        Self { scheme, peer, head, turn, pieces, said: AtomicBool::new(false) }
     }
 
     /// That of the request this task serves. Without one, in a test say, it came from nowhere.
     pub(super) fn at_hand() -> Arc<Self> {
-        let nowhere = || Arc::new(Self::new(Scheme::Http, Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)))));
+        let nowhere = || {
+            let peer = Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)));
+            Arc::new(Self::new(Scheme::Http, peer, Arc::default()))
+        };
         ARRIVAL.try_with(Arc::clone).unwrap_or_else(|_| nowhere())
     }
 
-    /// From now on the head of a request is waited for.
-    pub(super) fn head_is_waited_for(&self) {
+    /// From now on the head of a request is waited for, of so many bytes at most.
+    pub(super) fn head_is_waited_for(&self, bytes: usize) {
+        self.head.expect(bytes);
         // Nobody else writes: a connection has one task.
         self.turn.store(self.turn.load(Ordering::Relaxed).wrapping_add(1) | 1, Ordering::Relaxed);
     }
 
     /// The head has been read.
     pub(super) fn head_was_read(&self) {
+        self.head.came();
+        self.said.store(false, Ordering::Relaxed);
         self.turn.store(self.turn.load(Ordering::Relaxed).wrapping_add(1) & !1, Ordering::Relaxed);
     }
 
@@ -111,14 +119,15 @@ mod tests {
 
     #[test]
     fn a_connection_waits_and_serves_in_turn() {
-        let arrival = Arrival::new(Scheme::Http, Peer::new(SocketAddr::from(([127, 0, 0, 1], 1))));
+        let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)));
+        let arrival = Arrival::new(Scheme::Http, peer, Arc::default());
         assert!(!arrival.turn().waits());
-        arrival.head_is_waited_for();
+        arrival.head_is_waited_for(1024);
         assert!(arrival.turn().waits() && arrival.turn().is_first());
         arrival.head_was_read();
         assert!(!arrival.turn().waits());
         let served = arrival.turn();
-        arrival.head_is_waited_for();
+        arrival.head_is_waited_for(1024);
         assert!(arrival.turn().waits() && !arrival.turn().is_first() && arrival.turn() != served);
     }
 

@@ -16,6 +16,7 @@ use pingora::proxy::Session;
 
 use super::exchange::Exchange;
 use super::judge::deny;
+use super::limits::Count;
 use super::phases::{ANSWERED, send};
 use super::settings::Style;
 use super::{forward, hygiene};
@@ -101,7 +102,14 @@ async fn judge(session: &mut Session, exchange: &mut Exchange) -> Verdict {
         in_body: None,
         forwarder: Forwarder::Peer,
     };
-    snapshot.gate.judge(&request, Timestamp::now()).await
+    let mut count = Count::new(&snapshot, exchange.client);
+    let verdict = match count.anything().await {
+        Ok(()) => count.judge(&request, Timestamp::now()).await,
+        Err(reason) => Err(deny(reason)),
+    };
+    let standings = count.told();
+    exchange.standings = standings;
+    verdict
 }
 
 /// A WebSocket handshake, or what is left of one: proxies keep `Upgrade` to themselves, and of one over HTTP/2 there never

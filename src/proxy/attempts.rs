@@ -46,7 +46,7 @@ enum Kind {
 
 /// Chooses a server and says how it is to be reached.
 pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-    let Exchange { verdict, attempts, client, websocket, .. } = exchange;
+    let Exchange { verdict, attempts, client, websocket, talks, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
     let grant = grant.ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
     let request = session.req_header();
@@ -61,6 +61,7 @@ pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<B
     let mut peer = chosen.peer();
     let patience = &grant.route.settings.timeouts;
     let kind = if *websocket { Kind::WebSocket } else { kind(&request.headers) };
+    *talks = speaks_both_ways(request, kind);
     peer.options.write_timeout = Some(patience.write);
     peer.options.read_timeout = if kind == Kind::Plain { Some(patience.read) } else { patience.stream };
     if kind == Kind::WebSocket {
@@ -84,6 +85,26 @@ fn key(by: &HashBy, grant: &Grant, headers: &HeaderMap, client: IpAddr) -> u64 {
         HashBy::Header(name) => headers.get(name).map(|value| value.as_bytes()),
     };
     given.map_or_else(by_client, upstream::hash)
+}
+
+/// Whether the body is one side of a conversation, which may pause and trickle. Events are asked for with a body like any
+/// other; and gRPC speaks both ways over HTTP/2 alone.
+fn speaks_both_ways(request: &RequestHeader, kind: Kind) -> bool {
+    match kind {
+        Kind::Plain => false,
+        Kind::WebSocket => true,
+        Kind::Stream => {
+            request.version == http::Version::HTTP_2
+                && request.headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
+        }
+    }
+}
+
+/// `application/grpc`, `application/grpc+proto`; not `application/grpc-web`.
+fn is_grpc(kind: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let (start, rest) = kind.split_at(GRPC.len().min(kind.len()));
+    start.eq_ignore_ascii_case(GRPC) && !rest.starts_with(b"-")
 }
 
 /// What the answer will be, as far as the request tells. Pingora takes the time-out before there is an answer: whoever

@@ -2,6 +2,7 @@
 //! in time is waited for.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -17,41 +18,16 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::arrival::{ARRIVAL, Arrival, Peer};
+use super::connections::{Connections, Place, Refused};
 use super::entrance::{Entrance, Failed, Opened, Scheme};
+use super::head::Head;
 use super::settings::Limits;
 use super::waiting::Waiting;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
 use crate::tls::{HandshakeError, TlsMetrics};
-
-/// How many connections there may be, and are. Cheap to clone.
-#[derive(Clone)]
-pub struct Connections {
-    free: Arc<Semaphore>,
-    capacity: u32,
-}
-
-impl Connections {
-    /// Room for `limit` of them.
-    pub fn new(limit: usize) -> Self {
-        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
-    }
-
-    /// Waits until none is open. Only to be asked for when none is accepted any more.
-    pub async fn all_closed(&self) {
-        // The semaphore is never closed.
-        let _ = self.free.acquire_many(self.capacity).await;
-    }
-}
 
 /// Where every connection comes in, whatever it speaks.
 pub struct Door {
@@ -85,16 +61,25 @@ impl Door {
         Self { proxy, snapshot, metrics, tls, connections, waiting, closing }
     }
 
-    /// A place for one more connection; one too many is closed before a byte of it is read. Taken where connections are
-    /// accepted, so that they count in the order in which they come.
-    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.connections.free).try_acquire_owned().ok()
+    /// A place for one more connection. Taken where connections are accepted, so that they count in the order in which
+    /// they come.
+    pub fn place(&self, tcp: &TcpStream, peer: SocketAddr, entrance: &Entrance) -> Option<Place> {
+        let snapshot = self.snapshot.load();
+        let (server, peer) = (&snapshot.server, peer.ip().to_canonical());
+        let is_one = !matches!(entrance, Entrance::ForwardAuth) && !server.trusts(&peer);
+        match self.connections.place(tcp.as_raw_fd(), peer, &server.limits, is_one) {
+            Ok(place) => return Some(place),
+            Err(Refused::Full) => self.metrics.refused().full.inc(),
+            Err(Refused::Address) => self.metrics.refused().address.inc(),
+            Err(Refused::Descriptors) => self.metrics.refused().descriptors.inc(),
+        }
+        None
     }
 
     /// Serves a connection from its first byte to its last.
     pub async fn serve(
         self: Arc<Self>,
-        _place: OwnedSemaphorePermit,
+        _place: Place,
         tcp: TcpStream,
         peer: SocketAddr,
         entrance: &Entrance,
@@ -105,13 +90,17 @@ impl Door {
         drop(snapshot);
         let opening = entrance.open(tcp, peer, h2c, self.metrics.floods());
         let opened = tokio::time::timeout(limits.header_timeout, opening).await;
-        let Some(Opened { stream, http2, scheme }) = self.tell(opened.ok(), entrance, peer) else { return };
+        let Some(Opened { stream, http2, scheme, head }) = self.tell(opened.ok(), entrance, peer) else {
+            return;
+        };
         let peer = Peer::new(peer);
-        let one_by_one = (!http2).then(|| Arc::new(Arrival::new(scheme.clone(), peer.clone())));
+        let one_by_one =
+            (!http2).then(|| Arc::new(Arrival::new(scheme.clone(), peer.clone(), Arc::clone(&head))));
         let connection = Arc::new(Connection {
             door: Arc::clone(&self),
             scheme,
             peer,
+            head,
             options: options(&limits),
             limits,
             one_by_one,
@@ -186,6 +175,8 @@ struct Connection {
     door: Arc<Door>,
     scheme: Scheme,
     peer: Peer,
+    /// HTTP/1.1: what may come of a head.
+    head: Arc<Head>,
     options: HttpServerOptions,
     /// Those in force when it came.
     limits: Limits,
@@ -198,7 +189,7 @@ struct Connection {
 }
 
 impl Connection {
-    /// Serves one request of HTTP/2. Pingora keeps time on the bodies of HTTP/1.1, and on those of HTTP/2 it does not.
+    /// Serves one request of HTTP/2. Of its body Pingora keeps no time.
     async fn one_of_many(
         self: &Arc<Self>,
         session: ServerSession,
@@ -206,7 +197,7 @@ impl Connection {
     ) -> Option<ReusedHttpStream> {
         let _running = Running::new(&self.running);
         self.fresh.store(false, Ordering::Relaxed);
-        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone()));
+        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), Arc::clone(&self.head)));
         let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
         let mut work = std::pin::pin!(work);
         loop {
@@ -220,6 +211,7 @@ impl Connection {
                 () = fast_sleep(self.limits.idle_timeout) => {}
             }
             if arrival.body() == (before, true) {
+                self.door.metrics.slow_body();
                 // Dropping the request resets its stream, and no other.
                 return None;
             }
@@ -273,7 +265,7 @@ impl HttpServerApp for Connection {
             session.set_keepalive(Some(0));
         }
         let Some(arrival) = &self.one_by_one else { return self.one_of_many(session, shutdown).await };
-        arrival.head_is_waited_for();
+        arrival.head_is_waited_for(self.limits.header_bytes);
         ARRIVAL.scope(Arc::clone(arrival), self.door.proxy.process_new_http(session, shutdown)).await
     }
 

@@ -12,6 +12,7 @@ use super::arrival::Arrival;
 use super::asked::Original;
 use super::attempts::Attempts;
 use super::observe::Held;
+use crate::rate::Standing;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -36,12 +37,16 @@ pub struct Exchange {
     pub(super) upstream: Option<SocketAddr>,
     pub(super) forwarded: Option<Instant>,
     pub(super) attempts: Attempts,
+    /// What the client is told of rate limits; empty where none counts.
+    pub(super) standings: Vec<Standing>,
     /// The token that the body carries, where the route says that it is there.
     pub(super) in_body: Option<String>,
     /// Whether the body was read for that; a client that expects to be asked for it was asked.
     pub(super) body_read: bool,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
+    /// Whether the body is one side of a conversation.
+    pub(super) talks: bool,
     /// The answer, where it is held back until what it opens is stored.
     pub(super) held: Option<Box<Held>>,
     /// What the client was told.
@@ -68,9 +73,11 @@ impl Exchange {
             upstream: None,
             forwarded: None,
             attempts: Attempts::default(),
+            standings: Vec::new(),
             in_body: None,
             body_read: false,
             body_bytes: 0,
+            talks: false,
             held: None,
             status: 0,
             asked: None,

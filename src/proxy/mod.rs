@@ -1,6 +1,7 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`entrance`] opens connections, [`door`] counts them, [`waiting`] keeps time on them, [`arrival`] is what a request is
+//! [`connections`] are counted, [`entrance`] opens them, [`door`] serves them, [`waiting`] keeps time on them, [`head`] is
+//! what is read of a head, [`limits`] counts requests, [`arrival`] is what a request is
 //! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
 //! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
 //! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`attempts`] is
@@ -10,13 +11,16 @@ mod arrival;
 mod asked;
 mod attempts;
 mod body;
+mod connections;
 mod door;
 mod entrance;
 mod exchange;
 mod forward;
 mod frames;
+mod head;
 mod hygiene;
 mod judge;
+mod limits;
 mod observe;
 mod phases;
 pub mod settings;
@@ -31,11 +35,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::gate::Gate;
+use crate::rate::{Limiter, Limits};
 use crate::report::Report;
 use crate::route::Route;
 use settings::{ForwardAuth, ServerSettings};
 
-pub use door::{Connections, Door};
+pub use connections::Connections;
+pub use door::Door;
 pub use entrance::Entrance;
 pub use forward::client;
 
@@ -51,6 +57,10 @@ pub struct Snapshot {
     pub report: Report,
     /// Every route, in the order of the configuration.
     pub routes: Vec<Arc<Route>>,
+    /// Counts requests where a limit is set.
+    pub limiter: Arc<Limiter>,
+    /// `server.rate_limit`: of all requests, by address.
+    pub limits: Limits,
     /// Changes that observers make; they are waited for at the end.
     pub observing: TaskTracker,
     /// What keeps the ledger up to date.

@@ -17,7 +17,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, arrival, asked, attempts, forward, hygiene, observe};
+use super::{Proxy, arrival, asked, attempts, forward, hygiene, limits, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
@@ -51,6 +51,10 @@ impl ProxyHttp for Proxy {
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
+        if session.as_mut().is_body_empty() {
+            // Nothing more is waited for, however long it takes to find a server.
+            arrival::body_moved(true);
+        }
         let server = &exchange.snapshot.server;
         let peer = exchange.arrival.peer.address;
         exchange.trusted = server.trusts(&peer);
@@ -125,8 +129,10 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if session.as_mut().is_body_empty() {
             // On the way to a service that speaks HTTP/2 Pingora has no body filtered that is not there.
-            arrival::body_moved(true);
             observe::hear_out(session, exchange);
+        }
+        if exchange.talks {
+            arrival::body_moved(true);
         }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
@@ -157,6 +163,8 @@ impl ProxyHttp for Proxy {
             if body.as_ref().is_some_and(Bytes::is_empty) {
                 *body = None;
             }
+        } else if limits::is_slow(exchange) {
+            return Error::e_explain(ErrorType::HTTPStatus(408), "the request body comes too slowly");
         }
         Ok(())
     }
@@ -186,9 +194,10 @@ impl ProxyHttp for Proxy {
         }
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
-        arrival::body_moved(!status.is_informational());
+        arrival::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
+            limits::tell(response, exchange)?;
             observe::answered(session, response, exchange).await?;
         }
         // Of an answer that is held back the client has not heard yet.
@@ -232,6 +241,9 @@ impl ProxyHttp for Proxy {
         if *error.esource() == ErrorSource::Upstream {
             let cause = exchange.attempts.refused.as_deref();
             tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), cause, upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
+        }
+        if reason == Some(DenyReason::BodyTimeout) {
+            exchange.snapshot.report.slow_body();
         }
         if reason.is_none() && exchange.status == 0 {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
@@ -281,6 +293,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (_, HTTPStatus(408)) | (ErrorSource::Downstream, ReadTimedout) => Some(DenyReason::BodyTimeout),
         (_, other) if *other == UNRECORDED => Some(DenyReason::Unrecorded),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
@@ -306,6 +319,7 @@ pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer:
         response.append_header(name, value)?;
     }
     response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    limits::tell(&mut response, exchange)?;
     exchange.status = answer.status.as_u16();
     let body = (!is_head && !answer.body.is_empty()).then_some(answer.body);
     session.write_response_header(Box::new(response), body.is_none()).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::rate::RateLimit;
 use crate::target::Ambiguous;
 use crate::tls::settings::{ClientCertificates, TlsSettings};
 
@@ -22,6 +23,8 @@ pub struct ServerSettings {
     /// Peers whose `X-Forwarded-*` is believed.
     pub trusted_proxies: Vec<IpNet>,
     pub limits: Limits,
+    /// Of all requests, by address; the only kind there is here.
+    pub rate_limits: Vec<RateLimit>,
     pub ambiguous: Ambiguous,
     /// `drain`, default 30 s: how long running requests may take after SIGTERM.
     pub drain: Duration,
@@ -53,9 +56,17 @@ pub struct Limits {
     pub header_bytes: usize,
     pub headers: usize,
     pub body_bytes: u64,
+    /// Bytes a second, on the whole, of a body that takes longer than `idle_timeout`. 0: any.
+    pub body_min_rate: u64,
     pub header_timeout: Duration,
     pub idle_timeout: Duration,
     pub connections: usize,
+    /// Connections of one address (or IPv6 network) at a time; `usize::MAX` for as many as there may be.
+    pub connections_per_address: usize,
+    /// How many bits of an IPv6 address are one client's.
+    pub ipv6_prefix: u8,
+    /// Allowances of rate limits that are remembered.
+    pub rate_keys: usize,
     /// Connections to upstreams that wait for their next request, all upstreams together.
     pub idle_upstreams: usize,
     /// HTTP/2 requests at a time on one connection.

@@ -1,4 +1,4 @@
-//! Connections that wait for a request: none waits longer than it may, and none costs a timer of its own.
+//! Connections that wait for a request, or for its body: none waits longer than it may, and none costs a timer of its own.
 //!
 //! Pingora's own time-outs are for each read, and a client that sends a byte now and then would be waited for without
 //! end. A timer for each request would cost as much as the whole judgment; so one task looks at all connections, a few
@@ -33,13 +33,16 @@ struct Watched {
     /// What it was doing when it was last seen doing something else.
     turn: Turn,
     since: Instant,
+    /// How many pieces of bodies had come, when last one came.
+    pieces: u32,
+    moved: Instant,
 }
 
 impl Waiting {
     /// Looks at this connection from now on, and ends it by `abort` when it has waited for too long.
     pub(super) fn watch(&self, arrival: Arc<Arrival>, abort: AbortHandle) {
-        let turn = arrival.turn();
-        self.0.lock().push(Watched { arrival, abort, turn, since: Instant::now() });
+        let (turn, (pieces, _), now) = (arrival.turn(), arrival.body(), Instant::now());
+        self.0.lock().push(Watched { arrival, abort, turn, since: now, pieces, moved: now });
     }
 
     /// Looks at all of them until nobody holds them any more.
@@ -67,16 +70,35 @@ impl Watched {
         }
         let turn = self.arrival.turn();
         if turn != self.turn {
-            (self.turn, self.since) = (turn, now);
+            (self.turn, self.since, self.moved) = (turn, now, now);
+        }
+        if !turn.waits() {
+            return self.body_may_go_on(limits, metrics, now);
         }
         // A kept connection may be idle; a new one is expected to say something.
         let patience = if turn.is_first() { limits.header_timeout } else { limits.idle_timeout };
-        if !turn.waits() || now.duration_since(self.since) < patience {
+        if now.duration_since(self.since) < patience {
             return true;
         }
         if turn.is_first() {
             metrics.slow_head();
         }
+        self.abort.abort();
+        false
+    }
+
+    /// Pingora gives up a body of which nothing is read for so long, and says so. Bytes that are no content, the size of a
+    /// chunk that never begins say, keep it reading for ever.
+    fn body_may_go_on(&mut self, limits: &Limits, metrics: &Metrics, now: Instant) -> bool {
+        let (pieces, expected) = self.arrival.body();
+        if !expected || pieces != self.pieces {
+            (self.pieces, self.moved) = (pieces, now);
+            return true;
+        }
+        if now.duration_since(self.moved) < limits.idle_timeout + limits.idle_timeout / 2 {
+            return true;
+        }
+        metrics.slow_body();
         self.abort.abort();
         false
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use prometheus::IntCounterVec;
+use prometheus::{IntCounter, IntCounterVec};
 
 use crate::route::Route;
 use crate::verdict::{Assurance, Verdict};
@@ -56,6 +56,7 @@ pub struct Report {
     sample: f64,
     writer: AccessWriter,
     observed: IntCounterVec,
+    slow_bodies: IntCounter,
     audit: Arc<Audit>,
 }
 
@@ -78,8 +79,14 @@ impl Report {
             sample: settings.sample,
             writer: writer.clone(),
             observed,
+            slow_bodies: metrics.slow_bodies().clone(),
             audit: Arc::clone(audit),
         }
+    }
+
+    /// A body was given up because it came too slowly.
+    pub fn slow_body(&self) {
+        self.slow_bodies.inc();
     }
 
     /// Tells what an observer has learnt from an answer.

@@ -119,6 +119,7 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 mod tests {
     use super::super::{ClientCertificate, RouteSettings};
     use super::*;
+    use crate::rate::Limits;
     use crate::upstream::{Upstream, UpstreamMetrics, UpstreamSettings};
 
     /// Name, hosts, path and methods.
@@ -141,9 +142,11 @@ mod tests {
                 html: false,
                 redirect: None,
                 timeouts: patience.clone(),
+                rate_limits: Vec::new(),
                 observers: Vec::new(),
             };
-            Arc::new(Route { settings, index, upstream: Some(Arc::clone(&upstream)) })
+            let (upstream, limits) = (Some(Arc::clone(&upstream)), Limits::default());
+            Arc::new(Route { settings, index, upstream, limits })
         };
         RouteTable::new(&routes.iter().enumerate().map(route).collect::<Vec<_>>())
     }

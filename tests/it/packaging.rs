@@ -130,7 +130,7 @@ fn the_readmes_configuration_is_accepted() {
     authority.server(&["api.example.com"]).write(directory.path(), "api");
     authority.server(&["*.example.org"]).write(directory.path(), "wildcard");
     fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
-    let routes = blocks(&read("docs/configuration.md"), "toml").concat();
+    let routes = blocks(&read("docs/configuration.md"), "toml").join("\n");
     assert!(routes.contains("track = "), "the routes of a login, a refresh and a logout");
     let with_sessions = format!("\n[ledger]\npresets = [\"native\", \"token-blacklist\"]\n{routes}");
     for text in [toml[0].clone(), toml.join("\n"), toml[0].clone() + &with_sessions] {

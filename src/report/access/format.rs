@@ -79,6 +79,7 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         DenyReason::Unverified(why) => Some(Cow::Owned(why.to_string())),
         DenyReason::Revoked(revocation) => Some(Cow::Owned(format!("rule `{}`", revocation.rule))),
         DenyReason::LedgerUnavailable(outage) => Some(Cow::Owned(outage.to_string())),
+        DenyReason::RateLimited(exceeded) => Some(Cow::Owned(format!("limit `{}`", exceeded.limit))),
         DenyReason::NoRoute
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing

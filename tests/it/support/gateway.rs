@@ -142,9 +142,20 @@ impl Gateway {
         Self::start_unready_in(toml, &[])
     }
 
+    /// As [`Gateway::start_unready`], with no more file descriptors than these.
+    pub fn start_with_descriptors(toml: &str, most: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), BINARY]);
+        Self::launch(shell, toml, &[])
+    }
+
     fn start_unready_in(toml: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch(Command::new(BINARY), toml, variables)
+    }
+
+    fn launch(program: Command, toml: &str, variables: &[(&str, &str)]) -> Self {
         let (directory, admin_token) = place(toml);
-        let child = command(directory.path())
+        let child = prepared(program, directory.path())
             .envs(variables.iter().copied())
             .stdout(log_file(directory.path(), "stdout.log"))
             .stderr(log_file(directory.path(), "stderr.log"))
@@ -244,6 +255,13 @@ impl Gateway {
 
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Response {
         raw::request(self.proxy, method, path, headers, body)
+    }
+
+    /// How much memory it holds, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// The status and the document of `/readyz`.
@@ -420,7 +438,10 @@ fn log_file(directory: &Path, name: &str) -> File {
 }
 
 fn command(directory: &Path) -> Command {
-    let mut command = Command::new(BINARY);
+    prepared(Command::new(BINARY), directory)
+}
+
+fn prepared(mut command: Command, directory: &Path) -> Command {
     command.args(["-c", "gateway.toml"]).current_dir(directory).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }
