@@ -3,7 +3,7 @@
 //! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
 //! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
 //! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
-//! that is, and what happens when it fails, [`observe`] learns from what it answers.
+//! that is, and what happens when it fails ([`tunnel`]: for a WebSocket), [`observe`] learns from what it answers.
 
 mod attempts;
 mod body;
@@ -17,6 +17,7 @@ mod judge;
 mod observe;
 mod phases;
 pub mod settings;
+mod tunnel;
 mod wire;
 
 use std::sync::Arc;
