@@ -3,7 +3,8 @@
 //! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
 //! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
 //! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
-//! that is, and what happens when it fails ([`tunnel`]: for a WebSocket), [`observe`] learns from what it answers.
+//! that is, and what happens when it fails ([`tunnel`]: for a WebSocket), [`reply`] is what the client
+//! receives of the answer, [`observe`] learns from it.
 
 mod attempts;
 mod body;
@@ -16,6 +17,7 @@ mod hygiene;
 mod judge;
 mod observe;
 mod phases;
+mod reply;
 pub mod settings;
 mod tunnel;
 mod wire;

@@ -15,7 +15,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, attempts, door, forward, hygiene, observe};
+use super::{Proxy, attempts, door, forward, hygiene, observe, reply};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
@@ -43,6 +43,7 @@ impl ProxyHttp for Proxy {
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
+        reply::begin(session);
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
             // An IPv4 client on a dual-stack socket is still an IPv4 client.
             exchange.peer = address.ip().to_canonical();
@@ -168,6 +169,7 @@ impl ProxyHttp for Proxy {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
+        reply::head(session, response);
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
         door::body_moved(!status.is_informational());
@@ -184,9 +186,12 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
+        if end {
+            reply::said(session);
+        }
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
         }
@@ -245,6 +250,7 @@ impl ProxyHttp for Proxy {
             let _ = send(session, exchange, answer).await;
         }
         exchange.finish(session);
+        reply::farewell(session).await;
     }
 
     /// Pingora's own line holds the query, which may hold a token. Ours says the same with less.

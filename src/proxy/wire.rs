@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -61,7 +61,7 @@ const BUFFER: usize = 1460;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Wire<S> {
+pub(super) struct Wire<S: OverTcp> {
     inner: BufWriter<S>,
     digest: Option<Arc<SslDigest>>,
     /// HTTP/2: what the client sends is watched.
@@ -77,7 +77,18 @@ impl<S: OverTcp> Wire<S> {
 
     /// HTTP/2 is spoken on it; a client that floods it is cut off, and `floods` counts that.
     pub(super) fn http2(inner: S, floods: IntCounter) -> Self {
-        Self { frames: Some(Frames::new(floods)), ..Self::http1(inner) }
+        let mut wire = Self::http1(inner);
+        wire.frames = Some(Frames::new(floods));
+        wire
+    }
+}
+
+/// An exchange that breaks off is dropped: of its answer the client sees what there was, as far as it can be written now.
+impl<S: OverTcp> Drop for Wire<S> {
+    fn drop(&mut self) {
+        if !self.inner.buffer().is_empty() {
+            let _ = Pin::new(&mut self.inner).poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 
