@@ -121,6 +121,11 @@ impl ProxyHttp for Proxy {
             door::body_moved(true);
             observe::hear_out(session, exchange);
         }
+        if request.version == http::Version::HTTP_2 && request.headers.contains_key(header::EXPECT) {
+            // Interim answers do not come back from there.
+            request.remove_header(&header::EXPECT);
+            reply::ask_for_body(session).await?;
+        }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
         forward::prepare(request, exchange)

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderName};
 use http::{Method, StatusCode};
+use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
@@ -42,6 +43,15 @@ pub(super) fn head(session: &mut Session, response: &mut ResponseHeader) {
     if bodiless {
         said(session);
     }
+}
+
+/// Asks a client for its body that waits to be asked (RFC 9110 section 10.1.1), in the service's place.
+pub(super) async fn ask_for_body(session: &mut Session) -> Result<()> {
+    let session = session.as_mut();
+    session.set_close_on_response_before_downstream_finish(false);
+    let asked = session.write_continue_response().await;
+    session.set_close_on_response_before_downstream_finish(true);
+    asked
 }
 
 /// What the service says of its connection to us (RFC 9110 section 7.6.1): many send `Keep-Alive`, by which some clients
