@@ -250,6 +250,17 @@ fn chunks_and_encodings_pass_alike() {
         let request = scene.request("POST /x", chunked, body.as_bytes());
         scene.compare(name, answers(OK), &[Send(&request), Hear, Again], &CHUNKS);
     }
+    let trailed = scene.request(
+        "POST /x",
+        &format!("{chunked}Trailer: X-Sum\r\n"),
+        b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
+    );
+    let [length, coding] = CHUNKS;
+    let announced = ("service: Trailer", "nginx announces to the service what it drops, as Portcullis does");
+    scene.compare("trailers up", answers(OK), &[Send(&trailed), Hear, Again], &[length, coding, announced]);
+    let trailed = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n";
+    let get = scene.request("GET /x", "TE: trailers\r\nConnection: TE\r\n", b"");
+    scene.compare("trailers down", answers(trailed), &[Send(&get), Hear, Again], &[]);
     // The first piece is on its way before the last is there.
     let request = scene.request("POST /x", chunked, b"3\r\nabc\r\n");
     let rest = b"2\r\nde\r\n0\r\n\r\n";

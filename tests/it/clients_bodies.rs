@@ -15,6 +15,7 @@ use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::raw::{Raw, find};
 use crate::support::scripted::{Scripted, Talk};
+use crate::support::service::{Service, Speaks};
 use crate::support::{DEADLINE, eventually};
 
 /// Several times as much as may be held on the way.
@@ -288,4 +289,22 @@ fn a_long_poll_and_single_bytes_arrive_when_they_are_sent() {
         raw.send("1\r\nx\r\n");
         assert!(raw.bytes(6).starts_with(b"1\r\ny\r\n"), "{number}");
     }
+}
+
+#[test]
+fn a_client_that_waits_to_be_asked_is_asked_where_the_service_speaks_http2() {
+    let service = Service::start(Speaks::h2c());
+    let gateway = Setup::new()
+        .section(&service.config_toml("app", "http2 = true"))
+        .route("path = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
+        .start();
+    let mut raw = gateway.raw();
+    for _ in 0..2 {
+        raw.send("POST /x HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n");
+        assert_eq!(raw.response().status, 100);
+        assert_eq!(raw.send("hello").response().text(), "hello", "and the connection goes on");
+    }
+    assert!(
+        service.requests().iter().all(|told| told.body == b"hello" && !told.headers.contains_key("expect"))
+    );
 }

@@ -32,6 +32,7 @@ fn service(talk: &mut Talk, seen: &Seen) -> bool {
             }
             _ => talk.say("HTTP/1.1 200 OK\r\nAccept-Ranges: bytes\r\nContent-Length: 36\r\n\r\n") && talk.say(FILE),
         },
+        "/head" => talk.say("HTTP/1.1 200 OK\r\nContent-Length: 36\r\n\r\n"),
         "/zipped" => {
             // `hello hello hello` by gzip; what a client unpacks must be what was packed.
             let zipped = [
@@ -46,7 +47,6 @@ fn service(talk: &mut Talk, seen: &Seen) -> bool {
         "/cookies" => talk.say("HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2; Path=/\r\nContent-Length: 0\r\n\r\n"),
         "/refused" => {
             talk.say("HTTP/1.1 413 Too much\r\nContent-Length: 6\r\n\r\nenough");
-            // Reads what it does not want: nginx would lose the answer otherwise.
             talk.body(seen).is_some()
         }
         _ => {
@@ -66,7 +66,7 @@ impl Scene {
         let (authority, shelf) = (Authority::new(), Shelf::new());
         shelf.put("local", &authority.server(&["localhost"]));
         let gateway = Setup::new()
-            .server("h2c = true\nlimits = { body_bytes = \"100MiB\" }\nlisten = [\"127.0.0.1:0\"]")
+            .server("h2c = true\nlimits = { body_bytes = \"100MiB\" }")
             .section(&shelf.listener(&[shelf.entry("local", &["localhost"])], ""))
             .issuer(&issuer)
             .section(&service.config_toml("app", ""))
@@ -88,10 +88,11 @@ impl Scene {
             .arg(format!("{base}{path}"))
             .output()
             .unwrap();
-        // HTTP/2 has a code for how a stream was reset; any will do.
-        let broken = output.status.code().is_some_and(|code| [18, 92].contains(&code));
-        let ended = if broken { "broken off".to_owned() } else { format!("{}", output.status) };
-        format!("{ended}: {}", String::from_utf8_lossy(&output.stdout))
+        // How much was seen before the end is a matter of chance, and HTTP/2 has a code of its own for it.
+        if output.status.code().is_some_and(|code| [18, 92].contains(&code)) {
+            return "broken off".to_owned();
+        }
+        format!("{}: {}", output.status, String::from_utf8_lossy(&output.stdout))
     }
 }
 
@@ -104,22 +105,21 @@ fn curl_gets_the_same_by_every_protocol() {
     let scene = Scene::new();
     let large = scene.shelf.path().join("large");
     let bytes: Vec<u8> =
-        (0..20_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        (0..4_000_000_u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&large, &bytes).unwrap();
     let large = large.display().to_string();
     let cases: &[(&[&str], &str)] = &[
         (&[], "/file"),
         (&["--range", "10-15"], "/file"),
-        (&["-I"], "/file"),
+        (&["-I", "-o", "/dev/null"], "/head"),
         (&["--compressed"], "/zipped"),
         (&["-X", "PROPFIND"], "/any"),
         (&["-X", "DELETE"], "/any?a=%2F&&b=+"),
         (&["-d", "a=1&b=%C3%BC"], "/form"),
-        (&["-F", "file=@Cargo.toml", "-H", "Content-Type: multipart/form-data; boundary=fixed"], "/form"),
+        (&["--data-binary", "@Cargo.toml"], "/form"),
         (&["-T", &large], "/upload"),
         (&["-T", &large, "-H", "Transfer-Encoding: chunked"], "/upload"),
         (&["-T", &large, "-H", "Expect:"], "/upload"),
-        (&["-T", &large, "-H", "Expect:"], "/refused"),
         (&["-c", "-"], "/cookies"),
         (&[], "/old"),
         (&[], "/broken"),
@@ -132,7 +132,6 @@ fn curl_gets_the_same_by_every_protocol() {
         ("--http1.1", &secure),
     ];
     for (arguments, path) in cases {
-        // The random boundary of a form is in its length only.
         let theirs = |version: &'static str, base: SocketAddr| {
             scene.curl(&plain(base), &[&[version], *arguments].concat(), path)
         };
@@ -144,10 +143,14 @@ fn curl_gets_the_same_by_every_protocol() {
             let ours = scene.curl(base, &[&[*version], *arguments].concat(), path);
             let expected = &expected[usize::from(version.starts_with("--http2"))];
             // What curl prints of cookies names the host.
-            let [ours, expected] =
-                [&ours, expected].map(|it| it.replace("localhost", "127.0.0.1").replace("#HttpOnly_", ""));
+            let [ours, expected] = [&ours, expected].map(|it| it.replace("localhost", "127.0.0.1"));
             assert_eq!(ours, expected, "{version} {arguments:?} {base}{path}");
         }
+    }
+    // An upload that the service has had enough of; over HTTP/2 nginx 1.22 loses the answer.
+    for (version, base) in upgraded {
+        let ours = scene.curl(base, &[*version, "-T", &large, "-H", "Expect:"], "/refused");
+        assert!(ours.starts_with("exit status: 0: enough\n413 "), "{version} {base}: {ours}");
     }
     drop(scene.service);
 }
