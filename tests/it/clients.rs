@@ -188,7 +188,7 @@ fn answers(
 fn last(
     bytes: &'static str,
 ) -> impl Fn(&mut Talk, &Seen) -> bool + std::marker::Send + Sync + Clone + 'static {
-    move |talk, seen| talk.body(seen).is_some() && talk.say(bytes) && false
+    move |talk, seen| talk.body(seen).is_some() && talk.say_last(bytes)
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nServer: mine\r\n\r\nok";
@@ -420,8 +420,7 @@ fn expectations_and_early_answers_pass_alike() {
     scene.compare("go on in chunks", goes_on, &[Send(&chunked), Hear, Send(body), Hear, Again], &[FORWARDED]);
     for status in ["401 Who", "413 Too much", "417 No"] {
         let refuses = move |talk: &mut Talk, _: &Seen| {
-            talk.say(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"))
-                && false
+            talk.say_last(format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno"))
         };
         scene.compare(
             status,

@@ -228,7 +228,7 @@ fn settles(mut number: impl FnMut() -> u64) {
 #[test]
 fn an_upload_over_http2_ends_early_where_the_service_has_had_enough() {
     let scene = Scene::new(|talk, _| {
-        talk.say("HTTP/1.1 413 Too much\r\nConnection: close\r\nContent-Length: 6\r\n\r\nenough") && false
+        talk.say_last("HTTP/1.1 413 Too much\r\nConnection: close\r\nContent-Length: 6\r\n\r\nenough")
     });
     let mut http2 = Http2::plain(scene.gateway.addr());
     for _ in 0..3 {
@@ -252,7 +252,7 @@ fn an_answer_that_breaks_off_is_reset_on_http2_and_ends_in_the_middle_on_http1()
         } else {
             "Content-Length: 10\r\n\r\nabc"
         };
-        talk.say(format!("HTTP/1.1 200 OK\r\n{framing}")) && false
+        talk.say_last(format!("HTTP/1.1 200 OK\r\n{framing}"))
     });
     let mut http2 = Http2::plain(scene.gateway.addr());
     for path in ["/chunks", "/length"] {

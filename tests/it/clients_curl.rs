@@ -42,8 +42,8 @@ fn service(talk: &mut Talk, seen: &Seen) -> bool {
             let head = "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nVary: Accept-Encoding\r\n";
             talk.say(format!("{head}Content-Length: {}\r\n\r\n", zipped.len())) && talk.say(zipped)
         }
-        "/old" => talk.say("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nto the end") && false,
-        "/broken" => talk.say("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc") && false,
+        "/old" => talk.say_last("HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nto the end"),
+        "/broken" => talk.say_last("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"),
         "/cookies" => talk.say("HTTP/1.1 200 OK\r\nSet-Cookie: a=1; Path=/\r\nSet-Cookie: b=2; Path=/\r\nContent-Length: 0\r\n\r\n"),
         "/refused" => {
             talk.say("HTTP/1.1 413 Too much\r\nContent-Length: 6\r\n\r\nenough");

@@ -82,7 +82,11 @@ fn a_websocket_stays_open_whose_service_speaks_at_once() {
     thread::scope(|scope| {
         // Two threads that do nothing but work, so that others are interrupted where it hurts.
         for _ in 0..2 {
-            scope.spawn(|| while !calm.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !calm.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let clients: Vec<_> = (0..4)
             .map(|_| {

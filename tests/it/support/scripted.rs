@@ -114,6 +114,12 @@ impl Talk {
         self.stream.write_all(bytes.as_ref()).is_ok()
     }
 
+    /// Says this, and that the connection is to be closed.
+    pub fn say_last(&mut self, bytes: impl AsRef<[u8]>) -> bool {
+        self.say(bytes);
+        false
+    }
+
     /// Reads the whole body, chunks taken apart, and keeps it; `None` if it does not come to its end.
     pub fn body(&mut self, request: &Seen) -> Option<Vec<u8>> {
         let mut body = Vec::new();
