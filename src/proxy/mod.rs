@@ -3,8 +3,8 @@
 //! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
 //! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
 //! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
-//! that is, and what happens when it fails ([`tunnel`]: for a WebSocket), [`reply`] is what the client
-//! receives of the answer, [`observe`] learns from it.
+//! that is, and what happens when it fails, [`observe`] learns from what it answers. [`hop`] is how the client's connection
+//! is spoken on, and [`tunnel`] the service's where a WebSocket is asked for.
 
 mod attempts;
 mod body;
@@ -13,11 +13,11 @@ mod entrance;
 mod exchange;
 mod forward;
 mod frames;
+mod hop;
 mod hygiene;
 mod judge;
 mod observe;
 mod phases;
-mod reply;
 pub mod settings;
 mod tunnel;
 mod wire;

@@ -15,7 +15,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, attempts, door, forward, hygiene, observe, reply};
+use super::{Proxy, attempts, door, forward, hop, hygiene, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
@@ -43,7 +43,7 @@ impl ProxyHttp for Proxy {
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
-        reply::begin(session);
+        hop::begin(session);
         if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
             // An IPv4 client on a dual-stack socket is still an IPv4 client.
             exchange.peer = address.ip().to_canonical();
@@ -124,7 +124,7 @@ impl ProxyHttp for Proxy {
         if request.version == http::Version::HTTP_2 && request.headers.contains_key(header::EXPECT) {
             // Interim answers do not come back from there.
             request.remove_header(&header::EXPECT);
-            reply::ask_for_body(session).await?;
+            hop::ask_for_body(session).await?;
         }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
@@ -174,7 +174,7 @@ impl ProxyHttp for Proxy {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
-        reply::head(session, response);
+        hop::head(session, response);
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
         door::body_moved(!status.is_informational());
@@ -195,7 +195,7 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
         if end {
-            reply::said(session);
+            hop::said(session);
         }
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
@@ -255,7 +255,7 @@ impl ProxyHttp for Proxy {
             let _ = send(session, exchange, answer).await;
         }
         exchange.finish(session);
-        reply::farewell(session).await;
+        hop::farewell(session).await;
     }
 
     /// Pingora's own line holds the query, which may hold a token. Ours says the same with less.

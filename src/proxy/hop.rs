@@ -1,4 +1,4 @@
-//! What the client receives of an answer, and how the conversation with it ends.
+//! The client's own connection: what is said of it, in what order, and how it ends.
 
 use std::time::Duration;
 
