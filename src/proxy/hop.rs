@@ -8,8 +8,6 @@ use pingora::Result;
 use pingora::http::ResponseHeader;
 use pingora::proxy::Session;
 
-use super::hygiene;
-
 /// How long more of a body is waited for whose answer has been given in full.
 const AFTERWORD: Duration = Duration::from_secs(1);
 
@@ -22,7 +20,7 @@ pub(super) fn begin(session: &mut Session) {
     // RFC 9110 section 15.2: a client of HTTP/1.0 knows no interim answers.
     let old = request.version < http::Version::HTTP_11;
     // RFC 9112 section 9.3.2. What follows an upgrade is not another request.
-    let pipelines = !hygiene::is_websocket(request);
+    let pipelines = !request.headers.contains_key(header::UPGRADE);
     session.set_ignore_info_resp(old);
     session.set_pipelining_enabled(pipelines);
 }

@@ -11,6 +11,7 @@ pub mod leaks;
 pub mod mysql;
 pub mod nginx;
 pub mod origin;
+pub mod peers;
 pub mod pki;
 pub mod postgres;
 pub mod python;
