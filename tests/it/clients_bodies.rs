@@ -1,6 +1,6 @@
 //! Large bodies, slow clients and slow services: every byte arrives, none too early is kept, and memory stays bounded.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -148,7 +148,12 @@ fn a_hundred_megabytes_pass_byte_for_byte_in_little_memory() {
 
 fn read_piece(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut piece = vec![0; 256 << 10];
-    let count = stream.read(&mut piece).unwrap();
+    let count = loop {
+        match stream.read(&mut piece) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            read => break read.unwrap(),
+        }
+    };
     piece.truncate(count);
     (count > 0).then_some(piece)
 }
