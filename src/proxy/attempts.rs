@@ -13,6 +13,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType, RetryType};
 
 use super::exchange::Exchange;
+use super::tunnel;
 use crate::upstream::settings::HashBy;
 use crate::upstream::{self, Chosen, Upstream};
 use crate::verdict::Grant;
@@ -66,6 +67,7 @@ pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<B
     peer.options.read_timeout = if kind == Kind::Plain { Some(patience.read) } else { patience.stream };
     if kind == Kind::WebSocket {
         peer.options.alpn = ALPN::H1;
+        tunnel::prepare(&mut peer);
         // The connection itself is watched by TCP.
         session.set_read_timeout(patience.stream);
     }

@@ -5,7 +5,8 @@
 //! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
 //! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
 //! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`attempts`] is
-//! which server that is, and what happens when it fails, [`observe`] learns from what it answers.
+//! which server that is, and what happens when it fails, [`observe`] learns from what it answers. [`hop`] is how the
+//! client's connection is spoken on, and [`tunnel`] the service's where a WebSocket is asked for.
 
 mod arrival;
 mod asked;
@@ -18,12 +19,14 @@ mod exchange;
 mod forward;
 mod frames;
 mod head;
+mod hop;
 mod hygiene;
 mod judge;
 mod limits;
 mod observe;
 mod phases;
 pub mod settings;
+mod tunnel;
 mod waiting;
 mod wire;
 

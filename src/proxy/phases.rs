@@ -17,7 +17,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, arrival, asked, attempts, forward, hygiene, limits, observe};
+use super::{Proxy, arrival, asked, attempts, forward, hop, hygiene, limits, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
@@ -55,6 +55,7 @@ impl ProxyHttp for Proxy {
             // Nothing more is waited for, however long it takes to find a server.
             arrival::body_moved(true);
         }
+        hop::begin(session);
         let server = &exchange.snapshot.server;
         let peer = exchange.arrival.peer.address;
         exchange.trusted = server.trusts(&peer);
@@ -134,6 +135,11 @@ impl ProxyHttp for Proxy {
         if exchange.talks {
             arrival::body_moved(true);
         }
+        if request.version == http::Version::HTTP_2 && request.headers.contains_key(header::EXPECT) {
+            // Interim answers do not come back from there.
+            request.remove_header(&header::EXPECT);
+            hop::ask_for_body(session).await?;
+        }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
         forward::prepare(request, exchange)
@@ -192,6 +198,7 @@ impl ProxyHttp for Proxy {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
+        hop::head(session, response);
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
         arrival::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
@@ -209,9 +216,12 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
+        if end {
+            hop::said(session);
+        }
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
         }
@@ -273,6 +283,7 @@ impl ProxyHttp for Proxy {
             let _ = send(session, exchange, answer).await;
         }
         exchange.finish(session);
+        hop::farewell(session).await;
     }
 
     /// Pingora's own line holds the query, which may hold a token. Ours says the same with less.

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,7 +62,7 @@ const BUFFER: usize = 1460;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Wire<S> {
+pub(super) struct Wire<S: OverTcp> {
     inner: BufWriter<S>,
     digest: Option<Arc<SslDigest>>,
     watched: Watched,
@@ -97,6 +97,15 @@ impl<S: OverTcp> Wire<S> {
     fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
         if let (Watched::Frames(frames), Poll::Ready(Ok(bytes))) = (&mut self.watched, written) {
             frames.wrote(*bytes);
+        }
+    }
+}
+
+/// An exchange that breaks off is dropped: of its answer the client sees what there was, as far as it can be written now.
+impl<S: OverTcp> Drop for Wire<S> {
+    fn drop(&mut self) {
+        if !self.inner.buffer().is_empty() {
+            let _ = Pin::new(&mut self.inner).poll_flush(&mut Context::from_waker(Waker::noop()));
         }
     }
 }
