@@ -197,17 +197,20 @@ fn only_who_is_allowed_may_ask_and_a_reload_decides_who() {
         200 => Ok(()),
         other => Err(other),
     });
-    // Without the section nobody may ask any more, though the listener is there until the end.
+    // Without the section nobody is listened to any more, and who is connected already may not ask.
+    let mut kept = raw::Raw::connect(listen);
     let section = toml.find("[forward_auth]").unwrap();
     let routes = toml.find("[[routes]]").unwrap();
     let origin = Origin::start();
     let with_upstream = toml[routes..].replace("path = ", "upstream = \"app\"\npath = ");
     let without = format!("{}{}{}", &toml[..section], origin.config_toml("app"), with_upstream);
     gateway.rewrite_config(&without);
-    eventually("nobody may ask", || match raw::get(listen, "/public/a", None) {
-        refused if refused.status == 403 && refused.text().contains("asker_refused") => Ok(()),
-        other => Err(other),
+    eventually("the listener is gone", || match std::net::TcpStream::connect(listen) {
+        Err(_) => Ok(()),
+        Ok(_) => Err(gateway.log()),
     });
+    let refused = kept.send("GET /public/a HTTP/1.1\r\nHost: a.test\r\n\r\n").response();
+    assert!(refused.status == 403 && refused.text().contains("asker_refused"), "{refused:?}");
     origin.saw_nothing();
 }
 
