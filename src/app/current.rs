@@ -1,5 +1,6 @@
 //! The configuration in force and what was made of it; both are replaced together.
 
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::ledger::sessions::StoredSession;
 use crate::ledger::{Ledger, LedgerMetrics, StoreError};
 use crate::proxy::{Connections, Door, Entrance, Snapshot};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
-use crate::route::{Route, RouteTable};
+use crate::route::{Destination, Route, RouteSettings, RouteTable};
 use crate::tls::settings::TlsSettings;
 use crate::tls::{Listener, Terms, TlsMetrics};
 use crate::token::{Fingerprint, Token};
@@ -195,11 +196,9 @@ impl Current {
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
         let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
-        for route in &before.routes {
-            if !next.routes.iter().any(|other| Arc::ptr_eq(&other.upstream, &route.upstream)) {
-                route.upstream.retire();
-            }
-        }
+        let kept: HashSet<_> = upstreams_of(&next).map(Arc::as_ptr).collect();
+        upstreams_of(before).filter(|it| !kept.contains(&Arc::as_ptr(it))).for_each(|it| it.retire());
+        drop(kept);
         self.snapshot.store(Arc::new(next));
         self.makers.upstream.keep_only(config.upstreams.iter());
         self.config.store(config);
@@ -334,26 +333,37 @@ async fn snapshot(
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
 /// with what is known of its servers.
 async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
-    let before = || before.into_iter().flat_map(|before| &before.routes).map(|route| &route.upstream);
+    let before: HashMap<_, _> = before
+        .into_iter()
+        .flat_map(upstreams_of)
+        .map(|upstream| (Arc::clone(&upstream.settings().name), upstream))
+        .collect();
+    let named = |route: &RouteSettings| match &route.destination {
+        Destination::Upstream(name) => Some(Arc::clone(name)),
+        Destination::Redirect(_) | Destination::Answer(_) => None,
+    };
     // One that no route leads to needs neither addresses nor probes.
-    let used = config
-        .upstreams
-        .iter()
-        .filter(|upstream| config.routes.iter().any(|route| route.upstream == upstream.name));
-    let upstreams =
-        join_all(used.map(
-            async |settings| match before().find(|upstream| upstream.settings() == settings) {
-                Some(kept) => Arc::clone(kept),
-                None => upstream::start(settings.clone(), metrics).await,
-            },
-        ));
-    let upstreams: Vec<Arc<Upstream>> = upstreams.await;
-    let made = config.routes.iter().enumerate().filter_map(|(index, settings)| {
+    let used: HashSet<Arc<str>> = config.routes.iter().filter_map(named).collect();
+    let upstreams = config.upstreams.iter().filter(|upstream| used.contains(&upstream.name)).map(
+        async |settings| match before.get(&settings.name).filter(|it| it.settings() == settings) {
+            Some(kept) => Arc::clone(kept),
+            None => upstream::start(settings.clone(), metrics).await,
+        },
+    );
+    let upstreams: Vec<Arc<Upstream>> = join_all(upstreams).await;
+    let upstreams: HashMap<_, _> =
+        upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.settings().name), upstream)).collect();
+    let made = config.routes.iter().enumerate().map(|(index, settings)| {
         // The configuration has seen to it that every route's upstream exists.
-        let upstream = upstreams.iter().find(|upstream| upstream.settings().name == settings.upstream)?;
-        Some(Arc::new(Route { settings: settings.clone(), index, upstream: Arc::clone(upstream) }))
+        let upstream = named(settings).and_then(|name| upstreams.get(&name).map(Arc::clone));
+        Arc::new(Route { settings: settings.clone(), index, upstream })
     });
     made.collect()
+}
+
+/// The upstreams that routes lead to, some of them several times.
+fn upstreams_of(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Upstream>> {
+    snapshot.routes.iter().filter_map(|route| route.upstream.as_ref())
 }
 
 fn end_later(tasks: Arc<CancellationToken>, after: Duration) {

@@ -4,6 +4,8 @@
 //! its keys, one after the other, and what nobody asked for is an unknown key. So the set of keys that exist, their
 //! defaults and what is in effect are all said once, where the key is read.
 
+mod between_routes;
+mod handling;
 mod issuers;
 mod kinds;
 mod ledger;
@@ -16,6 +18,8 @@ mod problem;
 mod reader;
 mod redis;
 mod refresh;
+mod replies;
+mod route_headers;
 mod routes;
 mod rules;
 mod server;
@@ -130,7 +134,8 @@ impl Config {
 
 /// The whole file. Everything is read before anything is given up.
 fn read(table: &mut Table<'_>) -> Option<Config> {
-    let server = table.table("server", server::server);
+    let (server, maintenance) =
+        table.table("server", |table| (server::server(table), replies::maintenance(table)));
     let taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
     let admin = table.table("admin", |table| server::admin(table, &taken));
     let log = table.table("log", server::log);
@@ -152,7 +157,14 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
 
     let upstreams = table.tables("upstreams", None, upstreams::upstream);
     let upstreams: Vec<_> = upstreams.into_iter().filter_map(|upstream| upstream.value).collect();
+    let told_names: Vec<_> =
+        identity.iter().flat_map(|it| &it.headers).map(|(name, _)| name.clone()).collect();
     let around = routes::Around {
+        handling: handling::Around {
+            identity: &told_names,
+            body_bytes: server.as_ref().map_or(10 << 20, |server| server.limits.body_bytes),
+            maintenance: maintenance.iter().flatten().next(),
+        },
         upstreams: &upstreams,
         issuers: has_issuers,
         on_outage: ledger.on_outage,

@@ -100,7 +100,7 @@ fn distinct(table: &Table<'_>, listen: Vec<Placed<SocketAddr>>) -> Vec<SocketAdd
     seen
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+pub fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map(|network| network.trunc()).map_err(|_| "expected a network, such as \"10.0.0.0/8\"".into())
 }

@@ -27,9 +27,6 @@ pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<(), DenyRe
     }
     framing(request, &raw)?;
     single(&request.headers)?;
-    if length(&request.headers).is_some_and(|length| length > limits.body_bytes) {
-        return Err(DenyReason::BodyTooLarge);
-    }
     if request.headers.contains_key(header::UPGRADE) && !is_websocket(request) {
         let request = session.req_header_mut();
         request.remove_header(&header::UPGRADE);

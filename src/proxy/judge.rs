@@ -36,10 +36,18 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
         target: &target,
         headers: &header.headers,
         websocket: hygiene::is_websocket(header),
+        client: exchange.client,
+        body_length: hygiene::length(&header.headers),
         client_certificate: exchange.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
     };
-    let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
+    let verdict = match snapshot.gate.preflight(&header.method, &header.headers, &target) {
+        Some(grant) => {
+            exchange.preflight = true;
+            Ok(grant)
+        }
+        None => snapshot.gate.judge(&request, Timestamp::now()).await,
+    };
     if !target.as_received {
         // From here on there is only the path that was judged.
         let judged = target.origin_form();

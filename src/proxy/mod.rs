@@ -2,12 +2,14 @@
 //!
 //! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
 //! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
-//! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
+//! is what one request carries through the phases, [`forward`] is what the upstream receives, [`dress`] what a route's own
+//! rules make of heads, [`replies`] what goes to no upstream at all, [`attempts`] is which server
 //! that is, and what happens when it fails, [`observe`] learns from what it answers.
 
 mod attempts;
 mod body;
 mod door;
+mod dress;
 mod entrance;
 mod exchange;
 mod forward;
@@ -16,6 +18,7 @@ mod hygiene;
 mod judge;
 mod observe;
 mod phases;
+mod replies;
 pub mod settings;
 mod wire;
 

@@ -11,12 +11,13 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
+use super::dress::{self, Words};
 use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, attempts, door, forward, hygiene, observe};
-use crate::answer::{self, Answer};
+use super::{Proxy, attempts, door, forward, hygiene, observe, replies};
+use crate::answer::{self, Answer, Asked};
 use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
@@ -63,10 +64,11 @@ impl ProxyHttp for Proxy {
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
         let verdict = judge(session, exchange).await;
         exchange.judgment = exchange.began.elapsed();
-        let answer = verdict.as_ref().err().map(|denial| {
-            let header = session.req_header();
-            answer::denial(denial, &header.method, &header.headers, exchange.id.as_str())
-        });
+        let header = session.req_header();
+        let (answer, words) = match &verdict {
+            Ok(grant) => (replies::own(header, grant, exchange), Words::Operators),
+            Err(denial) => (Some(answer::denial(denial, &asked(header, exchange))), Words::Gateways),
+        };
         // Who frames one request in two ways is not asked for another; nor is there one behind a body that was given up.
         let broken = matches!(
             &verdict,
@@ -77,7 +79,7 @@ impl ProxyHttp for Proxy {
         if broken {
             session.set_keepalive(None);
         }
-        send(session, exchange, answer).await?;
+        send(session, exchange, answer, words).await?;
         Ok(ANSWERED)
     }
 
@@ -122,7 +124,7 @@ impl ProxyHttp for Proxy {
         }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
-        forward::prepare(request, exchange)
+        forward::prepare(request, session.req_header(), exchange)
     }
 
     async fn request_body_filter(
@@ -136,7 +138,8 @@ impl ProxyHttp for Proxy {
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
-        if exchange.body_bytes > exchange.snapshot.server.limits.body_bytes && !session.was_upgraded() {
+        let most = exchange.route().map_or(u64::MAX, |route| route.settings.handling.body_bytes);
+        if exchange.body_bytes > most && !session.was_upgraded() {
             return Error::e_explain(
                 ErrorType::HTTPStatus(413),
                 "the request body is longer than is allowed",
@@ -173,6 +176,7 @@ impl ProxyHttp for Proxy {
         door::body_moved(!status.is_informational());
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
+            dress::service(response, session.req_header(), exchange)?;
             observe::answered(session, response, exchange).await?;
         }
         // Of an answer that is held back the client has not heard yet.
@@ -228,9 +232,10 @@ impl ProxyHttp for Proxy {
             && !session.was_upgraded()
         {
             session.set_keepalive(None);
-            let answer = answer::problem(&reason, id.as_str());
+            let denial = Denial { route: exchange.route().cloned(), credential: None, reason };
+            let answer = answer::denial(&denial, &asked(session.req_header(), exchange));
             // The client may be gone: then nobody is left to be told.
-            let _ = send(session, exchange, answer).await;
+            let _ = send(session, exchange, answer, Words::Gateways).await;
         }
         FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
     }
@@ -242,7 +247,7 @@ impl ProxyHttp for Proxy {
             && matches!(observe::deliver(session, exchange, *held).await, Ok(false))
         {
             let answer = answer::problem(&DenyReason::Unrecorded, exchange.id.as_str());
-            let _ = send(session, exchange, answer).await;
+            let _ = send(session, exchange, answer, Words::Gateways).await;
         }
         exchange.finish(session);
     }
@@ -275,8 +280,13 @@ fn failure(error: &Error) -> Option<DenyReason> {
     }
 }
 
+fn asked<'a>(header: &'a RequestHeader, exchange: &'a Exchange) -> Asked<'a> {
+    let target = std::str::from_utf8(header.raw_path()).unwrap_or_default();
+    Asked { method: &header.method, headers: &header.headers, target, request_id: exchange.id.as_str() }
+}
+
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
-async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer, words: Words) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
     let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)
@@ -289,7 +299,11 @@ async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) ->
     for (name, value) in answer.headers {
         response.append_header(name, value)?;
     }
-    response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    dress::own(&mut response, session.req_header(), exchange, words)?;
+    // RFC 9110 section 8.6.
+    if answer.status != http::StatusCode::NO_CONTENT {
+        response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    }
     exchange.status = answer.status.as_u16();
     let body = (!is_head && !answer.body.is_empty()).then_some(answer.body);
     session.write_response_header(Box::new(response), body.is_none()).await?;

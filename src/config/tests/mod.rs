@@ -1,5 +1,6 @@
 //! What the configuration accepts and what it says to the rest.
 
+mod handling;
 mod sessions;
 mod shipped;
 mod upstreams;
