@@ -60,9 +60,11 @@ pub(super) fn prefers_html(headers: &HeaderMap) -> bool {
     let weight = |types: &[&str]| {
         let kind = |name: &&str| name.split_once('/').map(|(kind, _)| format!("{kind}/*"));
         let exact = types.iter().map(|name| (*name).to_owned()).collect();
-        let levels: [Vec<String>; 3] = [exact, types.iter().filter_map(kind).collect(), vec!["*/*".to_owned()]];
+        let levels: [Vec<String>; 3] =
+            [exact, types.iter().filter_map(kind).collect(), vec!["*/*".to_owned()]];
         let of = |level: &Vec<String>| {
-            let of_range = ranges.iter().filter(|(range, _)| level.contains(range)).map(|(_, weight)| *weight);
+            let of_range =
+                ranges.iter().filter(|(range, _)| level.contains(range)).map(|(_, weight)| *weight);
             of_range.reduce(f32::max)
         };
         levels.iter().find_map(of).unwrap_or(0.0)
@@ -101,7 +103,8 @@ mod tests {
         fields.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
     }
 
-    const BROWSER: (&str, &str) = ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
+    const BROWSER: (&str, &str) =
+        ("accept", "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8");
 
     #[test]
     fn browsers_prefer_html_and_programs_do_not() {
@@ -156,8 +159,14 @@ mod tests {
             Some("/login?next=%2Fa%2Fb%3Fc%3Dd%26e%3D%250d%23f")
         );
         assert_eq!(
-            sent("https://id.example/in?app=1#top", back, get, "/a", &[BROWSER, ("sec-fetch-mode", "navigate")])
-                .as_deref(),
+            sent(
+                "https://id.example/in?app=1#top",
+                back,
+                get,
+                "/a",
+                &[BROWSER, ("sec-fetch-mode", "navigate")]
+            )
+            .as_deref(),
             Some("https://id.example/in?app=1&next=%2Fa#top")
         );
         for fields in [

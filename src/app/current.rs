@@ -344,12 +344,13 @@ async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMe
     };
     // One that no route leads to needs neither addresses nor probes.
     let used: HashSet<Arc<str>> = config.routes.iter().filter_map(named).collect();
-    let upstreams = config.upstreams.iter().filter(|upstream| used.contains(&upstream.name)).map(
-        async |settings| match before.get(&settings.name).filter(|it| it.settings() == settings) {
-            Some(kept) => Arc::clone(kept),
-            None => upstream::start(settings.clone(), metrics).await,
-        },
-    );
+    let upstreams =
+        config.upstreams.iter().filter(|upstream| used.contains(&upstream.name)).map(async |settings| {
+            match before.get(&settings.name).filter(|it| it.settings() == settings) {
+                Some(kept) => Arc::clone(kept),
+                None => upstream::start(settings.clone(), metrics).await,
+            }
+        });
     let upstreams: Vec<Arc<Upstream>> = join_all(upstreams).await;
     let upstreams: HashMap<_, _> =
         upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.settings().name), upstream)).collect();

@@ -75,7 +75,9 @@ impl Taken {
             others.push(self.routes.len());
         }
         self.routes.push((Arc::clone(&route.name), route.methods.clone(), at.clone()));
-        clash.and_then(|other| self.routes.get(other)).map(|(name, _, place)| (Arc::clone(name), place.clone()))
+        clash
+            .and_then(|other| self.routes.get(other))
+            .map(|(name, _, place)| (Arc::clone(name), place.clone()))
     }
 }
 

@@ -42,9 +42,8 @@ pub fn handling(
     };
     let has_cors = table.has("cors");
     let rewrite = written(table, "rewrite", |table| rewrite(table, pattern));
-    let headers = written(table, "headers", |table| {
-        route_headers::headers(table, pattern, around.identity, has_cors)
-    });
+    let headers =
+        written(table, "headers", |table| route_headers::headers(table, pattern, around.identity, has_cors));
     let cors = written(table, "cors", |table| cors(table, methods));
     Some(Handling {
         mode: mode?,
@@ -93,7 +92,9 @@ fn rewrite(table: &mut Table<'_>, pattern: Option<&str>) -> Option<Rewrite> {
         tell("restore", "only what `strip_prefix`, `add_prefix` and `host` do can be undone");
     }
     let path = match replace {
-        _ if prefixed => PathRewrite::Prefix { strip: strip.unwrap_or_default(), add: add.unwrap_or_default() },
+        _ if prefixed => {
+            PathRewrite::Prefix { strip: strip.unwrap_or_default(), add: add.unwrap_or_default() }
+        }
         Some(replacement) => PathRewrite::Replace(replacement?),
         None => PathRewrite::Keep,
     };
@@ -141,11 +142,15 @@ fn cors(table: &mut Table<'_>, own: &[Method]) -> Option<Cors> {
     let any = |list: &[Placed<String>]| list.iter().any(|name| name.value == "*");
     if credentials == Some(true) {
         if origins.iter().flatten().any(|origin| origin.value.is_none()) {
-            let message = "with credentials `\"*\"` would let every page use its visitors' cookies: name the origins";
+            let message =
+                "with credentials `\"*\"` would let every page use its visitors' cookies: name the origins";
             reader.problem(&table.place("origins"), message);
         }
         if expose.as_deref().is_some_and(any) {
-            reader.problem(&table.place("expose"), "with credentials browsers take `\"*\"` for a name: name the headers");
+            reader.problem(
+                &table.place("expose"),
+                "with credentials browsers take `\"*\"` for a name: name the headers",
+            );
         }
     }
     let headers = headers?;
@@ -213,12 +218,17 @@ fn origin(text: &str) -> Result<Option<Origin>, String> {
         || !scheme.bytes().all(plain)
         || !bare
         || !authority.starts_with(&*host)
-        || matches!((scheme, authority.rsplit_once(':')), ("https", Some((_, "443"))) | ("http", Some((_, "80"))))
+        || matches!(
+            (scheme, authority.rsplit_once(':')),
+            ("https", Some((_, "443"))) | ("http", Some((_, "80")))
+        )
     {
         return Err(FORM.to_owned());
     }
     Ok(Some(match wildcard {
-        Some(below) => Origin::Below { scheme: format!("{scheme}://").into(), suffix: format!(".{below}").into() },
+        Some(below) => {
+            Origin::Below { scheme: format!("{scheme}://").into(), suffix: format!(".{below}").into() }
+        }
         None => Origin::Exact(text.into()),
     }))
 }

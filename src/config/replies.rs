@@ -14,7 +14,8 @@ use crate::route::reply::{Fixed, Location, Redirect};
 
 /// `redirect = { to, status }` of a route whose path is `pattern`. `hosts`: whether the route names its hosts.
 pub fn redirect(table: &mut Table<'_>, pattern: Option<&str>, hosts: bool) -> Option<Redirect> {
-    let to = table.need("to", filled(|text| pattern.map(|pattern| Location::parse(text, pattern, hosts)).transpose()));
+    let to = table
+        .need("to", filled(|text| pattern.map(|pattern| Location::parse(text, pattern, hosts)).transpose()));
     let status = table.or("status", integer::<u16>(300..=399), 308);
     if let Some(status) = status
         && !matches!(status, 301 | 302 | 303 | 307 | 308)
@@ -66,7 +67,8 @@ pub fn maintenance(table: &mut Table<'_>) -> Option<Option<Arc<Maintenance>>> {
     }
     if !table.has_table("maintenance") {
         let on = table.maybe("maintenance", boolean)?;
-        let plain = || Arc::new(Maintenance { except: Vec::new(), status: 503, retry_after: None, body: None });
+        let plain =
+            || Arc::new(Maintenance { except: Vec::new(), status: 503, retry_after: None, body: None });
         return Some(on.then(plain));
     }
     table.table("maintenance", |table| {
@@ -99,7 +101,9 @@ fn body(table: &mut Table<'_>) -> Option<(Box<str>, Bytes)> {
     };
     let content_type = table.or("content_type", parsed(content_type), default);
     if table.has("body") && table.has("body_file") {
-        table.reader.problem(&table.place("body_file"), "`body` and `body_file` are both given; one is enough");
+        table
+            .reader
+            .problem(&table.place("body_file"), "`body` and `body_file` are both given; one is enough");
         return None;
     }
     if table.has("body") && written.is_none() || table.has("body_file") && read.is_none() {
@@ -111,5 +115,6 @@ fn body(table: &mut Table<'_>) -> Option<(Box<str>, Bytes)> {
 
 fn content_type(text: &str) -> Result<Box<str>, String> {
     let fits = text.contains('/') && HeaderValue::from_str(text).is_ok();
-    fits.then(|| text.into()).ok_or_else(|| "expected a media type, such as \"text/html; charset=utf-8\"".to_owned())
+    fits.then(|| text.into())
+        .ok_or_else(|| "expected a media type, such as \"text/html; charset=utf-8\"".to_owned())
 }

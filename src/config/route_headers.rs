@@ -115,10 +115,18 @@ pub fn name(reader: &Reader<'_>, Placed { at, value }: &Placed<&str>) -> Option<
 }
 
 /// Why a rule may not touch a header. `says`: it gives a value, rather than taking one away.
-fn refused(name: &HeaderName, identity: &[HeaderName], cors: bool, way: Way, says: bool) -> Option<&'static str> {
+fn refused(
+    name: &HeaderName,
+    identity: &[HeaderName],
+    cors: bool,
+    way: Way,
+    says: bool,
+) -> Option<&'static str> {
     let is = |other: &str| HeaderName::from_bytes(other.as_bytes()).is_ok_and(|other| is_alias(name, &other));
     match way {
-        Way::ToService if *name == header::HOST => Some("what services get for Host is said by `rewrite.host`"),
+        Way::ToService if *name == header::HOST => {
+            Some("what services get for Host is said by `rewrite.host`")
+        }
         Way::ToService if *name == header::EXPECT => {
             Some("this header is part of how messages are framed and cannot be touched")
         }

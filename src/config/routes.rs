@@ -5,9 +5,9 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::Value;
 
+use super::between_routes::{Names, Taken};
 use super::kinds::{boolean, json, list, name, parsed, placed, word};
 use super::ledger::ON_OUTAGE;
-use super::between_routes::{Names, Taken};
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
@@ -148,7 +148,9 @@ fn answers(table: &mut Table<'_>, path: Option<&str>, hosts: bool) -> Option<Opt
     table.exists("answer");
     match (redirect, answer) {
         (Some(_), Some(_)) => {
-            table.reader.problem(&table.place("answer"), "`answer` and `redirect` are both given; one is enough");
+            table
+                .reader
+                .problem(&table.place("answer"), "`answer` and `redirect` are both given; one is enough");
             None
         }
         (Some(redirect), None) => redirect.map(|redirect| Some(Destination::Redirect(redirect))),
@@ -163,7 +165,8 @@ fn denials(table: &mut Table<'_>) -> Option<Denials> {
     let to = if table.has_table("redirect") { None } else { table.maybe("redirect", parsed(redirect)) };
     let return_to = table.maybe("return_to", parsed(parameter));
     if table.has("return_to") && (!table.has("redirect") || table.has_table("redirect")) {
-        let message = "`return_to` tells the login page the way back: say where that is, `redirect = \"/login\"`";
+        let message =
+            "`return_to` tells the login page the way back: say where that is, `redirect = \"/login\"`";
         table.reader.problem(&table.place("return_to"), message);
     }
     Some(Denials { html: html?, login: to.map(|to| Login { to, return_to }) })
@@ -364,7 +367,9 @@ pub fn method(text: &str) -> Result<Method, String> {
 /// The name of a query's parameter, which nobody has to escape.
 fn parameter(text: &str) -> Result<Box<str>, String> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
-    plain.then(|| text.into()).ok_or_else(|| "the name of a parameter is of letters, digits, `-`, `.`, `_` and `~`".into())
+    plain
+        .then(|| text.into())
+        .ok_or_else(|| "the name of a parameter is of letters, digits, `-`, `.`, `_` and `~`".into())
 }
 
 /// A local path or an absolute URL. `//host` and `/\host` look local and are not.

@@ -27,7 +27,11 @@ pub(super) enum Words {
 }
 
 /// What is known of a request for whoever makes text of it. `request` is the client's own.
-pub(super) fn facts<'a>(request: &'a RequestHeader, exchange: &'a Exchange, claims: Option<&'a Claims>) -> Facts<'a> {
+pub(super) fn facts<'a>(
+    request: &'a RequestHeader,
+    exchange: &'a Exchange,
+    claims: Option<&'a Claims>,
+) -> Facts<'a> {
     Facts {
         client: exchange.client,
         request_id: exchange.id.as_str(),
@@ -59,7 +63,8 @@ pub(super) fn request(
     }
     let Some(rules) = &handling.headers else { return Ok(()) };
     let edits = &rules.request;
-    let unwanted: Vec<HeaderName> = sent.headers.keys().filter(|name| edits.replaces(name)).cloned().collect();
+    let unwanted: Vec<HeaderName> =
+        sent.headers.keys().filter(|name| edits.replaces(name)).cloned().collect();
     for name in &unwanted {
         sent.remove_header(name);
     }
@@ -93,7 +98,11 @@ fn rewritten(sent: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
 }
 
 /// The service's answer to the client's `request`.
-pub(super) fn service(response: &mut ResponseHeader, request: &RequestHeader, exchange: &Exchange) -> Result<()> {
+pub(super) fn service(
+    response: &mut ResponseHeader,
+    request: &RequestHeader,
+    exchange: &Exchange,
+) -> Result<()> {
     let Some(handling) = exchange.route().map(|route| &route.settings.handling) else { return Ok(()) };
     if let Some(rewrite) = handling.rewrite.as_ref().filter(|rewrite| rewrite.restore) {
         restored(response, request, rewrite)?;
@@ -164,7 +173,10 @@ fn spoken(response: &mut ResponseHeader, cors: &Cors, request: &HeaderMap, prefl
 
 fn varies(headers: &HeaderMap, name: &str) -> bool {
     let lines = headers.get_all(header::VARY).iter().filter_map(|line| line.to_str().ok());
-    lines.flat_map(|line| line.split(',')).map(str::trim).any(|own| own == "*" || own.eq_ignore_ascii_case(name))
+    lines
+        .flat_map(|line| line.split(','))
+        .map(str::trim)
+        .any(|own| own == "*" || own.eq_ignore_ascii_case(name))
 }
 
 /// Places that the service names, by the names that the client knows.

@@ -21,7 +21,8 @@ pub(super) fn own(request: &RequestHeader, grant: &Grant, exchange: &Exchange) -
         // What else it says is said of every answer of such a route.
         return Some(Answer { status: StatusCode::NO_CONTENT, headers: Vec::new(), body: Bytes::new() });
     }
-    let id = || HeaderValue::from_str(exchange.id.as_str()).map(|id| (HeaderName::from_static(X_REQUEST_ID), id));
+    let id =
+        || HeaderValue::from_str(exchange.id.as_str()).map(|id| (HeaderName::from_static(X_REQUEST_ID), id));
     match &grant.route.settings.destination {
         Destination::Upstream(_) => None,
         Destination::Redirect(redirect) => {

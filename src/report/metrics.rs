@@ -260,7 +260,10 @@ impl RouteMetrics {
                 Assurance::WouldDeny(denial) => {
                     let word = denial.reason.word();
                     let word = if self.reasons.contains_key(word) { word } else { OTHER };
-                    self.metrics.verdicts.with_label_values(&[&grant.route.settings.name, OBSERVED, word]).inc();
+                    self.metrics
+                        .verdicts
+                        .with_label_values(&[&grant.route.settings.name, OBSERVED, word])
+                        .inc();
                 }
             },
             Err(denial) => {

@@ -1,8 +1,8 @@
 //! Cross-origin requests (Fetch standard, section 3.2): preflights are answered here and never reach a service, which
 //! would otherwise have to let strangers' `OPTIONS` in; and what pages of other origins may read is said here alone.
 
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::Method;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 /// `cors`, resolved.
 #[derive(Clone, Debug, PartialEq)]
@@ -151,7 +151,10 @@ impl Origin {
 }
 
 fn is_label(label: &str) -> bool {
-    !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
+    !label.is_empty()
+        && label
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte))
 }
 
 fn is_list_of_names(list: &HeaderValue) -> bool {
@@ -170,9 +173,18 @@ mod tests {
             assert!(below.matches(good), "{good}");
         }
         for bad in [
-            "https://example.com", "https://.example.com", "http://a.example.com", "https://a..example.com",
-            "https://evil.com/.example.com", "https://evil.com:1.example.com", "https://evilexample.com",
-            "https://a.example.com:8443", "https://a.example.com.evil.com", "https://A.example.com", "null", "",
+            "https://example.com",
+            "https://.example.com",
+            "http://a.example.com",
+            "https://a..example.com",
+            "https://evil.com/.example.com",
+            "https://evil.com:1.example.com",
+            "https://evilexample.com",
+            "https://a.example.com:8443",
+            "https://a.example.com.evil.com",
+            "https://A.example.com",
+            "null",
+            "",
             "https://x@a.example.com",
         ] {
             assert!(!below.matches(bad), "{bad}");

@@ -80,12 +80,16 @@ impl Location {
         for part in phrase.parts() {
             match part {
                 Part::Literal(text) => in_query |= text.contains('?'),
-                Part::Field(Field::Query) if !in_query => return Err("`{query}` stands behind a `?`".to_owned()),
+                Part::Field(Field::Query) if !in_query => {
+                    return Err("`{query}` stands behind a `?`".to_owned());
+                }
                 Part::Field(_) => {}
             }
         }
         let is_url = match phrase.parts() {
-            [Part::Literal(first), ..] if first.starts_with("https://") || first.starts_with("http://") => true,
+            [Part::Literal(first), ..] if first.starts_with("https://") || first.starts_with("http://") => {
+                true
+            }
             // `//host` is a URL without a scheme.
             [Part::Literal(first), ..] if first.starts_with('/') && !first.starts_with("//") => false,
             _ => return Err(FORM.to_owned()),
@@ -105,7 +109,9 @@ impl Location {
                 }
                 Part::Field(Field::Query) => text.push_str(facts.query()),
                 // What a host, a path and its segments are made of can stand in a path; not all of it in a query.
-                Part::Field(field @ (Field::Host | Field::Path | Field::Capture(_) | Field::Scheme)) if !in_query => {
+                Part::Field(field @ (Field::Host | Field::Path | Field::Capture(_) | Field::Scheme))
+                    if !in_query =>
+                {
                     field.write(facts, &mut text)?;
                 }
                 Part::Field(field) => {
@@ -158,7 +164,8 @@ pub fn escape(value: &str, text: &mut String) {
             text.push(char::from(byte));
         } else {
             const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
-            let digit = |nibble: u8| DIGITS.get(usize::from(nibble & 0xf)).map_or('0', |digit| char::from(*digit));
+            let digit =
+                |nibble: u8| DIGITS.get(usize::from(nibble & 0xf)).map_or('0', |digit| char::from(*digit));
             text.extend(['%', digit(byte >> 4), digit(byte)]);
         }
     }
@@ -194,7 +201,12 @@ mod tests {
             ("https://{host}{path}?{query}", "/{*rest}", "/a", "https://api.example/a"),
             ("https://{host}:8443{path}", "/{*rest}", "/a?x", "https://api.example:8443/a"),
             ("https://www.{host}/{rest}", "/{*rest}", "/", "https://www.api.example/"),
-            ("https://new.example/v2/{rest}?from={path}&{query}", "/v1/{*rest}", "/v1/a/b?c", "https://new.example/v2/a/b?from=%2Fv1%2Fa%2Fb&c"),
+            (
+                "https://new.example/v2/{rest}?from={path}&{query}",
+                "/v1/{*rest}",
+                "/v1/a/b?c",
+                "https://new.example/v2/a/b?from=%2Fv1%2Fa%2Fb&c",
+            ),
             ("/new/{id}", "/old/{id}", "/old/7", "/new/7"),
             ("/by/{client_ip}?at={path}", "/{a}", "/x&y=z", "/by/192.0.2.7?at=%2Fx%26y%3Dz"),
         ] {
@@ -207,9 +219,24 @@ mod tests {
     #[test]
     fn no_request_chooses_the_host_of_a_redirect() {
         for to in [
-            "https://{rest}/", "https://{host}{rest}", "https://{host}{query}", "https://x{rest}", "https://u@{host}/",
-            "https://{path}", "https:///x", "//x", "/\\x", "{path}", "{host}", "x", "", "ftp://x/", "https://a b/",
-            "/{query}", "https://x/\u{e9}", "https://{host}\r\nX: y",
+            "https://{rest}/",
+            "https://{host}{rest}",
+            "https://{host}{query}",
+            "https://x{rest}",
+            "https://u@{host}/",
+            "https://{path}",
+            "https:///x",
+            "//x",
+            "/\\x",
+            "{path}",
+            "{host}",
+            "x",
+            "",
+            "ftp://x/",
+            "https://a b/",
+            "/{query}",
+            "https://x/\u{e9}",
+            "https://{host}\r\nX: y",
         ] {
             assert!(Location::parse(to, "/{*rest}", true).is_err(), "{to}");
         }

@@ -27,7 +27,10 @@ pub enum PathRewrite {
     Keep,
     /// `strip` is replaced by `add`. Each begins with a slash and does not end with one, or is empty; every path of the
     /// route begins with `strip`.
-    Prefix { strip: Box<str>, add: Box<str> },
+    Prefix {
+        strip: Box<str>,
+        add: Box<str>,
+    },
     Replace(Replacement),
 }
 
@@ -67,9 +70,11 @@ impl Replacement {
         let sample = Self(parts);
         match target::is_canonical(&sample.apply("/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x/x")) {
             true => Ok(sample),
-            false => Err("expected a path in its one form, such as \"/v2/{rest}\": no query, no dot segments, \
+            false => {
+                Err("expected a path in its one form, such as \"/v2/{rest}\": no query, no dot segments, \
                           no empty segments, escapes in capitals"
-                .to_owned()),
+                    .to_owned())
+            }
         }
     }
 
@@ -157,7 +162,10 @@ impl Rewrite {
         for (at, part) in cookie.split(';').enumerate() {
             let (name, value) = part.split_once('=').map_or((part, ""), |(name, value)| (name, value));
             let (name, value) = (name.trim(), value.trim());
-            if at > 0 && name.eq_ignore_ascii_case("domain") && host.as_deref() == Some(value.trim_start_matches('.')) {
+            if at > 0
+                && name.eq_ignore_ascii_case("domain")
+                && host.as_deref() == Some(value.trim_start_matches('.'))
+            {
                 continue;
             }
             let path = (at > 0 && name.eq_ignore_ascii_case("path")).then(|| self.restored(value)).flatten();

@@ -18,7 +18,9 @@ fn own(rest: &str) -> String {
 #[test]
 fn rewriting_says_one_thing_in_one_way() {
     let rewrite = |inside: &str| route(&format!("rewrite = {{ {inside} }}"));
-    let made = good(&rewrite("strip_prefix = \"/x/\", add_prefix = \"/v2\", host = \"app.internal:80\", restore = true"));
+    let made = good(&rewrite(
+        "strip_prefix = \"/x/\", add_prefix = \"/v2\", host = \"app.internal:80\", restore = true",
+    ));
     let rewrite_made = made.routes[0].handling.rewrite.as_ref().expect("a rewrite");
     assert_eq!(rewrite_made.path, PathRewrite::Prefix { strip: "/x".into(), add: "/v2".into() });
     assert_eq!(rewrite_made.apply("/x/7/a"), "/v2/7/a");
@@ -100,13 +102,32 @@ fn a_value_that_may_be_a_secret_is_not_told() {
 #[test]
 fn origins_are_written_as_browsers_write_them() {
     let cors = |inside: &str| route(&format!("cors = {{ {inside} }}"));
-    for origin in ["https://a.example", "http://localhost:5173", "https://*.a.example:8443", "null", "capacitor://localhost", "http://[::1]:3000"] {
+    for origin in [
+        "https://a.example",
+        "http://localhost:5173",
+        "https://*.a.example:8443",
+        "null",
+        "capacitor://localhost",
+        "http://[::1]:3000",
+    ] {
         good(&cors(&format!("origins = [\"{origin}\"], credentials = true")));
     }
     for origin in [
-        "a.example", "https://a.example/", "https://A.example", "HTTPS://a.example", "https://a.example:443",
-        "http://a.example:80", "https://", "https://*", "https://*.", "https://a.*.example", "https://u@a.example", "",
-        "https://a.example.", "**", "https://a.example, https://b.example",
+        "a.example",
+        "https://a.example/",
+        "https://A.example",
+        "HTTPS://a.example",
+        "https://a.example:443",
+        "http://a.example:80",
+        "https://",
+        "https://*",
+        "https://*.",
+        "https://a.*.example",
+        "https://u@a.example",
+        "",
+        "https://a.example.",
+        "**",
+        "https://a.example, https://b.example",
     ] {
         refused(&cors(&format!("origins = [\"{origin}\"]")), "as browsers write it");
     }
@@ -126,13 +147,15 @@ fn a_route_leads_to_one_place() {
     let Destination::Redirect(redirect) = &config.routes[0].destination else { panic!("a redirect") };
     assert_eq!(redirect.status, StatusCode::PERMANENT_REDIRECT);
     good(&own("hosts = [\"a.example\"]\nredirect = { to = \"https://{host}{path}?{query}\", status = 301 }"));
-    let config = good(&own("answer = { status = 404, body = \"no\", headers = { cache-control = \"max-age=60\" } }"));
+    let config =
+        good(&own("answer = { status = 404, body = \"no\", headers = { cache-control = \"max-age=60\" } }"));
     let Destination::Answer(fixed) = &config.routes[0].destination else { panic!("an answer") };
     assert_eq!((fixed.status, &*fixed.body, fixed.headers.len()), (StatusCode::NOT_FOUND, &b"no"[..], 2));
 
     refused(&own(""), "`upstream` is missing");
     refused(&own("redirect = { to = \"https://{host}{path}\" }"), "without `hosts`");
-    for to in ["//evil/{rest}", "https://{rest}", "https://{host}{rest}", "{path}", "x", "/{query}", "/a\\nb"] {
+    for to in ["//evil/{rest}", "https://{rest}", "https://{host}{rest}", "{path}", "x", "/{query}", "/a\\nb"]
+    {
         let told = told(with(&own(&format!("hosts = [\"h\"]\nredirect = {{ to = \"{to}\" }}"))));
         assert_eq!(told.len(), 1, "{to}: {told:?}");
     }
@@ -162,7 +185,8 @@ fn browsers_are_told_the_way_back_only_where_they_are_sent_somewhere() {
 
 #[test]
 fn maintenance_holds_for_every_route_that_says_nothing_else() {
-    let all = "[server]\nmaintenance = { retry_after = \"5m\", except = [\"10.0.0.0/8\"], body = \"soon\" }\n";
+    let all =
+        "[server]\nmaintenance = { retry_after = \"5m\", except = [\"10.0.0.0/8\"], body = \"soon\" }\n";
     let config = good(&format!("{all}{}", route("maintenance = false")));
     let [own, inherited] = &config.routes[..] else { panic!("two routes") };
     assert!(own.handling.maintenance.is_none());
