@@ -108,6 +108,10 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
     let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
     let inherited = inherited.and_then(|upstream| Some(&upstream.settings.as_ref()?.timeouts.patience));
     let timeouts = table.table("timeouts", |timeouts| upstreams::patience(timeouts, inherited));
+    if matches!(written.answers, Some(Some(_))) {
+        // Nobody is waited for.
+        table.not_in_effect("timeouts");
+    }
     let written = Written { timeouts, ..written };
     rules_within(table, &written, around);
     if written.auth == Some(Auth::Public) {

@@ -19,7 +19,7 @@ struct Scene {
 
 fn scene(routes: &[&str]) -> Scene {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Setup::new().server("h2c = true").issuer(&issuer).upstream("app", &origin);
+    let setup = Setup::new().server("h2c = true").issuer(&issuer).upstream("app", &origin).section(PATIENT_DATABASE);
     let with = |setup: Setup, route: &&str| setup.route(&format!("upstream = \"app\"\n{route}"));
     Scene { gateway: routes.iter().fold(setup, with).start(), origin, issuer }
 }

@@ -272,3 +272,33 @@ fn denials_carry_the_routes_headers_and_keep_what_they_say_themselves() {
         ("public, max-age=600".into(), Some("alice"))
     );
 }
+
+#[test]
+fn a_token_is_taken_out_of_a_rewritten_target_and_a_retry_is_rewritten_once() {
+    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
+    let gateway = Setup::new()
+        .issuer(&issuer)
+        .section("[identity]\nforward_token = false\n")
+        .upstream("app", &origin)
+        .route("path = \"/a/{*rest}\"\nupstream = \"app\"\nrewrite = { strip_prefix = \"/a\" }\nheaders.request.add = { x-path = \"{path}\" }")
+        .start();
+    let token = issuer.good("alice");
+    assert_eq!(gateway.get(&format!("/a/a/b?x=%20&access_token={token}&y"), None).status, 200);
+    let seen = origin.only();
+    assert_eq!(
+        (seen.line().as_str(), seen.values("x-path")),
+        ("GET /a/b?x=%20&y HTTP/1.1", vec!["/a/a/b".to_owned()])
+    );
+    assert!(!seen.text().contains(&token));
+    origin.forget();
+    // The kept connection is closed without a word: the request goes out again, and is the same.
+    let closed = std::sync::atomic::AtomicBool::new(false);
+    origin.answer(move |_| match closed.swap(true, std::sync::atomic::Ordering::SeqCst) {
+        false => Answer { raw: Some(Vec::new()), close: true, ..Answer::ok() },
+        true => Answer::ok(),
+    });
+    assert_eq!(gateway.get("/a/a/b?x", Some(&token)).status, 200);
+    let lines: Vec<_> = origin.requests().iter().map(Seen::line).collect();
+    assert_eq!(lines, ["GET /a/b?x HTTP/1.1"; 2]);
+    assert!(origin.requests().iter().all(|seen| seen.values("x-path") == ["/a/a/b"]));
+}

@@ -209,3 +209,22 @@ fn a_body_may_be_as_long_as_its_route_says_else_as_the_server_says() {
     assert_eq!(config.routes[0].handling.mode, Mode::Observe);
     refused(&route("mode = \"watch\""), "expected one of `enforce`, `observe`");
 }
+
+#[test]
+fn what_is_in_effect_of_routes_is_a_configuration_again() {
+    let all = [
+        "[server]\nmaintenance = { retry_after = \"5m\", body = \"soon\" }\n".to_owned(),
+        route(
+            "rewrite = { strip_prefix = \"/x\", restore = true }\nbody_bytes = \"1GiB\"\nmode = \"observe\"\nmaintenance = false",
+        ),
+        route(
+            "hosts = [\"a.b\"]\nheaders = { request = { set = { x-a = \"{sub}\" } }, response = { add = { x-b = \"1\" } } }\ncors = { origins = [\"null\"] }",
+        ),
+        own("hosts = [\"b.b\"]\nredirect = { to = \"https://{host}/{rest}\" }"),
+        own("hosts = [\"c.b\"]\nanswer = { status = 404, body = \"no\", headers = { x-a = \"1\" } }"),
+    ];
+    let checked = with(&all.concat()).unwrap_or_else(|problems| panic!("{problems}"));
+    let again = parse(&toml::to_string(&checked.effective).expect("TOML"));
+    let again = again.unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(again.config == checked.config && again.effective == checked.effective);
+}
