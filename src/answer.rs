@@ -33,7 +33,7 @@ pub struct Asked<'a> {
     pub method: &'a Method,
     /// Every header, as received.
     pub headers: &'a HeaderMap,
-    /// The target, with its query.
+    /// The target, with its query, without the tokens in it: the login may be told of it.
     pub target: &'a str,
     /// What logs call the request.
     pub request_id: &'a str,

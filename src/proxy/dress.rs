@@ -1,6 +1,7 @@
 //! What a route's own rules make of heads: the request's on its way to the service, and every answer's on its way back,
 //! be it the service's or the gateway's.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -9,10 +10,11 @@ use pingora::{Error, ErrorType, Result};
 
 use super::exchange::Exchange;
 use crate::claims::Claims;
-use crate::route::headers::Edits;
+use crate::route::headers::{Edits, Value};
 use crate::route::phrase::Facts;
 use crate::route::{Cors, Rewrite, Route, cors};
 use crate::target;
+use crate::token::{self, Place};
 
 const X_FORWARDED_PREFIX: &str = "x-forwarded-prefix";
 
@@ -26,11 +28,36 @@ pub(super) enum Words {
     Gateways,
 }
 
+/// The target as judged: visible ASCII.
+pub(super) fn target(request: &RequestHeader) -> &str {
+    std::str::from_utf8(request.raw_path()).unwrap_or_default()
+}
+
+/// The target without the tokens in it: what is told of it to others is not how they get one.
+pub(super) fn without_tokens<'a>(request: &'a RequestHeader, exchange: &Exchange) -> Cow<'a, str> {
+    let target = target(request);
+    let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
+    let names = exchange.snapshot.gate.places.iter().filter_map(|place| match place {
+        Place::Query(name) => Some(name),
+        Place::Header(_) | Place::Cookie(_) => None,
+    });
+    let mut left = query.to_owned();
+    for name in names {
+        left = token::without_parameter(&left, name).unwrap_or_default();
+    }
+    match left.len() {
+        0 => Cow::Borrowed(path),
+        same if same == query.len() => Cow::Borrowed(target),
+        _ => Cow::Owned(format!("{path}?{left}")),
+    }
+}
+
 /// What is known of a request for whoever makes text of it. `request` is the client's own.
 pub(super) fn facts<'a>(
     request: &'a RequestHeader,
     exchange: &'a Exchange,
     claims: Option<&'a Claims>,
+    target: &'a str,
 ) -> Facts<'a> {
     Facts {
         client: exchange.client,
@@ -38,16 +65,27 @@ pub(super) fn facts<'a>(
         scheme: exchange.scheme.word(),
         method: &request.method,
         host: request.headers.get(header::HOST).map(HeaderValue::as_bytes),
-        // Judged, and so visible ASCII.
-        target: std::str::from_utf8(request.raw_path()).unwrap_or_default(),
+        target,
         claims,
     }
 }
 
-/// Facts with what is known of who is calling: of who was refused, nothing.
-fn all_facts<'a>(request: &'a RequestHeader, exchange: &'a Exchange) -> Facts<'a> {
+/// Makes values for one request, and says them. Of who was refused nothing is known.
+fn for_each_value(
+    request: &RequestHeader,
+    exchange: &Exchange,
+    values: &mut dyn Iterator<Item = &(HeaderName, Value)>,
+    mut say: impl FnMut(&HeaderName, HeaderValue) -> Result<()>,
+) -> Result<()> {
     let credential = exchange.grant().and_then(|grant| grant.credential.as_ref());
-    facts(request, exchange, credential.map(|credential| &credential.claims))
+    let target = without_tokens(request, exchange);
+    let facts = facts(request, exchange, credential.map(|credential| &credential.claims), &target);
+    for (name, value) in values {
+        if let Some(value) = value.of(&facts) {
+            say(name, value)?;
+        }
+    }
+    Ok(())
 }
 
 /// The service's request, made of the client's `request`. Comes last of all, so that nothing is put back behind it.
@@ -68,13 +106,9 @@ pub(super) fn request(
     for name in &unwanted {
         sent.remove_header(name);
     }
-    let facts = all_facts(request, exchange);
-    for (name, value) in edits.set.iter().chain(&edits.add) {
-        if let Some(value) = value.of(&facts) {
-            sent.append_header(name.clone(), value)?;
-        }
-    }
-    Ok(())
+    for_each_value(request, exchange, &mut edits.set.iter().chain(&edits.add), |name, value| {
+        sent.append_header(name.clone(), value).map(drop)
+    })
 }
 
 fn rewritten(sent: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
@@ -119,7 +153,7 @@ pub(super) fn own(
 ) -> Result<()> {
     let Some(handling) = exchange.route().map(|route| &route.settings.handling) else { return Ok(()) };
     if let Some(rules) = &handling.headers {
-        edited(response, &rules.response, words, || all_facts(request, exchange))?;
+        edited(response, &rules.response, words, request, exchange)?;
     }
     match &handling.cors {
         Some(cors) => spoken(response, cors, &request.headers, exchange.preflight),
@@ -127,32 +161,29 @@ pub(super) fn own(
     }
 }
 
-fn edited<'a>(
+fn edited(
     response: &mut ResponseHeader,
     edits: &Edits,
     words: Words,
-    facts: impl FnOnce() -> Facts<'a>,
+    request: &RequestHeader,
+    exchange: &Exchange,
 ) -> Result<()> {
     if edits.is_empty() {
         return Ok(());
     }
-    let facts = facts();
     if words == Words::Operators {
         for name in edits.remove.iter().chain(edits.set.iter().map(|(name, _)| name)) {
             response.remove_header(name);
         }
     }
-    let said: Vec<HeaderName> = response.headers.keys().cloned().collect();
-    let mut say = |name: &HeaderName, value: Option<HeaderValue>| match value {
-        Some(value) => response.append_header(name.clone(), value).map(drop),
-        None => Ok(()),
+    let said: Vec<HeaderName> = match words {
+        Words::Operators => Vec::new(),
+        Words::Gateways => response.headers.keys().cloned().collect(),
     };
-    for (name, value) in edits.set.iter().chain(&edits.add) {
-        if words == Words::Operators || !said.contains(name) {
-            say(name, value.of(&facts))?;
-        }
-    }
-    Ok(())
+    let mut values = edits.set.iter().chain(&edits.add).filter(|(name, _)| !said.contains(name));
+    for_each_value(request, exchange, &mut values, |name, value| {
+        response.append_header(name.clone(), value).map(drop)
+    })
 }
 
 /// What pages of other origins may read, in the place of whatever the service said about it.

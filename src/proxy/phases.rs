@@ -67,7 +67,7 @@ impl ProxyHttp for Proxy {
         let header = session.req_header();
         let (answer, words) = match &verdict {
             Ok(grant) => (replies::own(header, grant, exchange), Words::Operators),
-            Err(denial) => (Some(answer::denial(denial, &asked(header, exchange))), Words::Gateways),
+            Err(denial) => (Some(denied(header, exchange, denial)), Words::Gateways),
         };
         // Who frames one request in two ways is not asked for another; nor is there one behind a body that was given up.
         let broken = matches!(
@@ -233,7 +233,7 @@ impl ProxyHttp for Proxy {
         {
             session.set_keepalive(None);
             let denial = Denial { route: exchange.route().cloned(), credential: None, reason };
-            let answer = answer::denial(&denial, &asked(session.req_header(), exchange));
+            let answer = denied(session.req_header(), exchange, &denial);
             // The client may be gone: then nobody is left to be told.
             let _ = send(session, exchange, answer, Words::Gateways).await;
         }
@@ -280,9 +280,14 @@ fn failure(error: &Error) -> Option<DenyReason> {
     }
 }
 
-fn asked<'a>(header: &'a RequestHeader, exchange: &'a Exchange) -> Asked<'a> {
-    let target = std::str::from_utf8(header.raw_path()).unwrap_or_default();
-    Asked { method: &header.method, headers: &header.headers, target, request_id: exchange.id.as_str() }
+/// How a denial is told to whoever sent this request.
+fn denied(header: &RequestHeader, exchange: &Exchange, denial: &Denial) -> Answer {
+    let target = dress::without_tokens(header, exchange);
+    let request_id = exchange.id.as_str();
+    answer::denial(
+        denial,
+        &Asked { method: &header.method, headers: &header.headers, target: &target, request_id },
+    )
 }
 
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.

@@ -27,7 +27,9 @@ pub(super) fn own(request: &RequestHeader, grant: &Grant, exchange: &Exchange) -
         Destination::Upstream(_) => None,
         Destination::Redirect(redirect) => {
             let claims = grant.credential.as_ref().map(|credential| &credential.claims);
-            let Some(location) = redirect.to.of(&dress::facts(request, exchange, claims)) else {
+            let Some(location) =
+                redirect.to.of(&dress::facts(request, exchange, claims, dress::target(request)))
+            else {
                 return Some(answer::problem(&UNNAMED, exchange.id.as_str()));
             };
             let headers = [(header::LOCATION, location)].into_iter().chain(id()).collect();

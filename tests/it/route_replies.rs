@@ -5,7 +5,7 @@ use std::fs;
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, Setup};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
@@ -19,7 +19,12 @@ fn ask(gateway: &Gateway, target: &str, host: &str) -> Response {
 
 fn setup(issuer: &Issuer, origin: &Origin) -> Setup {
     let everything = "name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"";
-    Setup::new().server("h2c = true").issuer(issuer).upstream("app", origin).route(everything)
+    Setup::new()
+        .section(PATIENT_DATABASE)
+        .server("h2c = true")
+        .issuer(issuer)
+        .upstream("app", origin)
+        .route(everything)
 }
 
 #[test]
@@ -123,7 +128,8 @@ fn maintenance_is_switched_by_a_reload_and_lets_some_in() {
     let (issuer, origin) = (Issuer::new(Algorithm::ES256), Origin::start());
     let guarded = "path = \"/{*rest}\"\nupstream = \"app\"\nhtml = true";
     let set = |server: &str, own: &str| {
-        let setup = Setup::new().server("trusted_proxies = [\"127.0.0.1\"]").server(server);
+        let setup =
+            Setup::new().section(PATIENT_DATABASE).server("trusted_proxies = [\"127.0.0.1\"]").server(server);
         let setup = setup.issuer(&issuer).upstream("app", &origin).route(guarded);
         setup.route(&format!("path = \"/status\"\nauth = \"public\"\nupstream = \"app\"\n{own}")).toml()
     };
@@ -190,7 +196,7 @@ const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q
 #[test]
 fn a_browser_is_sent_to_log_in_with_the_way_back_and_a_script_is_not() {
     let (issuer, origin) = (Issuer::new(Algorithm::ES256), Origin::start());
-    let gateway = Setup::new()
+    let gateway = Setup::new().section(PATIENT_DATABASE)
         .issuer(&issuer)
         .upstream("app", &origin)
         .route("path = \"/{*rest}\"\nupstream = \"app\"\nredirect = \"/login?lang=en\"\nreturn_to = \"next\"\nhtml = true")
@@ -202,6 +208,9 @@ fn a_browser_is_sent_to_log_in_with_the_way_back_and_a_script_is_not() {
         (302, Some("/login?lang=en&next=%2Fa%2Fb%3Fc%3Dd%26e%3Dhttp%3A%2F%2Fevil.test%2F"))
     );
     assert_eq!((sent.header("cache-control"), sent.header("vary")), (Some("no-store"), Some("Accept")));
+    // Whoever is told the way back is not told the token.
+    let sent = get(&format!("/a?x&access_token={}", issuer.expired("alice")), &[BROWSER]);
+    assert_eq!(sent.header("location"), Some("/login?lang=en&next=%2Fa%3Fx"));
     // The way back is a path of this host, however the target was written.
     let mut raw = gateway.raw();
     raw.send(format!(
