@@ -305,8 +305,8 @@ async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer, wo
         response.append_header(name, value)?;
     }
     dress::own(&mut response, session.req_header(), exchange, words)?;
-    // RFC 9110 section 8.6.
-    if answer.status != http::StatusCode::NO_CONTENT {
+    // RFC 9110 section 8.6: of what is not there, and of what stands elsewhere, nothing is said.
+    if !matches!(answer.status, http::StatusCode::NO_CONTENT | http::StatusCode::NOT_MODIFIED) {
         response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
     }
     exchange.status = answer.status.as_u16();
