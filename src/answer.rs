@@ -186,6 +186,7 @@ fn sentence(reason: &DenyReason) -> &str {
         DenyReason::MisdirectedRequest => "This connection was made for another host; please make a new one.",
         DenyReason::ClientCertificateMissing => "This needs a client certificate.",
         DenyReason::Maintenance(_) => "The service is being maintained; please try again later.",
+        DenyReason::AskerRefused => "This address may not ask here.",
         DenyReason::MethodRefused => "This method is refused.",
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
         DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
@@ -249,6 +250,7 @@ fn challenge(denial: &Denial, detail: &str) -> Option<String> {
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
         | DenyReason::Maintenance(_)
+        | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge

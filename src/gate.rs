@@ -13,7 +13,8 @@ use crate::claims::{Claims, User};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Lookup, Unaskable};
 use crate::route::{
-    Access, Anonymous, ClientCertificate, OnOutage, Policy, Refresh, Route, RouteSettings, RouteTable, cors,
+    Access, Anonymous, ClientCertificate, Destination, OnOutage, Policy, Refresh, Route, RouteSettings,
+    RouteTable, cors,
 };
 use crate::target::Target;
 use crate::time::Timestamp;
@@ -40,6 +41,17 @@ pub struct Request<'a> {
     pub client_certificate: bool,
     /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
     pub in_body: Option<Token<'a>>,
+    /// Who forwards it, if it passes.
+    pub forwarder: Forwarder,
+}
+
+/// Who forwards a request that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarder {
+    /// This gateway.
+    Us,
+    /// The proxy that asks.
+    Peer,
 }
 
 /// What a token is good for, by the route it is presented to.
@@ -220,6 +232,17 @@ impl Gate {
 
 /// What a route asks of every request.
 fn whoever_asks(settings: &RouteSettings, request: &Request<'_>) -> Result<(), DenyReason> {
+    let served = match (&settings.destination, request.forwarder) {
+        (Destination::Upstream(_), _) | (Destination::Asked, Forwarder::Peer) => true,
+        (Destination::Redirect(_) | Destination::Answer(_), Forwarder::Us) => true,
+        // No less specific route takes its place: what is guarded for others is not opened here.
+        (Destination::Asked, Forwarder::Us) => false,
+        // Nor is what is answered here forwarded by whoever asks.
+        (Destination::Redirect(_) | Destination::Answer(_), Forwarder::Peer) => false,
+    };
+    if !served {
+        return Err(DenyReason::NoRoute);
+    }
     if let Some(maintenance) = &settings.handling.maintenance
         && maintenance.concerns(request.client)
     {

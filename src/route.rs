@@ -170,6 +170,6 @@ pub struct Route {
     pub settings: RouteSettings,
     /// Its place in the configuration, and that of its metric series.
     pub index: usize,
-    /// Where its requests go; `None` where it answers them itself ([`Destination`]).
+    /// Where its requests go; `None` where they are not forwarded here ([`Destination`]).
     pub upstream: Option<Arc<Upstream>>,
 }

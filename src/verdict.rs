@@ -106,6 +106,8 @@ pub enum DenyReason {
     ClientCertificateMissing,
     /// Nobody is let in at present.
     Maintenance(Arc<Maintenance>),
+    /// A proxy asks that is not in `forward_auth.allow`.
+    AskerRefused,
     /// The method is refused on every route (`CONNECT`, `TRACE`, `TRACK`).
     MethodRefused,
     /// More or longer header fields than allowed.
@@ -149,6 +151,7 @@ impl DenyReason {
             Self::MisdirectedRequest => "misdirected_request",
             Self::ClientCertificateMissing => "client_certificate_missing",
             Self::Maintenance(_) => "maintenance",
+            Self::AskerRefused => "asker_refused",
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
@@ -192,6 +195,7 @@ impl DenyReason {
             Self::NoRoute
             | Self::RequestAmbiguous(_)
             | Self::MisdirectedRequest
+            | Self::AskerRefused
             | Self::Maintenance(_)
             | Self::MethodRefused
             | Self::HeadersTooLarge
@@ -210,7 +214,7 @@ impl DenyReason {
             Self::NoRoute => 404,
             Self::RequestAmbiguous(_) => 400,
             Self::MisdirectedRequest => 421,
-            Self::ClientCertificateMissing => 403,
+            Self::ClientCertificateMissing | Self::AskerRefused => 403,
             Self::Maintenance(maintenance) => maintenance.status,
             Self::MethodRefused => 405,
             Self::HeadersTooLarge => 431,
@@ -242,12 +246,13 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 27] = [
+pub const WORDS: [&str; 28] = [
     "no_route",
     "request_ambiguous",
     "misdirected_request",
     "client_certificate_missing",
     "maintenance",
+    "asker_refused",
     "method_refused",
     "headers_too_large",
     "body_too_large",

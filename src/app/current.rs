@@ -327,7 +327,8 @@ async fn snapshot(
     };
     let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
     let observing = makers.observing.clone();
-    Snapshot { gate, server: config.server.clone(), report, routes, observing }
+    let (server, forward_auth) = (config.server.clone(), config.forward_auth.clone());
+    Snapshot { gate, server, forward_auth, report, routes, observing }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
@@ -340,7 +341,7 @@ async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMe
         .collect();
     let named = |route: &RouteSettings| match &route.destination {
         Destination::Upstream(name) => Some(Arc::clone(name)),
-        Destination::Redirect(_) | Destination::Answer(_) => None,
+        Destination::Redirect(_) | Destination::Answer(_) | Destination::Asked => None,
     };
     // One that no route leads to needs neither addresses nor probes.
     let used: HashSet<Arc<str>> = config.routes.iter().filter_map(named).collect();

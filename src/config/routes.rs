@@ -11,7 +11,7 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use super::{handling, observers, refresh, replies};
+use super::{forward_auth, handling, observers, refresh, replies};
 use crate::ledger::preset::Preset;
 use crate::route::{
     Access, Anonymous, ClientCertificate, Denials, Destination, Handling, Login, Observer, OnOutage, Policy,
@@ -67,6 +67,8 @@ pub struct Around<'a> {
     /// `[ledger] presets`
     pub presets: &'a [Preset],
     pub handling: handling::Around<'a>,
+    /// Whether proxies ask here and forward by themselves.
+    pub is_asked: bool,
 }
 
 const CLIENT_CERTIFICATE: [(&str, ClientCertificate); 2] =
@@ -128,8 +130,9 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
 /// Where the route leads, unless it answers itself.
 fn upstream(table: &mut Table<'_>) -> Option<Placed<Box<str>>> {
     let instead = ["answer", "redirect"].into_iter().find(|key| answers_by(table, key));
-    let Some(key) = instead else { return table.need("upstream", placed(name)) };
     let upstream = table.maybe("upstream", placed(name));
+    // Whether there has to be one, `forward_auth::route` knows.
+    let Some(key) = instead else { return upstream };
     for needless in ["upstream", "rewrite", "timeouts", "on_response"] {
         if table.has(needless) {
             let message = format!("`{needless}` does nothing here: `{key}` answers without asking a service");
@@ -140,7 +143,7 @@ fn upstream(table: &mut Table<'_>) -> Option<Placed<Box<str>>> {
 }
 
 /// `redirect` is a table where every request is sent elsewhere; as a string it is about browsers that have to log in.
-fn answers_by(table: &Table<'_>, key: &str) -> bool {
+pub fn answers_by(table: &Table<'_>, key: &str) -> bool {
     if key == "redirect" { table.has_table(key) } else { table.has(key) }
 }
 
@@ -196,6 +199,7 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
         reader.problem(&table.place("client_certificate"), message);
     }
     of_refresh(table, written);
+    forward_auth::route(table, written, around.is_asked);
     if written.auth == Some(Auth::Public)
         && observers::revokes(written.observers.as_deref().unwrap_or_default())
     {
@@ -281,6 +285,16 @@ impl Written {
         self.upstream.as_ref().is_some_and(|own| &*own.value == upstream)
     }
 
+    /// Whether it asks for client certificates.
+    pub fn wants_certificate(&self) -> bool {
+        self.client_certificate == Some(ClientCertificate::Required)
+    }
+
+    /// Whether its token may be in a body.
+    pub fn wants_body(&self) -> bool {
+        self.token_from.iter().flatten().any(|place| place.value.is_in_body())
+    }
+
     fn resolve(
         self,
         reader: &Reader<'_>,
@@ -323,9 +337,10 @@ impl Written {
             hosts: hosts?,
             path: path?,
             methods: methods?,
-            destination: match answers? {
-                Some(answer) => answer,
-                None => Destination::Upstream(upstream?.value.into()),
+            destination: match (answers?, upstream) {
+                (Some(answer), _) => answer,
+                (None, Some(upstream)) => Destination::Upstream(upstream.value.into()),
+                (None, None) => Destination::Asked,
             },
             access,
             client_certificate: client_certificate?,

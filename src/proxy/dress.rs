@@ -28,14 +28,15 @@ pub(super) enum Words {
     Gateways,
 }
 
-/// The target as judged: visible ASCII.
-pub(super) fn target(request: &RequestHeader) -> &str {
-    std::str::from_utf8(request.raw_path()).unwrap_or_default()
+/// The target as judged: visible ASCII. That of the request that another proxy asks about, where one does.
+pub(super) fn target<'a>(request: &'a RequestHeader, exchange: &'a Exchange) -> &'a str {
+    let target = exchange.asked.as_ref().map_or(request.raw_path(), |asked| &asked.target);
+    std::str::from_utf8(target).unwrap_or_default()
 }
 
 /// The target without the tokens in it: what is told of it to others is not how they get one.
-pub(super) fn without_tokens<'a>(request: &'a RequestHeader, exchange: &Exchange) -> Cow<'a, str> {
-    let target = target(request);
+pub(super) fn without_tokens<'a>(request: &'a RequestHeader, exchange: &'a Exchange) -> Cow<'a, str> {
+    let target = target(request, exchange);
     let Some((path, query)) = target.split_once('?') else { return Cow::Borrowed(target) };
     let names = exchange.snapshot.gate.places.iter().filter_map(|place| match place {
         Place::Query(name) => Some(name),
@@ -62,8 +63,8 @@ pub(super) fn facts<'a>(
     Facts {
         client: exchange.client,
         request_id: exchange.id.as_str(),
-        scheme: exchange.scheme.word(),
-        method: &request.method,
+        scheme: exchange.arrival.scheme.word(),
+        method: exchange.asked.as_ref().map_or(&request.method, |asked| &asked.method),
         host: request.headers.get(header::HOST).map(HeaderValue::as_bytes),
         target,
         claims,

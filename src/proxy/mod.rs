@@ -1,11 +1,14 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
-//! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
-//! is what one request carries through the phases, [`forward`] is what the upstream receives, [`dress`] what a route's own
-//! rules make of heads, [`replies`] what goes to no upstream at all, [`attempts`] is which server
-//! that is, and what happens when it fails, [`observe`] learns from what it answers.
+//! [`entrance`] opens connections, [`door`] counts them, [`waiting`] keeps time on them, [`arrival`] is what a request is
+//! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
+//! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
+//! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`dress`] what a
+//! route's own rules make of heads, [`replies`] what goes to no upstream at all, [`attempts`] is which server that is, and
+//! what happens when it fails, [`observe`] learns from what it answers.
 
+mod arrival;
+mod asked;
 mod attempts;
 mod body;
 mod door;
@@ -20,6 +23,7 @@ mod observe;
 mod phases;
 mod replies;
 pub mod settings;
+mod waiting;
 mod wire;
 
 use std::sync::Arc;
@@ -30,7 +34,7 @@ use tokio_util::task::TaskTracker;
 use crate::gate::Gate;
 use crate::report::Report;
 use crate::route::Route;
-use settings::ServerSettings;
+use settings::{ForwardAuth, ServerSettings};
 
 pub use door::{Connections, Door};
 pub use entrance::Entrance;
@@ -41,6 +45,8 @@ pub struct Snapshot {
     pub gate: Gate,
     /// `[server]`: limits and trust. What cannot change while running (listeners, threads) is taken from the first.
     pub server: ServerSettings,
+    /// `[forward_auth]`: who may ask, and how.
+    pub forward_auth: Option<ForwardAuth>,
     /// Where facts are told.
     pub report: Report,
     /// Every route, in the order of the configuration.

@@ -24,11 +24,11 @@ pub(super) fn own(request: &RequestHeader, grant: &Grant, exchange: &Exchange) -
     let id =
         || HeaderValue::from_str(exchange.id.as_str()).map(|id| (HeaderName::from_static(X_REQUEST_ID), id));
     match &grant.route.settings.destination {
-        Destination::Upstream(_) => None,
+        Destination::Upstream(_) | Destination::Asked => None,
         Destination::Redirect(redirect) => {
             let claims = grant.credential.as_ref().map(|credential| &credential.claims);
             let Some(location) =
-                redirect.to.of(&dress::facts(request, exchange, claims, dress::target(request)))
+                redirect.to.of(&dress::facts(request, exchange, claims, dress::target(request, exchange)))
             else {
                 return Some(answer::problem(&UNNAMED, exchange.id.as_str()));
             };

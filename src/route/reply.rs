@@ -20,6 +20,8 @@ pub enum Destination {
     Redirect(Redirect),
     /// Nowhere: the answer is always the same.
     Answer(Fixed),
+    /// Nowhere from here: another proxy asks, and forwards by itself.
+    Asked,
 }
 
 /// `redirect = { to, status }`

@@ -123,6 +123,7 @@ fn every_command_that_pages_show_exists() {
         "examples/token-blacklist/README.md",
         "examples/invalid-users/README.md",
         "examples/native/README.md",
+        "examples/forward-auth/README.md",
         "examples/docker-compose/README.md",
     ];
     let mut checked = 0;
