@@ -1,17 +1,18 @@
-//! A denial as HTTP: problem documents (RFC 9457), Bearer challenges (RFC 6750), pages for browsers.
+//! A denial as HTTP: problem documents (RFC 9457), Bearer challenges (RFC 6750), pages for browsers ([`browser`]).
 //!
 //! The client hears the standard's word for what is wrong; causes inside the gateway are the operator's business.
 
+mod browser;
 pub mod rate;
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::header::{self, HeaderName};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, StatusCode};
 use serde::Serialize;
 
-use crate::route::Access;
+use crate::route::{Access, Maintenance};
 use crate::verdict::{Denial, DenyReason};
 use crate::verify::Unverified;
 
@@ -21,9 +22,22 @@ pub struct Answer {
     /// The status code.
     pub status: StatusCode,
     /// All headers but `Content-Length`.
-    pub headers: Vec<(HeaderName, String)>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The body; not sent for `HEAD`.
     pub body: Bytes,
+}
+
+/// Who is told: the request, as far as it matters for how it is answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'a Method,
+    /// Every header, as received.
+    pub headers: &'a HeaderMap,
+    /// The target, with its query, without the tokens in it: the login may be told of it.
+    pub target: &'a str,
+    /// What logs call the request.
+    pub request_id: &'a str,
 }
 
 /// RFC 9457.
@@ -42,32 +56,51 @@ struct Problem<'a> {
     error_description: Option<&'a str>,
 }
 
-/// How a denial is told to whoever sent `method` and `headers`.
-pub fn denial(denial: &Denial, method: &Method, headers: &HeaderMap, request_id: &str) -> Answer {
+/// How a denial is told to whoever asked.
+pub fn denial(denial: &Denial, asked: &Asked<'_>) -> Answer {
     let reason = &denial.reason;
-    let route = denial.route.as_ref().map(|route| &route.settings);
-    let browser = prefers_html(headers);
-    if let Some(location) = route.and_then(|route| route.redirect.as_deref())
+    let denials = denial.route.as_ref().map(|route| &route.settings.denials);
+    if let Some(login) = denials.and_then(|denials| denials.login.as_ref())
         && reason.status() == 401
-        && browser
-        && matches!(*method, Method::GET | Method::HEAD)
+        && let Some(location) = browser::login(login, asked)
     {
-        let mut redirect = common(request_id);
-        redirect.push((header::LOCATION, location.to_owned()));
-        return Answer { status: StatusCode::FOUND, headers: redirect, body: Bytes::new() };
+        let mut headers = common(asked.request_id);
+        headers.push((header::LOCATION, location));
+        headers.push((header::VARY, HeaderValue::from_static("Accept")));
+        return Answer { status: StatusCode::FOUND, headers, body: Bytes::new() };
     }
     let detail = detail(denial);
-    let error = refresh_error(denial);
-    let mut answer = document(reason, &detail, error, request_id);
-    if browser && route.is_some_and(|route| route.html) {
+    let mut answer = document(reason, &detail, refresh_error(denial), asked.request_id);
+    if denials.is_some_and(|denials| denials.html) && browser::prefers_html(asked.headers) {
         answer.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
-        answer.headers.push((header::CONTENT_TYPE, "text/html; charset=utf-8".to_owned()));
-        answer.body = page(reason, &detail, request_id);
+        answer.headers.push((header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")));
+        answer.body = browser::page(answer.status, &detail, asked.request_id);
+    }
+    if let DenyReason::Maintenance(maintenance) = reason {
+        in_maintenance(&mut answer, maintenance);
     }
     if let Some(challenge) = challenge(denial, &detail) {
-        answer.headers.push((header::WWW_AUTHENTICATE, challenge));
+        answer.headers.push((header::WWW_AUTHENTICATE, value(&challenge)));
     }
     answer
+}
+
+/// The operator's own words, where there are any.
+fn in_maintenance(answer: &mut Answer, maintenance: &Maintenance) {
+    answer.headers.retain(|(name, _)| *name != header::RETRY_AFTER);
+    if let Some(after) = maintenance.retry_after {
+        answer.headers.push((header::RETRY_AFTER, HeaderValue::from(after.as_secs())));
+    }
+    if let Some((content_type, body)) = &maintenance.body {
+        answer.headers.retain(|(name, _)| *name != header::CONTENT_TYPE);
+        answer.headers.push((header::CONTENT_TYPE, value(content_type)));
+        answer.body = body.clone();
+    }
+}
+
+/// What stands in it is ours or the operator's; what could not stand in a header is left out.
+fn value(text: &str) -> HeaderValue {
+    HeaderValue::from_bytes(text.as_bytes()).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A reason as a problem document, for whoever has no denial: an upstream that failed, a request that was malformed.
@@ -89,30 +122,31 @@ fn document(reason: &DenyReason, detail: &str, error: Option<&str>, request_id: 
         error_description: error.map(|_| detail),
     };
     let mut headers = common(request_id);
-    headers.push((header::CONTENT_TYPE, "application/problem+json".to_owned()));
     if let DenyReason::RateLimited(exceeded) = reason {
-        headers.push((header::RETRY_AFTER, rate::seconds(exceeded.wait).to_string()));
+        headers.push((header::RETRY_AFTER, HeaderValue::from(rate::seconds(exceeded.wait))));
     }
+    let mut say = |name, value| headers.push((name, HeaderValue::from_static(value)));
+    say(header::CONTENT_TYPE, "application/problem+json");
     match status {
-        StatusCode::SERVICE_UNAVAILABLE => headers.push((header::RETRY_AFTER, "1".to_owned())),
+        StatusCode::SERVICE_UNAVAILABLE => say(header::RETRY_AFTER, "1"),
         // RFC 9110 section 15.5.16.
         StatusCode::UNSUPPORTED_MEDIA_TYPE => {
-            headers.push((header::ACCEPT, "application/json, application/x-www-form-urlencoded".to_owned()));
-            headers.push((header::ACCEPT_ENCODING, "identity".to_owned()));
+            say(header::ACCEPT, "application/json, application/x-www-form-urlencoded");
+            say(header::ACCEPT_ENCODING, "identity");
         }
         // RFC 9110 section 15.5.6 asks for a list; what is refused everywhere has the rest allowed somewhere.
         StatusCode::METHOD_NOT_ALLOWED => {
-            headers.push((header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned()))
+            say(header::ALLOW, "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
         _ => {}
     }
     Answer { status, headers, body: Bytes::from(serde_json::to_vec(&problem).unwrap_or_default()) }
 }
 
-fn common(request_id: &str) -> Vec<(HeaderName, String)> {
+fn common(request_id: &str) -> Vec<(HeaderName, HeaderValue)> {
     vec![
-        (header::CACHE_CONTROL, "no-store".to_owned()),
-        (HeaderName::from_static("x-request-id"), request_id.to_owned()),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (HeaderName::from_static("x-request-id"), value(request_id)),
     ]
 }
 
@@ -155,6 +189,7 @@ fn sentence(reason: &DenyReason) -> &str {
         DenyReason::RequestAmbiguous(what) => what,
         DenyReason::MisdirectedRequest => "This connection was made for another host; please make a new one.",
         DenyReason::ClientCertificateMissing => "This needs a client certificate.",
+        DenyReason::Maintenance(_) => "The service is being maintained; please try again later.",
         DenyReason::AskerRefused => "This address may not ask here.",
         DenyReason::MethodRefused => "This method is refused.",
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
@@ -219,6 +254,7 @@ fn challenge(denial: &Denial, detail: &str) -> Option<String> {
         | DenyReason::RequestAmbiguous(_)
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
+        | DenyReason::Maintenance(_)
         | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
@@ -243,54 +279,9 @@ fn challenge(denial: &Denial, detail: &str) -> Option<String> {
     Some(challenge)
 }
 
-fn page(reason: &DenyReason, detail: &str, request_id: &str) -> Bytes {
-    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::FORBIDDEN);
-    let title = status.canonical_reason().unwrap_or("Denied");
-    // Nothing of the request stands in here but the id, which is ours: there is nothing to escape.
-    Bytes::from(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
-         <title>{title}</title><h1>{title}</h1><p>{detail}</p><p><small>{request_id}</small></p></html>\n"
-    ))
-}
-
-/// Whether `Accept` (RFC 9110 section 12.5.1) puts HTML before JSON. Browsers name `text/html`; API clients do not.
-fn prefers_html(headers: &HeaderMap) -> bool {
-    let Some(accept) = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()) else {
-        return false;
-    };
-    let weight = |wanted: &[&str]| {
-        let weights = accept.split(',').filter_map(|range| {
-            let mut parts = range.split(';').map(str::trim);
-            let name = parts.next()?;
-            if !wanted.iter().any(|wanted| name.eq_ignore_ascii_case(wanted)) {
-                return None;
-            }
-            let quality = parts.find_map(|part| part.strip_prefix("q=")).map_or(Ok(1.0), str::parse::<f32>);
-            quality.ok()
-        });
-        weights.fold(0.0_f32, f32::max)
-    };
-    let html = weight(&["text/html", "application/xhtml+xml"]);
-    html > 0.0 && html >= weight(&["application/json", "application/problem+json"])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn accepts(value: &str) -> bool {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, value.parse().unwrap());
-        prefers_html(&headers)
-    }
-
-    #[test]
-    fn browsers_prefer_html_and_programs_do_not() {
-        assert!(accepts("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"));
-        for other in ["*/*", "application/json", "application/json, text/html;q=0.5", "text/html;q=0", ""] {
-            assert!(!accepts(other), "{other}");
-        }
-    }
 
     #[test]
     fn a_problem_names_its_reason_and_nothing_from_inside() {
@@ -301,6 +292,6 @@ mod tests {
         assert_eq!(body["reason"], "ledger_unavailable");
         assert_eq!(body["request_id"], "id-1");
         assert!(!String::from_utf8_lossy(&answer.body).contains("secret"));
-        assert!(answer.headers.contains(&(header::RETRY_AFTER, "1".to_owned())));
+        assert!(answer.headers.contains(&(header::RETRY_AFTER, HeaderValue::from_static("1"))));
     }
 }

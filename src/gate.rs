@@ -2,6 +2,7 @@
 //!
 //! Read [`Gate::judge`] from top to bottom: each line earns a value that the next one needs, so no two can be swapped.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -11,7 +12,10 @@ use serde_json::Value;
 use crate::claims::{Claims, User};
 use crate::identity::Identity;
 use crate::ledger::{Ledger, Lookup, Unaskable};
-use crate::route::{Access, Anonymous, ClientCertificate, OnOutage, Policy, Refresh, Route, RouteTable};
+use crate::route::{
+    Access, Anonymous, ClientCertificate, Destination, OnOutage, Policy, Refresh, Route, RouteSettings,
+    RouteTable, cors,
+};
 use crate::target::Target;
 use crate::time::Timestamp;
 use crate::token::{self, Conflict, Fingerprint, Place, Token};
@@ -29,6 +33,10 @@ pub struct Request<'a> {
     pub headers: &'a HeaderMap,
     /// Whether this is a WebSocket handshake.
     pub websocket: bool,
+    /// Whose request it is, by address.
+    pub client: IpAddr,
+    /// How long its body says it is.
+    pub body_length: Option<u64>,
     /// Whether the client has shown a certificate that is believed.
     pub client_certificate: bool,
     /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
@@ -88,7 +96,23 @@ pub struct Gate {
 impl Gate {
     /// Judges a request at the instant `now`.
     pub async fn judge(&self, request: &Request<'_>, now: Timestamp) -> Verdict {
-        self.judge_matched(&self.find(request)?, now).await
+        let verdict = match self.find(request) {
+            Ok(matched) => self.judge_matched(&matched, now).await,
+            Err(denial) => Err(denial),
+        };
+        verdict.or_else(Denial::unless_observed)
+    }
+
+    /// A preflight ([`cors::preflight`]) on a route that answers them: it asks for nobody, so nobody is asked for. It is
+    /// for the method that it announces, and answered by the gateway.
+    pub fn preflight(&self, method: &Method, headers: &HeaderMap, target: &Target<'_>) -> Option<Grant> {
+        if !self.routes.answers_preflights() {
+            return None;
+        }
+        let route = self.routes.find(&target.host, &target.path, &cors::preflight(method, headers)?)?;
+        route.settings.handling.cors.as_ref()?;
+        let (route, assurance) = (Arc::clone(route), Assurance::Full);
+        Some(Grant { route, credential: None, told: None, assurance })
     }
 
     /// Where a request goes, before anybody is asked who sends it.
@@ -97,22 +121,16 @@ impl Gate {
         let Some(route) = self.routes.find(host, path, request.method) else {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
-        // No less specific route takes its place: what is guarded for others is not opened here.
-        if route.upstream.is_none() && request.forwarder == Forwarder::Us {
-            let (route, reason) = (Some(Arc::clone(route)), DenyReason::NoRoute);
-            return Err(Denial { route, credential: None, reason });
-        }
+        let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
+        whoever_asks(&route.settings, request).map_err(deny)?;
         Ok(Matched { request, route })
     }
 
-    /// Judges a request whose route is known.
+    /// Judges a request whose route is known, as if no route only observed.
     pub async fn judge_matched(&self, matched: &Matched<'_>, now: Timestamp) -> Verdict {
         let Matched { request, route } = *matched;
         let query = &request.target.query;
-        if route.settings.client_certificate == ClientCertificate::Required && !request.client_certificate {
-            let reason = DenyReason::ClientCertificateMissing;
-            return Err(Denial { route: Some(Arc::clone(route)), credential: None, reason });
-        }
+        let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
         let (policy, places, bodies, purpose) = match &route.settings.access {
             Access::Open => {
                 let (route, assurance) = (Arc::clone(route), Assurance::Full);
@@ -123,8 +141,6 @@ impl Gate {
                 (policy, places, bodies.as_slice(), Purpose::Refresh)
             }
         };
-        let deny = |reason| Denial { route: Some(Arc::clone(route)), credential: None, reason };
-
         let found = token::none_in_query(bodies, *query);
         let found = found.and_then(|()| token::find(places, request.headers, *query));
         let found = found.and_then(|found| token::with_body(found, request.in_body));
@@ -135,7 +151,7 @@ impl Gate {
                 Anonymous::Admit => anonymous(route, policy).map_err(deny),
             };
         };
-        if found.only_in_cookie && request.websocket && !same_origin(request) {
+        if found.only_in_cookie && request.websocket && !is_trusted_page(&route.settings, request) {
             return Err(deny(DenyReason::OriginRefused));
         }
         let token = Token::new(&found.compact);
@@ -241,6 +257,33 @@ impl Gate {
     }
 }
 
+/// What a route asks of every request.
+fn whoever_asks(settings: &RouteSettings, request: &Request<'_>) -> Result<(), DenyReason> {
+    let served = match (&settings.destination, request.forwarder) {
+        (Destination::Upstream(_), _) | (Destination::Asked, Forwarder::Peer) => true,
+        (Destination::Redirect(_) | Destination::Answer(_), Forwarder::Us) => true,
+        // No less specific route takes its place: what is guarded for others is not opened here.
+        (Destination::Asked, Forwarder::Us) => false,
+        // Nor is what is answered here forwarded by whoever asks.
+        (Destination::Redirect(_) | Destination::Answer(_), Forwarder::Peer) => false,
+    };
+    if !served {
+        return Err(DenyReason::NoRoute);
+    }
+    if let Some(maintenance) = &settings.handling.maintenance
+        && maintenance.concerns(request.client)
+    {
+        return Err(DenyReason::Maintenance(Arc::clone(maintenance)));
+    }
+    if request.body_length.is_some_and(|length| length > settings.handling.body_bytes) {
+        return Err(DenyReason::BodyTooLarge);
+    }
+    if settings.client_certificate == ClientCertificate::Required && !request.client_certificate {
+        return Err(DenyReason::ClientCertificateMissing);
+    }
+    Ok(())
+}
+
 /// A request without a token on a route where it is optional. What the route requires, nobody has.
 fn anonymous(route: &Arc<Route>, policy: &Policy) -> Result<Grant, DenyReason> {
     if policy.scopes.is_empty() && policy.roles.is_empty() && policy.claims.is_empty() {
@@ -251,8 +294,11 @@ fn anonymous(route: &Arc<Route>, policy: &Policy) -> Result<Grant, DenyReason> {
 }
 
 /// Browsers send cookies along with a WebSocket handshake from any page, and no preflight asks first: the page's origin
-/// (RFC 6455 section 10.2) has to be the host it speaks to.
-fn same_origin(request: &Request<'_>) -> bool {
+/// (RFC 6455 section 10.2) has to be the host it speaks to, or one that the route lets use its cookies.
+fn is_trusted_page(settings: &RouteSettings, request: &Request<'_>) -> bool {
+    if settings.handling.cors.as_ref().is_some_and(|cors| cors.trusts(request.headers)) {
+        return true;
+    }
     let text = |name| request.headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
     let (Some(origin), Some(host)) = (text(header::ORIGIN), text(header::HOST)) else { return false };
     origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))

@@ -1,6 +1,12 @@
 //! Routes: host, path and method decide which; the most specific wins, whatever their order.
 
+mod capture;
+pub mod cors;
+pub mod headers;
 mod observe;
+pub mod phrase;
+pub mod reply;
+pub mod rewrite;
 mod table;
 mod trie;
 
@@ -14,7 +20,11 @@ use crate::token::{BodyPlace, Place};
 use crate::upstream::Upstream;
 use crate::upstream::settings::Patience;
 
+pub use cors::Cors;
+pub use headers::HeaderRules;
 pub use observe::{Observer, Revoke, Statuses, Track};
+pub use reply::{Destination, Maintenance};
+pub use rewrite::Rewrite;
 pub use table::RouteTable;
 
 /// A route as configured, resolved.
@@ -27,20 +37,62 @@ pub struct RouteSettings {
     pub path: Box<str>,
     /// Empty: any method.
     pub methods: Vec<Method>,
-    /// The upstream's name; it exists. None: another proxy asks, and forwards by itself.
-    pub upstream: Option<Arc<str>>,
+    pub destination: Destination,
     pub access: Access,
     pub client_certificate: ClientCertificate,
-    /// Denials as HTML for clients that prefer it.
-    pub html: bool,
-    /// Where browsers (clients that prefer HTML) are sent on 401: a local path or absolute http(s) URL.
-    pub redirect: Option<Box<str>>,
+    pub denials: Denials,
+    pub handling: Handling,
     /// `timeouts`: the upstream's, where the route says nothing else.
     pub timeouts: Patience,
     /// How often requests may come; all of them count.
     pub rate_limits: Vec<RateLimit>,
     /// What is learnt from the service's own answers.
     pub observers: Vec<Observer>,
+}
+
+/// What is done with requests besides judging them. A route that says nothing of it pays nothing for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Handling {
+    pub mode: Mode,
+    pub maintenance: Option<Arc<Maintenance>>,
+    /// Longest body; `[server.limits]` where the route says nothing.
+    pub body_bytes: u64,
+    pub rewrite: Option<Box<Rewrite>>,
+    pub headers: Option<Box<HeaderRules>>,
+    pub cors: Option<Box<Cors>>,
+}
+
+impl Handling {
+    /// Nothing but a bound on bodies.
+    pub fn plain(body_bytes: u64) -> Self {
+        let (maintenance, rewrite, headers, cors) = (None, None, None, None);
+        Self { mode: Mode::Enforce, maintenance, body_bytes, rewrite, headers, cors }
+    }
+}
+
+/// What becomes of a refusal that is about who is calling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    Enforce,
+    /// It is counted and logged, and the request passes as nobody's.
+    Observe,
+}
+
+/// How denials are told to browsers.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Denials {
+    /// As HTML for clients that prefer it.
+    pub html: bool,
+    pub login: Option<Login>,
+}
+
+/// `redirect`: where browsers are sent on 401.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Login {
+    /// A local path or absolute http(s) URL.
+    pub to: Box<str>,
+    /// The parameter that tells it where they wanted to go.
+    pub return_to: Option<Box<str>>,
 }
 
 /// Who may pass. Open is a word, not an absence.
@@ -121,7 +173,7 @@ pub struct Route {
     pub settings: RouteSettings,
     /// Its place in the configuration, and that of its metric series.
     pub index: usize,
-    /// Where its requests go, where they are forwarded here.
+    /// Where its requests go; `None` where they are not forwarded here ([`Destination`]).
     pub upstream: Option<Arc<Upstream>>,
     /// How often they may come.
     pub limits: Limits,

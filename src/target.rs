@@ -75,6 +75,16 @@ impl<'a> Target<'a> {
     }
 }
 
+/// Whether a path is in the one form that [`Target::read`] gives: nothing else is ever sent to an upstream.
+pub fn is_canonical(path: &str) -> bool {
+    matches!(path::canonical(path.as_bytes(), Ambiguous::Reject), Ok(Cow::Borrowed(_)))
+}
+
+/// The host that a Host field names, in the form in which routes know it.
+pub fn host(field: &[u8]) -> Option<Cow<'_, str>> {
+    host::canonical(field).ok()
+}
+
 /// Splits the absolute form into authority and the rest; the origin form has no authority.
 fn split_authority(target: &[u8]) -> Result<(Option<&[u8]>, &[u8]), Ambiguity> {
     if target.first() == Some(&b'/') {

@@ -19,10 +19,13 @@ pub struct Template {
     parts: Box<[Part]>,
 }
 
+/// A piece of a template.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum Part {
+pub enum Part<F = Field> {
+    /// Text as it stands.
     Literal(Box<str>),
-    Field(Field),
+    /// `{…}`
+    Field(F),
 }
 
 /// What is wrong with a template, and at which byte of it.
@@ -39,38 +42,7 @@ const LONGEST_VALUE: usize = 1024;
 impl Template {
     /// Parses a template; `{{` and `}}` stand for braces.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        let error = |at: usize, what: &str| TemplateError { at, what: what.to_owned() };
-        let mut parts = Vec::new();
-        let mut literal = String::new();
-        let mut chars = text.char_indices().peekable();
-        while let Some((at, char)) = chars.next() {
-            match char {
-                '{' | '}' if chars.next_if(|&(_, next)| next == char).is_some() => literal.push(char),
-                '}' => return Err(error(at, "`}` closes nothing: write `}}` for a brace")),
-                '{' => {
-                    let mut name = String::new();
-                    loop {
-                        match chars.next() {
-                            Some((_, '}')) => break,
-                            Some((_, char)) if char != '{' => name.push(char),
-                            _ => {
-                                return Err(error(at, "`{` is never closed: write `{{` for a brace"));
-                            }
-                        }
-                    }
-                    if !literal.is_empty() {
-                        parts.push(Part::Literal(std::mem::take(&mut literal).into()));
-                    }
-                    let field = Field::parse(&name).map_err(|what| TemplateError { at, what })?;
-                    parts.push(Part::Field(field));
-                }
-                _ => literal.push(char),
-            }
-        }
-        if !literal.is_empty() {
-            parts.push(Part::Literal(literal.into()));
-        }
-        Ok(Self { parts: parts.into() })
+        parts(text, Field::parse).map(|parts| Self { parts })
     }
 
     /// Whether it tells of the user's profile.
@@ -189,21 +161,14 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Literal(literal) => text.push_str(literal),
-                Part::Field(field @ Field::Roles) => join(field, claims.roles(), &mut text)?,
-                Part::Field(field @ Field::Scopes) => join(field, claims.scopes(), &mut text)?,
-                Part::Field(field) => {
-                    let value = match field {
-                        Field::Profile(name) => match profile(name).filter(|value| !value.is_empty()) {
-                            Some(value) => value.into(),
-                            None => return Err(RenderError::Missing(field.clone())),
-                        },
-                        _ => field.value(claims, token)?,
-                    };
-                    if value.chars().any(char::is_control) {
-                        return Err(RenderError::Unsafe(field.clone()));
-                    }
-                    text.push_str(&value);
+                Part::Field(field @ Field::Profile(name)) => match profile(name) {
+                    Some(value) if !value.is_empty() => visibly(field, value, &mut text)?,
+                    _ => return Err(RenderError::Missing(field.clone())),
+                },
+                Part::Field(field @ (Field::Token | Field::TokenSha256)) => {
+                    visibly(field, &field.value(claims, token)?, &mut text)?;
                 }
+                Part::Field(field) => in_header(field, claims, &mut text)?,
             }
         }
         Ok(text)
@@ -239,6 +204,45 @@ impl Template {
         };
         self.parts.len() == other.parts.len() && self.parts.iter().zip(&other.parts).all(same)
     }
+}
+
+/// Divides a text with placeholders, which `field` understands; `{{` and `}}` stand for braces. The one grammar of them all.
+pub fn parts<F>(
+    text: &str,
+    field: impl Fn(&str) -> Result<F, String>,
+) -> Result<Box<[Part<F>]>, TemplateError> {
+    let error = |at: usize, what: &str| TemplateError { at, what: what.to_owned() };
+    let mut parts = Vec::new();
+    let mut literal = String::new();
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, char)) = chars.next() {
+        match char {
+            '{' | '}' if chars.next_if(|&(_, next)| next == char).is_some() => literal.push(char),
+            '}' => return Err(error(at, "`}` closes nothing: write `}}` for a brace")),
+            '{' => {
+                let mut name = String::new();
+                loop {
+                    match chars.next() {
+                        Some((_, '}')) => break,
+                        Some((_, char)) if char != '{' => name.push(char),
+                        _ => {
+                            return Err(error(at, "`{` is never closed: write `{{` for a brace"));
+                        }
+                    }
+                }
+                if !literal.is_empty() {
+                    parts.push(Part::Literal(std::mem::take(&mut literal).into()));
+                }
+                let field = field(&name).map_err(|what| TemplateError { at, what })?;
+                parts.push(Part::Field(field));
+            }
+            _ => literal.push(char),
+        }
+    }
+    if !literal.is_empty() {
+        parts.push(Part::Literal(literal.into()));
+    }
+    Ok(parts.into())
 }
 
 /// As written: braces doubled again.
@@ -281,6 +285,23 @@ fn could_be(field: &Field, value: &str) -> bool {
         }
         _ => true,
     }
+}
+
+/// Appends what claims say for one placeholder as a header has it: lists joined by a comma.
+pub fn in_header(field: &Field, claims: &Claims, text: &mut String) -> Result<(), RenderError> {
+    match field {
+        Field::Roles => join(field, claims.roles(), text),
+        Field::Scopes => join(field, claims.scopes(), text),
+        _ => visibly(field, &field.of_claims(claims)?, text),
+    }
+}
+
+fn visibly(field: &Field, value: &str, text: &mut String) -> Result<(), RenderError> {
+    if value.chars().any(char::is_control) {
+        return Err(RenderError::Unsafe(field.clone()));
+    }
+    text.push_str(value);
+    Ok(())
 }
 
 fn join(field: &Field, words: &[Box<str>], text: &mut String) -> Result<(), RenderError> {

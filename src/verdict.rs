@@ -11,7 +11,7 @@ use crate::identity::Stamps;
 use crate::ledger::profile::Profile;
 use crate::ledger::{Outage, Questions, Revocation};
 use crate::rate::Exceeded;
-use crate::route::Route;
+use crate::route::{Maintenance, Mode, Route};
 use crate::token::Fingerprint;
 use crate::verify::{Seal, Unverified};
 
@@ -58,12 +58,14 @@ pub struct Grant {
 }
 
 /// How sure a judgment was.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub enum Assurance {
     /// Everything that had to be asked was answered.
     Full,
     /// No store could answer, and the operator wrote `on_outage = "allow"`.
     RevocationUnknown(Outage),
+    /// The route only observes: elsewhere this would have been a denial.
+    WouldDeny(Box<Denial>),
 }
 
 /// A refusal, with what was known when it was given.
@@ -77,6 +79,21 @@ pub struct Denial {
     pub reason: DenyReason,
 }
 
+impl Denial {
+    /// What becomes of it on a route that only observes: the request passes, as nobody's. Who is calling is not known for
+    /// sure, so nothing is told of them. What two servers could read differently stays refused.
+    pub fn unless_observed(self) -> Verdict {
+        let observing = |route: &&Arc<Route>| route.settings.handling.mode == Mode::Observe;
+        match self.route.as_ref().filter(observing).cloned() {
+            Some(route) if self.reason.is_about_the_caller() => {
+                let assurance = Assurance::WouldDeny(Box::new(self));
+                Ok(Grant { route, credential: None, told: None, assurance })
+            }
+            _ => Err(self),
+        }
+    }
+}
+
 /// Every reason there is. Each of its faces below is one `match` without `_`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum DenyReason {
@@ -88,6 +105,8 @@ pub enum DenyReason {
     MisdirectedRequest,
     /// The route asks for a client certificate, and none was shown.
     ClientCertificateMissing,
+    /// Nobody is let in at present.
+    Maintenance(Arc<Maintenance>),
     /// A proxy asks that is not in `forward_auth.allow`.
     AskerRefused,
     /// The method is refused on every route (`CONNECT`, `TRACE`, `TRACK`).
@@ -134,6 +153,7 @@ impl DenyReason {
             Self::RequestAmbiguous(_) => "request_ambiguous",
             Self::MisdirectedRequest => "misdirected_request",
             Self::ClientCertificateMissing => "client_certificate_missing",
+            Self::Maintenance(_) => "maintenance",
             Self::AskerRefused => "asker_refused",
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
@@ -164,6 +184,35 @@ impl DenyReason {
         }
     }
 
+    /// Whether it is about who is calling and what they may do, rather than about what they sent or what became of it.
+    pub fn is_about_the_caller(&self) -> bool {
+        match self {
+            Self::ClientCertificateMissing
+            | Self::OriginRefused
+            | Self::TokenMissing
+            | Self::Unverified(_)
+            | Self::Revoked(_)
+            | Self::LedgerUnavailable(_)
+            | Self::InsufficientScope
+            | Self::InsufficientRole
+            | Self::ClaimMismatch
+            | Self::RateLimited(_) => true,
+            Self::NoRoute
+            | Self::RequestAmbiguous(_)
+            | Self::MisdirectedRequest
+            | Self::AskerRefused
+            | Self::Maintenance(_)
+            | Self::MethodRefused
+            | Self::HeadersTooLarge
+            | Self::BodyTooLarge
+            | Self::BodyTimeout
+            | Self::BodyUnreadable
+            | Self::Unrecorded
+            | Self::UpstreamUnavailable
+            | Self::UpstreamTimeout => false,
+        }
+    }
+
     /// The HTTP status (RFC 9110).
     pub fn status(&self) -> u16 {
         match self {
@@ -171,6 +220,7 @@ impl DenyReason {
             Self::RequestAmbiguous(_) => 400,
             Self::MisdirectedRequest => 421,
             Self::ClientCertificateMissing | Self::AskerRefused => 403,
+            Self::Maintenance(maintenance) => maintenance.status,
             Self::MethodRefused => 405,
             Self::HeadersTooLarge => 431,
             Self::BodyTooLarge => 413,
@@ -202,11 +252,12 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 28] = [
+pub const WORDS: [&str; 29] = [
     "no_route",
     "request_ambiguous",
     "misdirected_request",
     "client_certificate_missing",
+    "maintenance",
     "asker_refused",
     "method_refused",
     "headers_too_large",

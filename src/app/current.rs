@@ -1,5 +1,6 @@
 //! The configuration in force and what was made of it; both are replaced together.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use crate::ledger::{Ledger, LedgerMetrics, StoreError};
 use crate::proxy::{Connections, Door, LedgerTasks, Snapshot};
 use crate::rate::{Limiter, Limits, RateMetrics};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
-use crate::route::{Route, RouteTable};
+use crate::route::{Destination, Route, RouteSettings, RouteTable};
 use crate::tls::TlsMetrics;
 use crate::token::{Fingerprint, Token};
 use crate::upstream::{self, Upstream, UpstreamMetrics};
@@ -174,13 +175,9 @@ impl Current {
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Opened, before: &Snapshot) {
         let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
-        let still_used =
-            |upstream| next.routes.iter().flat_map(|it| &it.upstream).any(|it| Arc::ptr_eq(it, upstream));
-        for upstream in before.routes.iter().flat_map(|route| &route.upstream) {
-            if !still_used(upstream) {
-                upstream.retire();
-            }
-        }
+        let kept: HashSet<_> = upstreams_of(&next).map(Arc::as_ptr).collect();
+        upstreams_of(before).filter(|it| !kept.contains(&Arc::as_ptr(it))).for_each(|it| it.retire());
+        drop(kept);
         self.snapshot.store(Arc::new(next));
         self.makers.upstream.keep_only(config.upstreams.iter());
         self.config.store(config);
@@ -351,26 +348,37 @@ fn limiter(config: &Config, makers: &Makers, before: Option<&Snapshot>) -> Arc<L
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
 /// with what is known of its servers.
 async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
-    let before = || before.into_iter().flat_map(|before| &before.routes).flat_map(|route| &route.upstream);
+    let before: HashMap<_, _> = before
+        .into_iter()
+        .flat_map(upstreams_of)
+        .map(|upstream| (Arc::clone(&upstream.settings().name), upstream))
+        .collect();
+    let named = |route: &RouteSettings| match &route.destination {
+        Destination::Upstream(name) => Some(Arc::clone(name)),
+        Destination::Redirect(_) | Destination::Answer(_) | Destination::Asked => None,
+    };
     // One that no route leads to needs neither addresses nor probes.
-    let used = config
-        .upstreams
-        .iter()
-        .filter(|upstream| config.routes.iter().any(|route| route.upstream.as_ref() == Some(&upstream.name)));
+    let used: HashSet<Arc<str>> = config.routes.iter().filter_map(named).collect();
     let upstreams =
-        join_all(used.map(
-            async |settings| match before().find(|upstream| upstream.settings() == settings) {
+        config.upstreams.iter().filter(|upstream| used.contains(&upstream.name)).map(async |settings| {
+            match before.get(&settings.name).filter(|it| it.settings() == settings) {
                 Some(kept) => Arc::clone(kept),
                 None => upstream::start(settings.clone(), metrics).await,
-            },
-        ));
-    let upstreams: Vec<Arc<Upstream>> = upstreams.await;
+            }
+        });
+    let upstreams: Vec<Arc<Upstream>> = join_all(upstreams).await;
+    let upstreams: HashMap<_, _> =
+        upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.settings().name), upstream)).collect();
     let made = config.routes.iter().enumerate().map(|(index, settings)| {
-        // The configuration has seen to it that every upstream that is named exists.
-        let named = |upstream: &&Arc<Upstream>| settings.upstream.as_ref() == Some(&upstream.settings().name);
-        let upstream = upstreams.iter().find(named).cloned();
+        // The configuration has seen to it that every route's upstream exists.
+        let upstream = named(settings).and_then(|name| upstreams.get(&name).map(Arc::clone));
         let limits = Limits::new(&settings.name, &settings.rate_limits);
         Arc::new(Route { settings: settings.clone(), index, upstream, limits })
     });
     made.collect()
+}
+
+/// The upstreams that routes lead to, some of them several times.
+fn upstreams_of(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Upstream>> {
+    snapshot.routes.iter().filter_map(|route| route.upstream.as_ref())
 }

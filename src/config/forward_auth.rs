@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::kinds::{parsed, placed, socket, some, word};
 use super::node::{Item, Node};
 use super::reader::{Placed, Reader, Table};
-use super::routes::Written;
+use super::routes::{Written, answers_by};
 use super::server::network;
 use crate::proxy::settings::{ForwardAuth, Style};
 
@@ -46,7 +46,7 @@ fn addresses(reader: &Reader<'_>, node: &Node) -> Option<Vec<Placed<SocketAddr>>
 /// What must hold of a route whose requests another proxy forwards.
 pub fn route(table: &Table<'_>, written: &Written, is_asked: bool) {
     let tell = |key: &str, message: &str| table.reader.problem(&table.place(key), message);
-    if table.has("upstream") {
+    if table.has("upstream") || answers_by(table, "redirect") || answers_by(table, "answer") {
         return;
     }
     if !is_asked {
@@ -59,6 +59,11 @@ pub fn route(table: &Table<'_>, written: &Written, is_asked: bool) {
     }
     if table.has("timeouts") {
         tell("timeouts", "without an upstream there is nothing to wait for");
+    }
+    for key in ["rewrite", "headers", "cors", "body_bytes"] {
+        if table.has(key) {
+            tell(key, "this is done where requests are forwarded, and another proxy forwards these");
+        }
     }
     if written.wants_certificate() {
         tell("client_certificate", "a proxy that asks cannot show its clients' certificates");

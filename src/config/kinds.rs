@@ -275,6 +275,19 @@ pub fn header_template(reader: &Reader<'_>, node: &Node) -> Option<Template> {
         .ok()
 }
 
+/// A string with placeholders, read by `parse`. Its error is the message only where nothing came from a variable: it
+/// quotes.
+pub fn filled<T>(parse: impl Fn(&str) -> Result<T, String>) -> impl Fn(&Reader<'_>, &Node) -> Option<T> {
+    move |reader, node| {
+        let Item::Text(text) = &node.item else { return expected(reader, node, "a string") };
+        let tell = |message: String| match text.written.contains("${") {
+            true => reader.problem(&node.at, "this does not parse"),
+            false => reader.problem(&node.at, message),
+        };
+        parse(&text.value).map_err(tell).ok()
+    }
+}
+
 /// A claim by name or JSON pointer (RFC 6901).
 pub fn claim(reader: &Reader<'_>, node: &Node) -> Option<Box<str>> {
     name(reader, node)

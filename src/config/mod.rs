@@ -4,8 +4,10 @@
 //! its keys, one after the other, and what nobody asked for is an unknown key. So the set of keys that exist, their
 //! defaults and what is in effect are all said once, where the key is read.
 
+mod between_routes;
 mod files;
 mod forward_auth;
+mod handling;
 mod issuers;
 mod kinds;
 mod ledger;
@@ -19,6 +21,8 @@ mod rate;
 mod reader;
 mod redis;
 mod refresh;
+mod replies;
+mod route_headers;
 mod routes;
 mod rules;
 mod server;
@@ -175,7 +179,8 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let is_asked = table.has("forward_auth");
     let alone = is_asked && !table.has("upstreams");
     let has_redis = table.has("redis");
-    let server = table.table("server", |table| server::server(table, alone, has_redis));
+    let (server, maintenance) =
+        table.table("server", |table| (server::server(table, alone, has_redis), replies::maintenance(table)));
     let mut taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
     let forward_auth =
         is_asked.then(|| table.table("forward_auth", |table| forward_auth::forward_auth(table, &taken)));
@@ -201,7 +206,14 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
 
     let upstreams = table.tables("upstreams", None, upstreams::upstream);
     let upstreams: Vec<_> = upstreams.into_iter().filter_map(|upstream| upstream.value).collect();
+    let told_names: Vec<_> =
+        identity.iter().flat_map(|it| &it.headers).map(|(name, _)| name.clone()).collect();
     let around = routes::Around {
+        handling: handling::Around {
+            identity: &told_names,
+            body_bytes: server.as_ref().map_or(10 << 20, |server| server.limits.body_bytes),
+            maintenance: maintenance.iter().flatten().next(),
+        },
         upstreams: &upstreams,
         issuers: has_issuers,
         redis: has_redis,

@@ -154,6 +154,11 @@ impl<'r> Table<'r> {
         self.find(key).is_some()
     }
 
+    /// Whether the key is written, as a table: some keys have a short form beside it.
+    pub fn has_table(&self, key: &str) -> bool {
+        self.find(key).is_some_and(|entry| matches!(entry.value.item, Item::Table(_)))
+    }
+
     /// The place of a key, or of the table where it is not written.
     pub fn place(&self, key: &str) -> Span {
         self.find(key).map_or_else(|| self.at.clone(), |entry| entry.at.clone())

@@ -5,15 +5,19 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::Value;
 
+use super::between_routes::{Names, Taken};
 use super::kinds::{boolean, json, list, name, parsed, placed, word};
 use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use super::{forward_auth, observers, rate, refresh};
+use super::{forward_auth, handling, observers, rate, refresh, replies};
 use crate::ledger::preset::Preset;
 use crate::rate::{By, RateLimit};
-use crate::route::{Access, Anonymous, ClientCertificate, Observer, OnOutage, Policy, RouteSettings};
+use crate::route::{
+    Access, Anonymous, ClientCertificate, Denials, Destination, Handling, Login, Observer, OnOutage, Policy,
+    RouteSettings,
+};
 use crate::upstream::settings::Patience;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -43,8 +47,9 @@ pub struct Written {
     auth: Option<Auth>,
     require: Require,
     on_outage: Option<OnOutage>,
-    html: Option<bool>,
-    redirect: Option<Box<str>>,
+    denials: Option<Denials>,
+    answers: Option<Option<Destination>>,
+    handling: Option<Handling>,
     timeouts: Option<Patience>,
     client_certificate: Option<ClientCertificate>,
     token_from: Option<Vec<Placed<refresh::FromPlace>>>,
@@ -65,6 +70,7 @@ pub struct Around<'a> {
     pub on_outage: Option<OnOutage>,
     /// `[ledger] presets`
     pub presets: &'a [Preset],
+    pub handling: handling::Around<'a>,
     /// Whether proxies ask here and forward by themselves.
     pub is_asked: bool,
 }
@@ -80,18 +86,26 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         ("none", Auth::Public),
         ("refresh", Auth::Refresh),
     ];
+    let path = table.need("path", parsed(super::path::pattern));
+    let hosts = table.or("hosts", list(parsed(host)), []);
+    let methods = table.or("methods", list(parsed(method)), []);
+    let named = hosts.as_ref().is_none_or(|hosts: &Vec<_>| !hosts.is_empty());
+    let answers = answers(table, path.as_deref(), named);
+    let handling =
+        handling::handling(table, path.as_deref(), methods.as_deref().unwrap_or_default(), &around.handling);
     let written = Written {
         at: table.place("path"),
         name: Placed { at: table.place("name"), value: table.maybe("name", parsed(route_name)) },
-        path: table.need("path", parsed(super::path::pattern)),
-        hosts: table.or("hosts", list(parsed(host)), []),
-        methods: table.or("methods", list(parsed(method)), []),
-        upstream: table.maybe("upstream", placed(name)),
+        path,
+        hosts,
+        methods,
+        upstream: upstream(table),
         auth: table.or("auth", word(&words), "required"),
         require: table.table("require", require),
         on_outage: table.maybe("on_outage", word(&ON_OUTAGE)),
-        html: table.or("html", boolean, false),
-        redirect: table.maybe("redirect", parsed(redirect)),
+        denials: denials(table),
+        answers,
+        handling,
         timeouts: None,
         client_certificate: table.or("client_certificate", word(&CLIENT_CERTIFICATE), "optional"),
         token_from: table.maybe("token_from", refresh::token_from),
@@ -101,6 +115,10 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
     let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
     let inherited = inherited.and_then(|upstream| Some(&upstream.settings.as_ref()?.timeouts.patience));
     let timeouts = table.table("timeouts", |timeouts| upstreams::patience(timeouts, inherited));
+    if matches!(written.answers, Some(Some(_))) {
+        // Nobody is waited for.
+        table.not_in_effect("timeouts");
+    }
     let written = Written { timeouts, ..written };
     rules_within(table, &written, around);
     if written.auth == Some(Auth::Public) {
@@ -114,12 +132,64 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
     Some(written)
 }
 
+/// Where the route leads, unless it answers itself.
+fn upstream(table: &mut Table<'_>) -> Option<Placed<Box<str>>> {
+    let instead = ["answer", "redirect"].into_iter().find(|key| answers_by(table, key));
+    let upstream = table.maybe("upstream", placed(name));
+    // Whether there has to be one, `forward_auth::route` knows.
+    let Some(key) = instead else { return upstream };
+    for needless in ["upstream", "rewrite", "timeouts", "on_response"] {
+        if table.has(needless) {
+            let message = format!("`{needless}` does nothing here: `{key}` answers without asking a service");
+            table.reader.problem(&table.place(needless), message);
+        }
+    }
+    upstream
+}
+
+/// `redirect` is a table where every request is sent elsewhere; as a string it is about browsers that have to log in.
+pub fn answers_by(table: &Table<'_>, key: &str) -> bool {
+    if key == "redirect" { table.has_table(key) } else { table.has(key) }
+}
+
+/// The answer that the route gives itself, where it does. `None` only after a problem was told.
+fn answers(table: &mut Table<'_>, path: Option<&str>, hosts: bool) -> Option<Option<Destination>> {
+    let redirect = answers_by(table, "redirect")
+        .then(|| table.table("redirect", |table| replies::redirect(table, path, hosts)));
+    let answer = table.has("answer").then(|| table.table("answer", replies::answer));
+    table.exists("answer");
+    match (redirect, answer) {
+        (Some(_), Some(_)) => {
+            table
+                .reader
+                .problem(&table.place("answer"), "`answer` and `redirect` are both given; one is enough");
+            None
+        }
+        (Some(redirect), None) => redirect.map(|redirect| Some(Destination::Redirect(redirect))),
+        (None, Some(answer)) => answer.map(|answer| Some(Destination::Answer(answer))),
+        (None, None) => Some(None),
+    }
+}
+
+/// How denials are told to browsers.
+fn denials(table: &mut Table<'_>) -> Option<Denials> {
+    let html = table.or("html", boolean, false);
+    let to = if table.has_table("redirect") { None } else { table.maybe("redirect", parsed(redirect)) };
+    let return_to = table.maybe("return_to", parsed(parameter));
+    if table.has("return_to") && (!table.has("redirect") || table.has_table("redirect")) {
+        let message =
+            "`return_to` tells the login page the way back: say where that is, `redirect = \"/login\"`";
+        table.reader.problem(&table.place("return_to"), message);
+    }
+    Some(Denials { html: html?, login: to.map(|to| Login { to, return_to }) })
+}
+
 /// What must hold between the keys of one route, and what it leans on.
 fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
     let reader = table.reader;
     if written.auth == Some(Auth::Public) {
         for key in ["require", "on_outage", "redirect"] {
-            if table.has(key) {
+            if table.has(key) && !(key == "redirect" && table.has_table(key)) {
                 let message =
                     format!("`{key}` does nothing on a public route: tokens are not looked at there");
                 reader.problem(&table.place(key), message);
@@ -196,34 +266,26 @@ pub fn resolve(
     on_outage: Option<OnOutage>,
     body_bytes: Option<usize>,
 ) -> Option<Vec<RouteSettings>> {
-    let mut names: Vec<Arc<str>> = Vec::with_capacity(routes.len());
-    let mut resolved: Vec<Option<RouteSettings>> = Vec::with_capacity(routes.len());
-    let mut places: Vec<Span> = Vec::with_capacity(routes.len());
-    let chosen: Vec<_> = routes.iter().filter_map(|route| route.name.value.clone()).collect();
+    let mut names = Names::new(routes.iter().filter_map(|route| route.name.value.as_deref()));
+    let mut taken = Taken::default();
+    let mut resolved = Vec::with_capacity(routes.len());
     for route in routes {
-        let name: Arc<str> = match &route.name.value {
-            Some(name) => {
-                if names.iter().any(|other| **other == **name) {
-                    reader.problem(&route.name.at, "two routes have this name");
-                }
-                name.as_str().into()
-            }
-            None => free_name(route.path.as_deref().unwrap_or("/"), &names, &chosen),
+        let name = match &route.name.value {
+            Some(name) => names.given(name).unwrap_or_else(|name| {
+                reader.problem(&route.name.at, "two routes have this name");
+                name
+            }),
+            None => names.made(route.path.as_deref().unwrap_or("/")),
         };
-        names.push(Arc::clone(&name));
         let at = route.at.clone();
-        let settings = route.resolve(reader, name, on_outage, body_bytes);
-        let clash = resolved.iter().zip(&places).find(|(other, _)| {
-            other.as_ref().zip(settings.as_ref()).is_some_and(|(other, settings)| clashes(other, settings))
-        });
-        if let Some((Some(other), place)) = clash {
+        let settings = route.resolve(reader, Arc::clone(&name), on_outage, body_bytes);
+        if let Some((other, place)) = settings.as_ref().and_then(|settings| taken.take(settings, &at)) {
             let message = |name| {
                 format!("this route matches the same requests as route `{name}`, and no order decides")
             };
-            reader.problem(&at, message(&other.name));
-            reader.problem(place, message(names.last().unwrap_or(&other.name)));
+            reader.problem(&at, message(&other));
+            reader.problem(&place, message(&name));
         }
-        places.push(at);
         resolved.push(settings);
     }
     resolved.into_iter().collect()
@@ -262,8 +324,9 @@ impl Written {
             auth,
             require,
             on_outage: own,
-            html,
-            redirect,
+            denials,
+            answers,
+            handling,
             timeouts,
             client_certificate,
             token_from,
@@ -287,36 +350,20 @@ impl Written {
             hosts: hosts?,
             path: path?,
             methods: methods?,
-            upstream: upstream.map(|upstream| upstream.value.into()),
+            destination: match (answers?, upstream) {
+                (Some(answer), _) => answer,
+                (None, Some(upstream)) => Destination::Upstream(upstream.value.into()),
+                (None, None) => Destination::Asked,
+            },
             access,
             client_certificate: client_certificate?,
-            html: html?,
-            redirect,
+            denials: denials?,
+            handling: handling?,
             timeouts: timeouts?,
             rate_limits: rate_limits?.into_iter().map(|limit| limit.value).collect(),
             observers: observers?,
         })
     }
-}
-
-/// Whether some request is matched by both, and neither is more specific.
-fn clashes(a: &RouteSettings, b: &RouteSettings) -> bool {
-    fn share<T: PartialEq>(a: &[T], b: &[T]) -> bool {
-        a.is_empty() && b.is_empty() || a.iter().any(|item| b.contains(item))
-    }
-    super::path::shape(&a.path) == super::path::shape(&b.path)
-        && share(&a.hosts, &b.hosts)
-        && share(&a.methods, &b.methods)
-}
-
-/// A name made of the path's words; numbered where it is taken.
-fn free_name(path: &str, taken: &[Arc<str>], chosen: &[String]) -> Arc<str> {
-    let words = path.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
-    let name = words.collect::<Vec<_>>().join("-");
-    let name = if name.is_empty() { "root".to_owned() } else { name };
-    let is_free = |name: &String| !taken.iter().any(|other| **other == **name) && !chosen.contains(name);
-    let numbered = (2..).map(|number| format!("{name}-{number}"));
-    std::iter::once(name.clone()).chain(numbered).find(is_free).unwrap_or_default().into()
 }
 
 fn route_name(text: &str) -> Result<String, String> {
@@ -344,7 +391,7 @@ fn host(text: &str) -> Result<Box<str>, String> {
     Err("expected a host without port, such as \"api.example.com\" or \"*.example.org\"".into())
 }
 
-fn method(text: &str) -> Result<Method, String> {
+pub fn method(text: &str) -> Result<Method, String> {
     if ["CONNECT", "TRACE", "TRACK"].contains(&text) {
         return Err("this method is refused on every route".into());
     }
@@ -352,6 +399,14 @@ fn method(text: &str) -> Result<Method, String> {
     method
         .filter(|_| text.bytes().all(|b| b.is_ascii_uppercase() || b == b'-'))
         .ok_or_else(|| "expected a method in capital letters, such as \"GET\"".into())
+}
+
+/// The name of a query's parameter, which nobody has to escape.
+fn parameter(text: &str) -> Result<Box<str>, String> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+    plain
+        .then(|| text.into())
+        .ok_or_else(|| "the name of a parameter is of letters, digits, `-`, `.`, `_` and `~`".into())
 }
 
 /// A local path or an absolute URL. `//host` and `/\host` look local and are not.

@@ -8,19 +8,20 @@ mod original;
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use http::{Method, StatusCode};
 use pingora::Result;
 use pingora::http::{RequestHeader, ResponseHeader};
 use pingora::proxy::Session;
 
+use super::dress::Words;
 use super::exchange::Exchange;
 use super::judge::deny;
 use super::limits::Count;
-use super::phases::{ANSWERED, send};
+use super::phases::{ANSWERED, denied, send};
 use super::settings::Style;
 use super::{forward, hygiene};
-use crate::answer::{self, Answer};
+use crate::answer::Answer;
 use crate::gate::{self, Forwarder, Gate};
 use crate::target::{Ambiguity, Ambiguous, Target};
 use crate::time::Timestamp;
@@ -50,16 +51,14 @@ pub(super) async fn answer(session: &mut Session, exchange: &mut Exchange) -> Re
         }
         Err(denial) => denial,
     };
-    let method = exchange.asked.as_ref().map_or(Method::GET, |asked| asked.method.clone());
-    let headers = &session.req_header().headers;
-    let mut answer = answer::denial(denial, &method, headers, exchange.id.as_str());
+    let mut answer = denied(session.req_header(), exchange, denial);
     exchange.verdict = Some(verdict);
     // What the client will hear is what is told of, not what the proxy makes it of.
     let status = answer.status.as_u16();
     if style == Some(Style::Nginx) {
         for_nginx(&mut answer);
     }
-    send(session, exchange, answer).await?;
+    send(session, exchange, answer, Words::Gateways).await?;
     exchange.status = status;
     Ok(ANSWERED)
 }
@@ -98,6 +97,9 @@ async fn judge(session: &mut Session, exchange: &mut Exchange) -> Verdict {
         target: &target,
         headers,
         websocket: is_websocket(request),
+        client: exchange.client,
+        // The proxy's own limit is what bounds it.
+        body_length: None,
         client_certificate: false,
         in_body: None,
         forwarder: Forwarder::Peer,
@@ -175,9 +177,12 @@ fn passed(grant: &Grant, exchange: &Exchange, style: Option<Style>) -> Result<Re
 /// `auth_request` knows 401 and 403, makes 500 of all the rest, and drops the body: what is to be told stands in headers.
 /// Where nobody reads those, a refusal still is one, and an outage an error.
 fn for_nginx(answer: &mut Answer) {
-    let body = String::from_utf8_lossy(&answer.body).trim_end().to_owned();
-    answer.headers.push((X_PORTCULLIS_STATUS, answer.status.as_str().to_owned()));
-    if !body.is_empty() {
+    let status = HeaderValue::from(answer.status.as_u16());
+    answer.headers.push((X_PORTCULLIS_STATUS, status));
+    // One of several lines, an operator's own say, cannot stand in a header.
+    if let Ok(body) = HeaderValue::from_bytes(answer.body.trim_ascii_end())
+        && !body.is_empty()
+    {
         answer.headers.push((X_PORTCULLIS_BODY, body));
     }
     answer.body.clear();
@@ -197,6 +202,8 @@ fn for_nginx(answer: &mut Answer) {
 
 #[cfg(test)]
 mod tests {
+    use http::Method;
+
     use super::*;
 
     fn original(target: &str) -> Original {
@@ -245,8 +252,8 @@ mod tests {
             };
             for_nginx(&mut answer);
             assert_eq!(answer.status.as_u16(), said);
-            assert!(answer.headers.contains(&(X_PORTCULLIS_STATUS, status.to_string())));
-            assert!(answer.headers.contains(&(X_PORTCULLIS_BODY, "{}".to_owned())));
+            assert!(answer.headers.contains(&(X_PORTCULLIS_STATUS, HeaderValue::from(status))));
+            assert!(answer.headers.contains(&(X_PORTCULLIS_BODY, HeaderValue::from_static("{}"))));
         }
     }
 }

@@ -211,5 +211,5 @@ impl Attempts {
 fn parts(exchange: &mut Exchange) -> Option<(&Upstream, &mut Attempts)> {
     let Exchange { verdict, attempts, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok())?;
-    Some((grant.route.upstream.as_ref()?, attempts))
+    Some((grant.route.upstream.as_deref()?, attempts))
 }

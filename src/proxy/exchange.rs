@@ -14,6 +14,7 @@ use super::attempts::Attempts;
 use super::observe::Held;
 use crate::rate::Standing;
 use crate::report::Finished;
+use crate::route::Route;
 use crate::verdict::{Grant, Verdict};
 
 /// Never sent: there was nobody to answer any more. What nginx calls it.
@@ -39,6 +40,8 @@ pub struct Exchange {
     pub(super) attempts: Attempts,
     /// What the client is told of rate limits; empty where none counts.
     pub(super) standings: Vec<Standing>,
+    /// Whether this is a preflight that the gateway answers.
+    pub(super) preflight: bool,
     /// The token that the body carries, where the route says that it is there.
     pub(super) in_body: Option<String>,
     /// Whether the body was read for that; a client that expects to be asked for it was asked.
@@ -74,6 +77,7 @@ impl Exchange {
             forwarded: None,
             attempts: Attempts::default(),
             standings: Vec::new(),
+            preflight: false,
             in_body: None,
             body_read: false,
             body_bytes: 0,
@@ -88,6 +92,14 @@ impl Exchange {
     /// The permission to reach the upstream; without it there is no way there.
     pub(super) fn grant(&self) -> Option<&Grant> {
         self.verdict.as_ref().and_then(|verdict| verdict.as_ref().ok())
+    }
+
+    /// The route that took the request, whatever its verdict.
+    pub(super) fn route(&self) -> Option<&Arc<Route>> {
+        match self.verdict.as_ref()? {
+            Ok(grant) => Some(&grant.route),
+            Err(denial) => denial.route.as_ref(),
+        }
     }
 
     /// Tells the fact, once.

@@ -11,7 +11,7 @@ use pingora::Result;
 use pingora::http::RequestHeader;
 
 use super::exchange::Exchange;
-use super::observe;
+use super::{dress, observe};
 use crate::route::{Access, Observer, Route};
 use crate::token::{self, Place};
 
@@ -21,8 +21,12 @@ const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(super) const X_REQUEST_ID: &str = "x-request-id";
 
-/// Makes the upstream's request out of the client's.
-pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
+/// Makes the upstream's request out of the client's `received`.
+pub(super) fn prepare(
+    request: &mut RequestHeader,
+    received: &RequestHeader,
+    exchange: &Exchange,
+) -> Result<()> {
     let gate = &exchange.snapshot.gate;
     // Where the service is given its refresh token; that is never taken out.
     let needed = match exchange.grant().map(|grant| &grant.route.settings.access) {
@@ -61,6 +65,7 @@ pub(super) fn prepare(request: &mut RequestHeader, exchange: &Exchange) -> Resul
         for (name, value) in stamps.into_iter().chain(told).flat_map(|it| gate.identity.headers(it)) {
             request.insert_header(name.clone(), value)?;
         }
+        dress::request(request, received, exchange, &grant.route)?;
     }
     Ok(())
 }

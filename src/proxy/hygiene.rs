@@ -32,9 +32,6 @@ pub(super) fn check(session: &mut Session, limits: &Limits) -> Result<bool, Deny
     let fields = Fields::of(&request.headers);
     fields.framing(request, &raw)?;
     fields.single()?;
-    if fields.length.and_then(number).is_some_and(|length| length > limits.body_bytes) {
-        return Err(DenyReason::BodyTooLarge);
-    }
     let websocket = fields.upgrades > 0 && is_websocket(request);
     if fields.upgrades > 0 && !websocket {
         let request = session.req_header_mut();

@@ -53,11 +53,19 @@ async fn judge_counted(
         target: &target,
         headers: &header.headers,
         websocket: exchange.websocket,
+        client: exchange.client,
+        body_length: hygiene::length(&header.headers),
         client_certificate: exchange.arrival.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
         forwarder: gate::Forwarder::Us,
     };
-    let verdict = count.judge(&request, Timestamp::now()).await;
+    let verdict = match snapshot.gate.preflight(&header.method, &header.headers, &target) {
+        Some(grant) => {
+            exchange.preflight = true;
+            Ok(grant)
+        }
+        None => count.judge(&request, Timestamp::now()).await,
+    };
     if !target.as_received {
         // From here on there is only the path that was judged.
         let judged = target.origin_form();

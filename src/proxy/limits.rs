@@ -46,6 +46,10 @@ impl<'a> Count<'a> {
 
     /// One verdict. What counts stands around the judgment, which has no side effects.
     pub(super) async fn judge(&mut self, request: &Request<'_>, now: Timestamp) -> Verdict {
+        self.strictly(request, now).await.or_else(Denial::unless_observed)
+    }
+
+    async fn strictly(&mut self, request: &Request<'_>, now: Timestamp) -> Verdict {
         let matched = self.snapshot.gate.find(request)?;
         if let Err(reason) = self.arrival(matched.route()).await {
             return Err(Denial { route: Some(Arc::clone(matched.route())), credential: None, reason });
@@ -54,7 +58,7 @@ impl<'a> Count<'a> {
         self.pass(verdict).await
     }
 
-    /// By what is known once a request may pass. Whoever observes instead of denying does so with what comes out here.
+    /// By what is known once a request may pass.
     async fn pass(&mut self, verdict: Verdict) -> Verdict {
         let grant = match verdict {
             Ok(grant) if !grant.route.limits.after.is_empty() => grant,

@@ -4,9 +4,10 @@
 //! what is read of a head, [`limits`] counts requests, [`arrival`] is what a request is
 //! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
 //! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
-//! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`attempts`] is
-//! which server that is, and what happens when it fails, [`observe`] learns from what it answers. [`hop`] is how the
-//! client's connection is spoken on, and [`tunnel`] the service's where a WebSocket is asked for.
+//! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`dress`] what a
+//! route's own rules make of heads, [`replies`] what goes to no upstream at all, [`attempts`] is which server that is, and
+//! what happens when it fails, [`observe`] learns from what it answers.
+//! [`hop`] is how the client's connection is spoken on, and [`tunnel`] the service's where a WebSocket is asked for.
 
 mod arrival;
 mod asked;
@@ -14,6 +15,7 @@ mod attempts;
 mod body;
 mod connections;
 mod door;
+mod dress;
 mod entrance;
 mod exchange;
 mod forward;
@@ -25,6 +27,7 @@ mod judge;
 mod limits;
 mod observe;
 mod phases;
+mod replies;
 pub mod settings;
 mod tunnel;
 mod waiting;

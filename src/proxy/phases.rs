@@ -13,12 +13,13 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
 use super::arrival::Arrival;
+use super::dress::{self, Words};
 use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, arrival, asked, attempts, forward, hop, hygiene, limits, observe};
-use crate::answer::{self, Answer};
+use super::{Proxy, arrival, asked, attempts, forward, hop, hygiene, limits, observe, replies};
+use crate::answer::{self, Answer, Asked};
 use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
@@ -75,10 +76,11 @@ impl ProxyHttp for Proxy {
         }
         let verdict = judge(session, exchange).await;
         exchange.judgment = exchange.began.elapsed();
-        let answer = verdict.as_ref().err().map(|denial| {
-            let header = session.req_header();
-            answer::denial(denial, &header.method, &header.headers, exchange.id.as_str())
-        });
+        let header = session.req_header();
+        let (answer, words) = match &verdict {
+            Ok(grant) => (replies::own(header, grant, exchange), Words::Operators),
+            Err(denial) => (Some(denied(header, exchange, denial)), Words::Gateways),
+        };
         // Who frames one request in two ways is not asked for another; nor is there one behind a body that was given up.
         let broken = matches!(
             &verdict,
@@ -89,7 +91,7 @@ impl ProxyHttp for Proxy {
         if broken {
             session.set_keepalive(None);
         }
-        send(session, exchange, answer).await?;
+        send(session, exchange, answer, words).await?;
         Ok(ANSWERED)
     }
 
@@ -142,7 +144,7 @@ impl ProxyHttp for Proxy {
         }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
-        forward::prepare(request, exchange)
+        forward::prepare(request, session.req_header(), exchange)
     }
 
     async fn request_body_filter(
@@ -156,7 +158,8 @@ impl ProxyHttp for Proxy {
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
-        if exchange.body_bytes > exchange.snapshot.server.limits.body_bytes && !session.was_upgraded() {
+        let most = exchange.route().map_or(u64::MAX, |route| route.settings.handling.body_bytes);
+        if exchange.body_bytes > most && !session.was_upgraded() {
             return Error::e_explain(
                 ErrorType::HTTPStatus(413),
                 "the request body is longer than is allowed",
@@ -205,6 +208,7 @@ impl ProxyHttp for Proxy {
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
             limits::tell(response, exchange)?;
+            dress::service(response, session.req_header(), exchange)?;
             observe::answered(session, response, exchange).await?;
         }
         // Of an answer that is held back the client has not heard yet.
@@ -266,9 +270,10 @@ impl ProxyHttp for Proxy {
             && !session.was_upgraded()
         {
             session.set_keepalive(None);
-            let answer = answer::problem(&reason, id.as_str());
+            let denial = Denial { route: exchange.route().cloned(), credential: None, reason };
+            let answer = denied(session.req_header(), exchange, &denial);
             // The client may be gone: then nobody is left to be told.
-            let _ = send(session, exchange, answer).await;
+            let _ = send(session, exchange, answer, Words::Gateways).await;
         }
         FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
     }
@@ -280,7 +285,7 @@ impl ProxyHttp for Proxy {
             && matches!(observe::deliver(session, exchange, *held).await, Ok(false))
         {
             let answer = answer::problem(&DenyReason::Unrecorded, exchange.id.as_str());
-            let _ = send(session, exchange, answer).await;
+            let _ = send(session, exchange, answer, Words::Gateways).await;
         }
         exchange.finish(session);
         hop::farewell(session).await;
@@ -315,8 +320,24 @@ fn failure(error: &Error) -> Option<DenyReason> {
     }
 }
 
+/// How a denial is told to whoever sent this request, or to whom the proxy that asks will pass it on.
+pub(super) fn denied(header: &RequestHeader, exchange: &Exchange, denial: &Denial) -> Answer {
+    let asked = Asked {
+        method: exchange.asked.as_ref().map_or(&header.method, |asked| &asked.method),
+        headers: &header.headers,
+        target: &dress::without_tokens(header, exchange),
+        request_id: exchange.id.as_str(),
+    };
+    answer::denial(denial, &asked)
+}
+
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
-pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+pub(super) async fn send(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    answer: Answer,
+    words: Words,
+) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
     let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)
@@ -329,7 +350,11 @@ pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer:
     for (name, value) in answer.headers {
         response.append_header(name, value)?;
     }
-    response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    dress::own(&mut response, session.req_header(), exchange, words)?;
+    // RFC 9110 section 8.6: of what is not there, and of what stands elsewhere, nothing is said.
+    if !matches!(answer.status, http::StatusCode::NO_CONTENT | http::StatusCode::NOT_MODIFIED) {
+        response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    }
     limits::tell(&mut response, exchange)?;
     exchange.status = answer.status.as_u16();
     let body = (!is_head && !answer.body.is_empty()).then_some(answer.body);

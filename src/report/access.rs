@@ -53,6 +53,8 @@ struct Line {
 enum Outcome {
     Allowed,
     AllowedUnasked(Box<str>),
+    /// Passed, because the route only observes.
+    WouldDeny(DenyReason),
     Denied(DenyReason),
 }
 
@@ -63,13 +65,16 @@ impl Line {
         let request_id = cut(finished.request_id, MAX_REQUEST_ID);
         let (route, credential, outcome) = match finished.verdict {
             Ok(grant) => {
-                let outcome = match &grant.assurance {
-                    Assurance::Full => Outcome::Allowed,
+                let (credential, outcome) = match &grant.assurance {
+                    Assurance::Full => (&grant.credential, Outcome::Allowed),
                     Assurance::RevocationUnknown(outage) => {
-                        Outcome::AllowedUnasked(outage.to_string().into())
+                        (&grant.credential, Outcome::AllowedUnasked(outage.to_string().into()))
+                    }
+                    Assurance::WouldDeny(denial) => {
+                        (&denial.credential, Outcome::WouldDeny(denial.reason.clone()))
                     }
                 };
-                (Some(grant.route.clone()), grant.credential.clone(), outcome)
+                (Some(grant.route.clone()), credential.clone(), outcome)
             }
             Err(denial) => {
                 (denial.route.clone(), denial.credential.clone(), Outcome::Denied(denial.reason.clone()))

@@ -2,7 +2,7 @@
 //! atomics, no hashing of labels and no allocation.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::Method;
@@ -20,6 +20,9 @@ const NO_REASON: &str = "none";
 const OTHER: &str = "other";
 /// The `reason` of passes that `on_outage = "allow"` gave.
 const PASSED_UNASKED: &str = "ledger_unavailable";
+
+/// The `verdict` of what passed because its route only observes.
+const OBSERVED: &str = "observed";
 
 /// Words of the presets; those of `[[ledger.rules]]` come from the configuration.
 const PRESET_REASONS: [&str; 7] = [
@@ -204,9 +207,15 @@ const OBSERVED_HELP: &str = "Answers of services that an entry of on_response ha
 const AUDIT_LOST_HELP: &str =
     "Audit lines that could not be written. The control actions themselves took effect.";
 
+/// With more routes than this, a route's series begin with its first request: it has some eighty of them, and ten thousand
+/// routes would have nearly a million before anybody came.
+const MOST_AT_ONCE: usize = 500;
+
 /// The series of one configuration's routes.
 pub(super) struct RouteMetrics {
-    routes: Box<[RouteSeries]>,
+    metrics: Metrics,
+    words: Vec<Arc<str>>,
+    routes: Box<[OnceLock<RouteSeries>]>,
     no_route: RouteSeries,
     /// Word of a reason → its place in [`RouteSeries::denied`]; the last place is `other`.
     reasons: HashMap<Arc<str>, usize>,
@@ -241,11 +250,24 @@ impl RouteMetrics {
         let mut words: Vec<Arc<str>> = built_in.chain(reasons.iter().cloned()).collect();
         words.sort();
         words.dedup();
+        let made = |name: &Arc<str>| match routes.len() > MOST_AT_ONCE {
+            true => OnceLock::new(),
+            false => OnceLock::from(RouteSeries::new(metrics, name, &words)),
+        };
         Self {
-            routes: routes.iter().map(|name| RouteSeries::new(metrics, name, &words)).collect(),
+            metrics: metrics.clone(),
+            routes: routes.iter().map(made).collect(),
             no_route: RouteSeries::new(metrics, NO_ROUTE, &words),
-            reasons: words.into_iter().enumerate().map(|(at, word)| (word, at)).collect(),
+            reasons: words.iter().enumerate().map(|(at, word)| (Arc::clone(word), at)).collect(),
             judgment_duration: metrics.judgment_duration.clone(),
+            words,
+        }
+    }
+
+    /// Makes the series of a route that only observes.
+    pub fn observing(&self, route: &str) {
+        for word in &self.words {
+            self.metrics.verdicts.with_label_values(&[route, OBSERVED, word]);
         }
     }
 
@@ -255,7 +277,11 @@ impl RouteMetrics {
             Ok(grant) => Some(&grant.route),
             Err(denial) => denial.route.as_ref(),
         };
-        let series = route.and_then(|route| self.routes.get(route.index)).unwrap_or(&self.no_route);
+        let series = route.and_then(|route| {
+            let made = || RouteSeries::new(&self.metrics, &route.settings.name, &self.words);
+            self.routes.get(route.index).map(|series| series.get_or_init(made))
+        });
+        let series = series.unwrap_or(&self.no_route);
         if let Some(counter) =
             series.requests.get(method(told.method)).and_then(|m| m.get(class(told.status)))
         {
@@ -267,9 +293,17 @@ impl RouteMetrics {
         }
         self.judgment_duration.observe(told.judgment.as_secs_f64());
         match told.verdict {
-            Ok(grant) => match grant.assurance {
+            Ok(grant) => match &grant.assurance {
                 Assurance::Full => series.allowed.inc(),
                 Assurance::RevocationUnknown(_) => series.allowed_unasked.inc(),
+                Assurance::WouldDeny(denial) => {
+                    let word = denial.reason.word();
+                    let word = if self.reasons.contains_key(word) { word } else { OTHER };
+                    self.metrics
+                        .verdicts
+                        .with_label_values(&[&grant.route.settings.name, OBSERVED, word])
+                        .inc();
+                }
             },
             Err(denial) => {
                 let known = self.reasons.get(denial.reason.word()).and_then(|at| series.denied.get(*at));

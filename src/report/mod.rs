@@ -14,7 +14,7 @@ use std::time::Duration;
 use http::Method;
 use prometheus::{IntCounter, IntCounterVec};
 
-use crate::route::Route;
+use crate::route::{Mode, Route};
 use crate::verdict::{Assurance, Verdict};
 
 pub use access::AccessWriter;
@@ -73,8 +73,12 @@ impl Report {
         let names: Vec<Arc<str>> = routes.iter().map(|route| Arc::clone(&route.settings.name)).collect();
         let observed = metrics.observed().clone();
         observed::series(&observed, routes);
+        let series = RouteMetrics::new(metrics, &names, reasons);
+        for route in routes.iter().filter(|route| route.settings.handling.mode == Mode::Observe) {
+            series.observing(&route.settings.name);
+        }
         Self {
-            routes: RouteMetrics::new(metrics, &names, reasons),
+            routes: series,
             access: settings.access,
             sample: settings.sample,
             writer: writer.clone(),
@@ -111,7 +115,7 @@ impl Report {
 
     /// Decided before a line is built. A pass that nobody could vouch for is logged like a denial.
     fn is_logged(&self, verdict: &Verdict) -> bool {
-        let ordinary = matches!(verdict, Ok(grant) if grant.assurance == Assurance::Full);
+        let ordinary = matches!(verdict, Ok(grant) if matches!(grant.assurance, Assurance::Full));
         match self.access {
             AccessLog::Off => false,
             AccessLog::Denied => !ordinary,

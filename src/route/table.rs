@@ -18,6 +18,8 @@ pub struct RouteTable {
     any: Methods,
     /// Whether any route finds its token in the body.
     bodies: bool,
+    /// Whether any route answers preflights.
+    cors: bool,
 }
 
 /// The routes of one group of hosts. A trie for each method, so that a less specific path may serve a method which
@@ -45,7 +47,9 @@ impl RouteTable {
             Access::Refresh(refresh) => !refresh.bodies.is_empty(),
             Access::Open | Access::Guarded(_) => false,
         };
-        let mut table = Self { bodies: routes.iter().any(looks_into_body), ..Self::default() };
+        let has_cors = |route: &Arc<Route>| route.settings.handling.cors.is_some();
+        let (bodies, cors) = (routes.iter().any(looks_into_body), routes.iter().any(has_cors));
+        let mut table = Self { bodies, cors, ..Self::default() };
         for (host, routes) in grouped {
             let methods = Methods::new(&routes);
             match host {
@@ -62,6 +66,11 @@ impl RouteTable {
     /// Whether there is a route that finds its token in the body; where there is none, nobody need look for it.
     pub fn reads_bodies(&self) -> bool {
         self.bodies
+    }
+
+    /// Whether there is a route that answers preflights.
+    pub fn answers_preflights(&self) -> bool {
+        self.cors
     }
 
     /// The most specific route for a canonical host and path.
@@ -94,9 +103,17 @@ impl Methods {
                 }
             }
         }
+        // Who may GET may ask for the head of it (RFC 9110 section 9.3.2), unless HEAD has a route of its own.
+        let named = |methods: &Self, wanted: &Method| methods.named.iter().any(|(named, _)| named == wanted);
+        if named(&methods, &Method::GET) && !named(&methods, &Method::HEAD) {
+            methods.named.push((Method::HEAD, Trie::default()));
+        }
         for (method, trie) in &mut methods.named {
             // Of two with one path the first in stays: the named method wins over any.
             fill(trie, routes, |route| route.settings.methods.contains(method));
+            if *method == Method::HEAD {
+                fill(trie, routes, |route| route.settings.methods.contains(&Method::GET));
+            }
             fill(trie, routes, |route| route.settings.methods.is_empty());
         }
         fill(&mut methods.other, routes, |route| route.settings.methods.is_empty());
@@ -117,7 +134,7 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 
 #[cfg(test)]
 mod tests {
-    use super::super::{ClientCertificate, RouteSettings};
+    use super::super::{ClientCertificate, Denials, Destination, Handling, RouteSettings};
     use super::*;
     use crate::rate::Limits;
     use crate::upstream::{Upstream, UpstreamMetrics, UpstreamSettings};
@@ -136,11 +153,11 @@ mod tests {
                 hosts: hosts.iter().map(|host| (*host).into()).collect(),
                 path: (*path).into(),
                 methods: methods.to_vec(),
-                upstream: Some("app".into()),
+                destination: Destination::Upstream("app".into()),
                 access: Access::Open,
                 client_certificate: ClientCertificate::Optional,
-                html: false,
-                redirect: None,
+                denials: Denials::default(),
+                handling: Handling::plain(0),
                 timeouts: patience.clone(),
                 rate_limits: Vec::new(),
                 observers: Vec::new(),
@@ -191,6 +208,21 @@ mod tests {
         assert_eq!(name(&table, "h", "/a", Method::POST), Some("any"));
         assert_eq!(name(&table, "h", "/b", Method::DELETE), Some("rest"));
         assert_eq!(name(&table, "h", "/b", Method::GET), None);
+    }
+
+    #[test]
+    fn who_may_get_may_ask_for_the_head() {
+        let table = table(&[
+            ("get", &[], "/a", &[Method::GET]),
+            ("any", &[], "/a", &[]),
+            ("put", &[], "/b", &[Method::PUT]),
+            ("get-c", &[], "/c", &[Method::GET]),
+            ("head-c", &[], "/c", &[Method::HEAD]),
+        ]);
+        assert_eq!(name(&table, "h", "/a", Method::HEAD), Some("get"));
+        assert_eq!(name(&table, "h", "/b", Method::HEAD), None);
+        assert_eq!(name(&table, "h", "/c", Method::HEAD), Some("head-c"));
+        assert_eq!(name(&table, "h", "/c", Method::GET), Some("get-c"));
     }
 
     #[test]

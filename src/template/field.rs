@@ -90,10 +90,17 @@ impl Field {
     ///
     /// For values that are *bound* (SQL); a key is built by [`super::Template::render`], which refuses more.
     pub fn value<'a>(&self, claims: &'a Claims, token: &Token<'a>) -> Result<Cow<'a, str>, RenderError> {
+        match self {
+            Self::Token => Ok(token.compact().into()),
+            Self::TokenSha256 => Ok(token.sha256_hex().into()),
+            _ => self.of_claims(claims),
+        }
+    }
+
+    /// The same for what the claims say without the token's own text, which is [`RenderError::Unsafe`] here.
+    pub fn of_claims<'a>(&self, claims: &'a Claims) -> Result<Cow<'a, str>, RenderError> {
         let missing = || RenderError::Missing(self.clone());
         let found: Cow<'a, str> = match self {
-            Self::Token => token.compact().into(),
-            Self::TokenSha256 => token.sha256_hex().into(),
             Self::TokenId => claims.token_id().ok_or_else(missing)?.into(),
             Self::Session => claims.session().ok_or_else(missing)?.into(),
             Self::Subject | Self::Realm | Self::User => return self.of_user(claims.user()),
@@ -108,7 +115,7 @@ impl Field {
                 }
             },
             Self::Alias => claims.subject().into(),
-            Self::Roles | Self::Scopes | Self::Profile(_) => {
+            Self::Token | Self::TokenSha256 | Self::Roles | Self::Scopes | Self::Profile(_) => {
                 return Err(RenderError::Unsafe(self.clone()));
             }
         };

@@ -237,3 +237,44 @@ fn the_answer_of_the_service_is_passed_on_as_it_is() {
         assert_eq!(response.header("www-authenticate"), Some("Basic realm=\"own\""));
     }
 }
+
+#[test]
+fn thousands_of_routes_start_and_have_series_once_somebody_comes() {
+    let origin = Origin::start();
+    let route = |at: usize| {
+        format!(
+            "name = \"r{at}\"\npath = \"/service-{at}/{{id}}\"\nupstream = \"app\"\nauth = \"public\"\nrewrite = {{ strip_prefix = \"/service-{at}\" }}"
+        )
+    };
+    let setup = (0..2000).fold(Setup::new().upstream("app", &origin), |setup, at| setup.route(&route(at)));
+    let gateway = setup.start();
+    for at in [0, 1000, 1999] {
+        assert_eq!(gateway.get(&format!("/service-{at}/x?y"), None).status, 200);
+        assert_eq!(origin.only().line(), "GET /x?y HTTP/1.1");
+        origin.forget();
+    }
+    assert_eq!(gateway.get("/service-2000/x", None).reason(), "no_route");
+    let count = |route: &str| {
+        gateway
+            .metric(&format!("portcullis_requests_total{{method=\"GET\",route=\"{route}\",status=\"2xx\"}}"))
+    };
+    crate::support::eventually("the request is counted", || match count("r1999") {
+        Some(1.0) => Ok(()),
+        other => Err(other),
+    });
+    assert_eq!(count("r7"), None, "a million series for nobody");
+}
+
+#[test]
+fn a_route_that_is_got_answers_head_too() {
+    let scene = scene(&[
+        "name = \"get\"\npath = \"/a\"\nmethods = [\"GET\"]\nauth = \"public\"",
+        "name = \"put\"\npath = \"/b\"\nmethods = [\"PUT\"]\nauth = \"public\"",
+    ]);
+    assert_eq!(scene.gateway.request("HEAD", "/a", &[], b"").status, 200);
+    assert_eq!(scene.origin.only().line(), "HEAD /a HTTP/1.1");
+    scene.origin.forget();
+    assert_eq!(scene.gateway.request("HEAD", "/b", &[], b"").status, 404);
+    assert_eq!(scene.gateway.request("OPTIONS", "/a", &[], b"").status, 404);
+    scene.origin.saw_nothing();
+}

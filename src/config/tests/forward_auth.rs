@@ -1,5 +1,6 @@
 use super::*;
 use crate::proxy::settings::Style;
+use crate::route::Destination;
 
 const ASKED: &str = "[forward_auth]\nlisten = [\"127.0.0.1:9902\"]\nstyle = \"caddy\"\n";
 const ALONE: &str = "[[routes]]\npath = \"/{*rest}\"\nauth = \"public\"\n";
@@ -24,14 +25,14 @@ fn a_gateway_that_is_only_asked_needs_no_upstream_and_listens_for_nobody_else() 
     };
     assert!(allowed("127.0.0.1") && allowed("::1") && !allowed("192.0.2.1"), "loopback alone");
     assert!(checked.config.server.listen.is_empty() && checked.config.upstreams.is_empty());
-    assert_eq!(checked.config.routes[0].upstream, None);
+    assert_eq!(checked.config.routes[0].destination, Destination::Asked);
 
     let one = good("[forward_auth]\nlisten = \"127.0.0.1:9902\"\nstyle = \"envoy\"\n").forward_auth;
     assert_eq!(one.map(|asked| asked.listen.len()), Some(1));
     // Beside upstreams nothing changes for those who are forwarded for.
     let both = good(ASKED);
     assert_eq!(both.server.listen, ["0.0.0.0:8080".parse().expect("address")]);
-    assert_eq!(both.routes[0].upstream.as_deref(), Some("app"));
+    assert_eq!(both.routes[0].destination, Destination::Upstream("app".into()));
     assert_eq!(good("").forward_auth, None);
 }
 
@@ -39,6 +40,7 @@ fn a_gateway_that_is_only_asked_needs_no_upstream_and_listens_for_nobody_else() 
 fn a_route_without_an_upstream_is_for_proxies_that_ask() {
     tells(parse(&format!("{UPSTREAM}{ROUTE}{ALONE}")), "`upstream` is missing");
     let with = |line: &str| alone(&format!("{ISSUER}[[routes]]\npath = \"/a\"\n{line}\n"));
+    tells(with("rewrite = { add_prefix = \"/a\" }"), "another proxy forwards these");
     tells(with("on_response = [{ status = \"2xx\", revoke = \"user\" }]"), "answers are not seen");
     tells(with("timeouts = { read = \"5s\" }"), "nothing to wait for");
     tells(with("auth = \"refresh\"\ntoken_from = \"body:refreshToken\""), "bodies are not seen");

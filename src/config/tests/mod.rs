@@ -2,6 +2,7 @@
 
 mod files;
 mod forward_auth;
+mod handling;
 mod sessions;
 mod shipped;
 mod upstreams;

@@ -40,7 +40,7 @@ fn the_shipped_file_is_a_working_default_and_so_are_its_examples() {
     let everything = shipped(&everything_enabled()).config;
     assert_eq!(
         (everything.issuers.len(), everything.ledger.presets.len(), everything.routes.len()),
-        (1, 6, 3)
+        (1, 6, 5)
     );
     // The values of the examples are the defaults, as the comments say.
     let mut server = everything.server;
@@ -58,6 +58,8 @@ fn the_shipped_file_is_a_working_default_and_so_are_its_examples() {
 #[test]
 fn every_key_is_documented_and_shown_and_nothing_else_is() {
     let mut known = shipped(&everything_enabled()).known;
+    let other = "[[routes]]\npath = \"/x\"\nauth = \"public\"\nanswer = { body_file = \"api.crt\" }\n";
+    known.extend(shipped(&format!("{SHIPPED}\n{other}")).known);
     known.extend(with(ISSUER).unwrap_or_else(|problems| panic!("{problems}")).known);
     known.extend(
         parse(&format!("{ROUTE}[[upstreams]]\nname = \"app\"\nservers = [{{ address = \"a:1\" }}]"))

@@ -43,6 +43,7 @@ impl<'a> Fields<'a> {
         let (verdict, reason, detail) = match &line.outcome {
             Outcome::Allowed => ("allow", "none", None),
             Outcome::AllowedUnasked(why) => ("allow", "ledger_unavailable", Some(Cow::Borrowed(&**why))),
+            Outcome::WouldDeny(reason) => ("would_deny", reason.word(), detail(reason)),
             Outcome::Denied(reason) => ("deny", reason.word(), detail(reason)),
         };
         let user = line.credential.as_ref().map(|credential| credential.claims.user());
@@ -83,6 +84,7 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         DenyReason::NoRoute
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
+        | DenyReason::Maintenance(_)
         | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge

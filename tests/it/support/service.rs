@@ -198,7 +198,11 @@ async fn answer(
     shared: &Shared,
     link: Link,
 ) -> Result<(), h2::Error> {
-    let (head, mut stream) = request.into_parts();
+    let (mut head, mut stream) = request.into_parts();
+    // Said as HTTP/1.1 would.
+    if let Some(authority) = head.uri.authority() {
+        head.headers.insert(http::header::HOST, authority.as_str().parse().unwrap());
+    }
     let mut body = Vec::new();
     while let Some(piece) = stream.data().await {
         let piece = piece?;
