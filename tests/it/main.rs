@@ -17,6 +17,7 @@ mod attacks_http2;
 mod attacks_path;
 mod attacks_wire;
 mod browser;
+mod browser_cors;
 mod chaos;
 mod chores;
 mod cli;
