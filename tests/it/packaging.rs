@@ -125,7 +125,7 @@ fn the_readmes_configuration_is_accepted() {
     fs::write(directory.path().join("admin.token"), unique("")).unwrap();
     let file = directory.path().join("gateway.toml");
     let toml = blocks(&read("README.md"), "toml");
-    assert_eq!(toml.len(), 6, "a whole file, and listeners, an upstream, a rule and routes to add to it");
+    assert_eq!(toml.len(), 7, "a whole file, and listeners, an upstream, a rule and routes to add to it");
     let authority = Authority::new();
     authority.server(&["api.example.com"]).write(directory.path(), "api");
     authority.server(&["*.example.org"]).write(directory.path(), "wildcard");
