@@ -166,6 +166,7 @@ impl Gateway {
         let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
         let settling = Arc::clone(&current).settle_forever();
         tokio::spawn(background.clone().run_until_cancelled_owned(settling));
+        tokio::spawn(background.clone().run_until_cancelled_owned(current.warden().keep()));
 
         let life = Arc::new(Life::default());
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));
@@ -268,6 +269,7 @@ impl Gateway {
             }
             () = told_again => tracing::warn!(open = open(), "Told again; open connections are cut"),
         }
+        self.current.dismiss().await;
         self.control.close().await;
         self.current.end_observing().await;
         self.background.cancel();

@@ -22,7 +22,7 @@ use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::sessions::StoredSession;
 use crate::ledger::{Ledger, LedgerMetrics, StoreError};
-use crate::proxy::{Connections, Door, Entrance, Snapshot};
+use crate::proxy::{Connections, Door, Entrance, Snapshot, Streams, Warden};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
 use crate::tls::settings::TlsSettings;
@@ -35,6 +35,9 @@ use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
 /// How often a ledger that was opened without its database is looked at.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long clients are given to hear that the gateway goes away.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What outlives every configuration.
 pub(super) struct Makers {
     pub(super) metrics: Metrics,
@@ -46,6 +49,8 @@ pub(super) struct Makers {
     background: CancellationToken,
     /// Changes that observers are making.
     pub(super) observing: TaskTracker,
+    /// What is open.
+    pub(super) streams: Arc<Streams>,
 }
 
 impl Makers {
@@ -65,6 +70,7 @@ impl Makers {
             tls: TlsMetrics::register(registry)?,
             background,
             observing: TaskTracker::new(),
+            streams: Streams::register(registry)?,
         })
     }
 }
@@ -201,6 +207,7 @@ impl Current {
             }
         }
         self.snapshot.store(Arc::new(next));
+        self.makers.streams.ring();
         self.makers.upstream.keep_only(config.upstreams.iter());
         self.config.store(config);
     }
@@ -218,6 +225,17 @@ impl Current {
     /// Writes what is still to be written.
     pub(super) fn close(&self) {
         self.makers.writer.close();
+    }
+
+    /// Who looks after open exchanges, by whatever configuration is in force.
+    pub(super) fn warden(&self) -> Warden {
+        Warden::new(Arc::clone(&self.snapshot), Arc::clone(&self.makers.streams))
+    }
+
+    /// Ends what has outlasted the drain, and tells those who can be told.
+    pub(super) async fn dismiss(&self) {
+        self.makers.streams.dismiss();
+        let _ = tokio::time::timeout(FAREWELL, self.makers.streams.farewells()).await;
     }
 
     /// The ways in by TLS, in the order of the configuration.
@@ -256,6 +274,10 @@ impl Current {
             sessions: Box::new(move |user| {
                 let snapshot = sessions.snapshot.load_full();
                 Box::pin(async move { all_sessions(&snapshot.gate, &user).await })
+            }),
+            streams: Box::new({
+                let streams = Arc::clone(&self.makers.streams);
+                move |user| streams.of_user(user)
             }),
             registry,
             audit,
@@ -328,7 +350,8 @@ async fn snapshot(
     };
     let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
     let observing = makers.observing.clone();
-    Snapshot { gate, server: config.server.clone(), report, routes, observing }
+    let (streams, number) = (Arc::clone(&makers.streams), before.map_or(1, |before| before.number + 1));
+    Snapshot { gate, server: config.server.clone(), report, routes, observing, streams, number }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and

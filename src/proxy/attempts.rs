@@ -5,8 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{self, HeaderMap};
-use pingora::http::RequestHeader;
+use http::HeaderMap;
 use pingora::prelude::*;
 use pingora::protocols::ALPN;
 use pingora::proxy::Session;
@@ -14,7 +13,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType, RetryType};
 
 use super::exchange::Exchange;
-use super::hygiene;
+use super::streams::Kind;
 use crate::upstream::settings::HashBy;
 use crate::upstream::{self, Chosen, Upstream};
 use crate::verdict::Grant;
@@ -36,19 +35,9 @@ pub(super) struct Attempts {
     pub(super) refused: Option<String>,
 }
 
-/// What is asked for on the connection that is to be had.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Plain,
-    /// Answers may pause for as long as they like.
-    Stream,
-    /// A conversation; only HTTP/1.1 can be asked for it.
-    WebSocket,
-}
-
 /// Chooses a server and says how it is to be reached.
 pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-    let Exchange { verdict, attempts, client, .. } = exchange;
+    let Exchange { verdict, attempts, client, kind, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
     let grant = grant.ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
     let request = session.req_header();
@@ -61,10 +50,11 @@ pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<B
     };
     let mut peer = chosen.peer();
     let patience = &grant.route.settings.timeouts;
-    let kind = kind(request);
     peer.options.write_timeout = Some(patience.write);
-    peer.options.read_timeout = if kind == Kind::Plain { Some(patience.read) } else { patience.stream };
-    if kind == Kind::WebSocket {
+    // Pingora takes the time-out before there is an answer; gRPC has deadlines of its own.
+    peer.options.read_timeout = if *kind == Kind::Plain { Some(patience.read) } else { patience.stream };
+    if *kind == Kind::WebSocket {
+        // Only HTTP/1.1 can be asked for a conversation.
         peer.options.alpn = ALPN::H1;
         // The connection itself is watched by TCP.
         session.set_read_timeout(patience.stream);
@@ -85,21 +75,6 @@ fn key(by: &HashBy, grant: &Grant, headers: &HeaderMap, client: IpAddr) -> u64 {
         HashBy::Header(name) => headers.get(name).map(|value| value.as_bytes()),
     };
     given.map_or_else(by_client, upstream::hash)
-}
-
-/// What the answer will be, as far as the request tells. Pingora takes the time-out before there is an answer: whoever
-/// wants events says so (every `EventSource` does), and gRPC has deadlines of its own.
-fn kind(request: &RequestHeader) -> Kind {
-    if hygiene::is_websocket(request) {
-        return Kind::WebSocket;
-    }
-    let texts = |name| request.headers.get_all(name).iter().map(|value| value.as_bytes());
-    let starts =
-        |text: &[u8], with: &[u8]| text.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with));
-    let mut accepted = texts(header::ACCEPT).flat_map(|text| text.split(|byte| *byte == b','));
-    let streams = accepted.any(|range| starts(range.trim_ascii(), b"text/event-stream"))
-        || texts(header::CONTENT_TYPE).any(|text| starts(text, b"application/grpc"));
-    if streams { Kind::Stream } else { Kind::Plain }
 }
 
 /// The head of an answer has come, be it an interim one.

@@ -2,7 +2,7 @@
 //! in time is waited for.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -19,7 +19,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::entrance::{Entrance, Failed, Opened, Scheme};
+use super::parting::Parting;
 use super::settings::Limits;
+use super::streams::{Visit, unless_cut};
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
 use crate::tls::{HandshakeError, TlsMetrics};
@@ -92,8 +94,9 @@ impl Door {
     ) {
         let snapshot = self.snapshot.load_full();
         let (limits, h2c) = (snapshot.server.limits.clone(), snapshot.server.h2c);
+        let parting = Parting::new(snapshot.streams.farewells.clone());
         drop(snapshot);
-        let opening = entrance.open(tcp, peer, h2c, self.metrics.floods());
+        let opening = entrance.open(tcp, peer, h2c, self.metrics.floods(), &parting);
         let opened = tokio::time::timeout(limits.header_timeout, opening).await;
         let Some(Opened { stream, http2, scheme }) = self.tell(opened.ok(), entrance, peer) else { return };
         let connection = Arc::new(Connection {
@@ -102,6 +105,7 @@ impl Door {
             options: options(&limits),
             limits,
             http2,
+            parting,
             fresh: AtomicBool::new(true),
             running: AtomicUsize::new(0),
         });
@@ -173,6 +177,8 @@ struct Connection {
     /// Those in force when it came.
     limits: Limits,
     http2: bool,
+    /// What is said when an exchange on it is cut, where it can be said at all.
+    parting: Arc<Parting>,
     /// Whether the next request is the first.
     fresh: AtomicBool,
     /// Requests that are being served.
@@ -223,12 +229,15 @@ struct Arrival {
     pieces: AtomicU32,
     /// Whether the client has said all it had to say before it hears something.
     said: AtomicBool,
+    /// Once it is open.
+    visit: OnceLock<Arc<Visit>>,
+    parting: Arc<Parting>,
 }
 
 impl Arrival {
-    fn new(scheme: Scheme) -> Self {
+    fn new(scheme: Scheme, parting: Arc<Parting>) -> Self {
         let [head_was_read, said] = [false, false].map(AtomicBool::new);
-        Self { scheme, head_was_read, pieces: AtomicU32::new(0), said }
+        Self { scheme, head_was_read, pieces: AtomicU32::new(0), said, visit: OnceLock::new(), parting }
     }
 }
 
@@ -254,6 +263,17 @@ pub(super) fn body_moved(over: bool) {
     });
 }
 
+/// Called when a request is put down as open: from here on it can be cut.
+pub(super) fn watched_as(visit: &Arc<Visit>) {
+    // Set already: by a retry, which is the same exchange.
+    let _ = ARRIVAL.try_with(|arrival| arrival.visit.set(Arc::clone(visit)).is_ok());
+}
+
+/// Called before a 101 is written: what follows are the frames of a WebSocket.
+pub(super) fn switched() {
+    let _ = ARRIVAL.try_with(|arrival| arrival.parting.switch());
+}
+
 #[async_trait]
 impl HttpServerApp for Connection {
     async fn process_new_http(
@@ -272,9 +292,12 @@ impl HttpServerApp for Connection {
             let limits = &self.door.snapshot.load().server.limits;
             if first { limits.header_timeout } else { limits.idle_timeout }
         };
-        let arrival = Arc::new(Arrival::new(self.scheme.clone()));
+        let arrival = Arc::new(Arrival::new(self.scheme.clone(), Arc::clone(&self.parting)));
         let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
-        let mut work = std::pin::pin!(work);
+        let work = std::pin::pin!(work);
+        let mut work = unless_cut(&arrival.visit, work, |fate| {
+            self.parting.say(fate.close_code(), fate.word());
+        });
         tokio::select! {
             biased;
             reused = &mut work => return reused,

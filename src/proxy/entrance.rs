@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::frames::PREFACE;
+use super::parting::{Parting, Tapped};
 use super::wire::Wire;
 use crate::tls::{HandshakeError, Listener, Secured};
 use crate::upstream::KEEPALIVE;
@@ -81,6 +82,7 @@ impl Entrance {
         peer: SocketAddr,
         h2c: bool,
         floods: &IntCounter,
+        parting: &Arc<Parting>,
     ) -> Result<Opened, Failed> {
         match self {
             Self::Plain if h2c => {
@@ -89,12 +91,12 @@ impl Entrance {
                 let stream: Stream = if http2 {
                     Box::new(Wire::http2(tcp, floods.clone()))
                 } else {
-                    Box::new(Wire::http1(tcp))
+                    Box::new(Wire::http1(Tapped::new(tcp, Arc::clone(parting))))
                 };
                 Ok(Opened { stream, http2, scheme: Scheme::Http })
             }
             Self::Plain => {
-                let stream = Box::new(Wire::http1(prepared(tcp, peer)?));
+                let stream = Box::new(Wire::http1(Tapped::new(prepared(tcp, peer)?, Arc::clone(parting))));
                 Ok(Opened { stream, http2: false, scheme: Scheme::Http })
             }
             Self::Tls(listener) => {
@@ -104,7 +106,7 @@ impl Entrance {
                 let stream: Stream = if http2 {
                     Box::new(Wire::http2(tls, floods.clone()))
                 } else {
-                    Box::new(Wire::http1(tls))
+                    Box::new(Wire::http1(Tapped::new(tls, Arc::clone(parting))))
                 };
                 Ok(Opened { stream, http2, scheme: Scheme::Https(Arc::new(secured)) })
             }

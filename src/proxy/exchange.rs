@@ -11,6 +11,7 @@ use super::Snapshot;
 use super::attempts::Attempts;
 use super::entrance::Scheme;
 use super::observe::Held;
+use super::streams::{Fate, Kind, Visit, Watch};
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -35,12 +36,18 @@ pub struct Exchange {
     pub(super) upstream: Option<SocketAddr>,
     pub(super) forwarded: Option<Instant>,
     pub(super) attempts: Attempts,
+    /// What it is, by its head.
+    pub(super) kind: Kind,
+    /// Holds it among what is open.
+    pub(super) watch: Option<Watch>,
     /// The token that the body carries, where the route says that it is there.
     pub(super) in_body: Option<String>,
     /// Whether the body was read for that; a client that expects to be asked for it was asked.
     pub(super) body_read: bool,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
+    /// Bytes of the answer's body seen so far.
+    pub(super) answer_bytes: u64,
     /// The answer, where it is held back until what it opens is stored.
     pub(super) held: Option<Box<Held>>,
     /// What the client was told.
@@ -64,9 +71,12 @@ impl Exchange {
             upstream: None,
             forwarded: None,
             attempts: Attempts::default(),
+            kind: Kind::default(),
+            watch: None,
             in_body: None,
             body_read: false,
             body_bytes: 0,
+            answer_bytes: 0,
             held: None,
             status: 0,
             told: false,
@@ -100,6 +110,7 @@ impl Exchange {
             total: self.began.elapsed(),
             upstream_time: self.forwarded.map(|since| since.elapsed()),
             judgment: self.judgment,
+            cut: self.watch.as_ref().and_then(|watch| watch.visit().fate()).map(Fate::word),
             request_id: self.id.as_str(),
             client: self.client,
             bytes,
@@ -111,10 +122,16 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.told && self.verdict.is_some() {
+            let visit = self.watch.as_ref().map(|watch| Arc::clone(watch.visit()));
+            let (visit, bytes) = (visit.as_deref(), self.answer_bytes);
             if self.status == 0 {
-                self.status = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
+                let gone = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
+                self.status = visit.and_then(Visit::fate).map_or(gone, Fate::status);
             }
-            self.tell(&Method::default(), "", 0);
+            match visit {
+                Some(visit) => self.tell(&visit.method, visit.path(), bytes),
+                None => self.tell(&Method::default(), "", bytes),
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
 use super::exchange::Exchange;
+use super::streams::{self, Kind};
 use super::{body, hygiene};
 use crate::gate;
 use crate::route::{Access, Refresh, Route};
@@ -39,7 +40,12 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
         client_certificate: exchange.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
     };
+    exchange.kind = Kind::of(header);
+    let heard = snapshot.gate.ledger.heard();
     let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
+    if let Ok(grant) = &verdict {
+        exchange.watch = streams::admit(exchange, grant, &request, heard).await;
+    }
     if !target.as_received {
         // From here on there is only the path that was judged.
         let judged = target.origin_form();

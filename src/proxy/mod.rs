@@ -3,7 +3,8 @@
 //! [`entrance`] opens connections, [`door`] keeps time on them, [`phases`] is the order of events, [`hygiene`] refuses
 //! what two servers could read differently, [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`]
 //! is what one request carries through the phases, [`forward`] is what the upstream receives, [`attempts`] is which server
-//! that is, and what happens when it fails, [`observe`] learns from what it answers.
+//! that is, and what happens when it fails, [`observe`] learns from what it answers. [`streams`] knows what is open and cuts
+//! what would not be granted any more; [`parting`] is what a client hears of that.
 
 mod attempts;
 mod body;
@@ -15,8 +16,10 @@ mod frames;
 mod hygiene;
 mod judge;
 mod observe;
+mod parting;
 mod phases;
 pub mod settings;
+mod streams;
 mod wire;
 
 use std::sync::Arc;
@@ -31,6 +34,7 @@ use settings::ServerSettings;
 
 pub use door::{Connections, Door};
 pub use entrance::Entrance;
+pub use streams::{LiveStream, Streams, Warden};
 
 /// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
 pub struct Snapshot {
@@ -44,6 +48,10 @@ pub struct Snapshot {
     pub routes: Vec<Arc<Route>>,
     /// Changes that observers make; they are waited for at the end.
     pub observing: TaskTracker,
+    /// What is open: the same for every configuration.
+    pub streams: Arc<Streams>,
+    /// Which configuration it is: each one's is greater than the one's before.
+    pub number: u64,
 }
 
 /// The proxy: Pingora calls its phases.

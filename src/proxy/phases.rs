@@ -15,6 +15,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
+use super::streams::Kind;
 use super::{Proxy, attempts, door, forward, hygiene, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
@@ -169,6 +170,15 @@ impl ProxyHttp for Proxy {
             session.set_keepalive(None);
         }
         let status = response.status;
+        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+            door::switched();
+        }
+        if let Some(watch) = &exchange.watch
+            && exchange.kind == Kind::Plain
+            && response.headers.get(header::CONTENT_TYPE).is_some_and(|it| Kind::is_events(it.as_bytes()))
+        {
+            watch.visit().is_of_events();
+        }
         attempts::answered(exchange, status.as_u16());
         door::body_moved(!status.is_informational());
         // An interim answer says nothing of how the request will end.
@@ -187,6 +197,8 @@ impl ProxyHttp for Proxy {
         _end: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
+        let length = body.as_ref().map_or(0, Bytes::len);
+        exchange.answer_bytes = exchange.answer_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
         }

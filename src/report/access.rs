@@ -45,6 +45,7 @@ struct Line {
     total: Duration,
     upstream_time: Option<Duration>,
     judgment: Duration,
+    cut: Option<Box<str>>,
     client: IpAddr,
     bytes: u64,
 }
@@ -87,6 +88,7 @@ impl Line {
             total: finished.total,
             upstream_time: finished.upstream_time,
             judgment: finished.judgment,
+            cut: finished.cut.map(Into::into),
             client: finished.client,
             bytes: finished.bytes,
         }
