@@ -234,8 +234,8 @@ impl Current {
 
     /// Ends what has outlasted the drain, and tells those who can be told.
     pub(super) async fn dismiss(&self) {
-        self.makers.streams.dismiss();
-        let _ = tokio::time::timeout(FAREWELL, self.makers.streams.farewells()).await;
+        // Who does not take it is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, self.makers.streams.dismiss()).await;
     }
 
     /// The ways in by TLS, in the order of the configuration.

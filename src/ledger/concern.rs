@@ -1,13 +1,13 @@
 //! What whoever keeps an eye on open exchanges has to know: whether anything was heard, and whom it may concern. Says
 //! nothing about who is revoked: for that [`Ledger::find`] is asked again.
 
+use super::Ledger;
 use super::coherence::Tick;
 use super::questions::Questions;
 use super::recall::Coherent;
-use super::Ledger;
 
 /// Counts everything heard of changes so far, from whomever: the same only while nothing new was heard.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Heard(u64);
 
 /// Counts the changes that may be about one credential; others may share its counters.

@@ -198,7 +198,8 @@ impl ProxyHttp for Proxy {
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
         let length = body.as_ref().map_or(0, Bytes::len);
-        exchange.answer_bytes = exchange.answer_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
+        exchange.answer_bytes =
+            exchange.answer_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
         }

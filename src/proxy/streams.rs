@@ -16,7 +16,7 @@ mod warden;
 use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use prometheus::Registry;
@@ -30,13 +30,16 @@ use metrics::StreamMetrics;
 use shard::{Entry, Shard};
 
 pub(super) use admission::admit;
-pub(super) use visit::{Kind, Visit, unless_cut};
 pub use visit::{Fate, LiveStream};
+pub(super) use visit::{Kind, Visit, unless_cut};
 pub use warden::Warden;
 
 /// More than one for each thread, so that nobody waits long for whoever looks through one.
 const SHARDS: usize = 128;
 const SHARDS_OF_A_THREAD: usize = 16;
+
+/// How often it is looked whether everything that was cut at the end has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// The open exchanges of one gateway, for as long as it lives.
 pub struct Streams {
@@ -115,18 +118,21 @@ impl Streams {
         found
     }
 
-    /// Cuts all of them, since the process is about to end.
-    pub fn dismiss(&self) {
+    /// Cuts all of them, since the process is about to end, and returns when everybody has been told who can be.
+    pub async fn dismiss(&self) {
         let mut all = Vec::new();
-        self.for_each(|member, _| all.push(member.at()));
+        self.for_each(|spot, _| all.push(spot.at()));
         for member in all {
             self.cut(&member, Fate::GoingAway);
         }
+        let mut open = true;
+        while open {
+            // Beginning with a pause: whoever has left a moment ago may be about to say farewell.
+            tokio::time::sleep(LOOK_EVERY).await;
+            open = false;
+            self.for_each(|_, _| open = true);
+        }
         self.farewells.close();
-    }
-
-    /// Waits until everybody who was cut has been told why.
-    pub async fn farewells(&self) {
         self.farewells.wait().await;
     }
 
@@ -214,3 +220,5 @@ fn next_shard() -> usize {
     (FIRST.with(|first| *first) + turn % SHARDS_OF_A_THREAD) % SHARDS
 }
 
+#[cfg(test)]
+mod tests;

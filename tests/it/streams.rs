@@ -87,11 +87,12 @@ fn a_token_that_expires_ends_what_is_open_with_it() {
     let gateway = scene.setup(&[]).start();
     let mut lasting = open(gateway.addr(), "ws", &scene.issuer.good("alice"));
     let begun = Instant::now();
-    let token = scene.short("alice", 3);
+    let token = scene.short("alice", 4);
     let opened = all_kinds(&gateway, &token);
+    assert!(begun.elapsed().as_secs_f64() < 3.0, "a machine this slow cannot tell");
     opened.into_iter().for_each(|open| open.is_cut("token_expired"));
-    assert!(begun.elapsed().as_secs_f64() > 1.5, "it was good until then");
-    assert!(begun.elapsed().as_secs() < 10);
+    assert!(begun.elapsed().as_secs_f64() > 2.5, "it was good until then");
+    assert!(begun.elapsed().as_secs() < 12);
     lasting.is_alive();
     assert_eq!(cut_for(&gateway, "token_expired"), KINDS.len() as f64);
 }
@@ -148,11 +149,9 @@ fn the_request_that_logs_out_is_answered() {
 fn the_request_that_an_observer_revokes_for_is_answered_however_long_that_takes() {
     let scene = Scene::new();
     // The head, and the rest much later than a cut would come.
-    scene.origin.answer(|seen| match seen.target().as_str() {
-        "/logout" => Answer {
-            raw: Some(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\npart".to_vec()),
-            ..Answer::ok()
-        },
+    let part = [&b"HTTP/1.1 200 OK\r\nContent-Length: 10000\r\n\r\n"[..], &[b'x'; 5000]].concat();
+    scene.origin.answer(move |seen| match seen.target().as_str() {
+        "/logout" => Answer { raw: Some(part.clone()), ..Answer::ok() },
         _ => Answer::switch_to_websocket().delayed(std::time::Duration::from_millis(20)),
     });
     let route = "name = \"out\"\npath = \"/logout\"\nupstream = \"app\"\n\
@@ -233,7 +232,11 @@ fn the_log_tells_what_was_cut_and_why() {
     };
     let (ws, poll) = (line("/ws"), line("/poll"));
     for (line, status) in [(&ws, 101), (&poll, 403)] {
-        assert_eq!((line["cut"].as_str(), line["status"].as_u64()), (Some("user_banned"), Some(status)), "{line}");
+        assert_eq!(
+            (line["cut"].as_str(), line["status"].as_u64()),
+            (Some("user_banned"), Some(status)),
+            "{line}"
+        );
         assert_eq!((line["sub"].as_str(), line["method"].as_str()), (Some("alice"), Some("GET")), "{line}");
         assert_eq!(line["verdict"], "allow", "it was let in: {line}");
     }

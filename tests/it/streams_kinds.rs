@@ -25,7 +25,7 @@ fn everything_ends_over_tls_as_it_does_without() {
     let gateway = scene.setup(&[PATIENT_DATABASE, &tls]).start();
     let address = gateway.tls_addr();
     let connect = || {
-        let client = Client::believing(&authority);
+        let client = Client::of(&authority);
         client.alpn(&[b"http/1.1"]).connect(address, "a.test").unwrap().raw()
     };
     let token = scene.issuer.good("alice");
@@ -41,7 +41,8 @@ fn tunnel(scene: &Scene, gateway: &Gateway, token: &str, said: &[u8]) -> Raw {
     let said_after: Vec<u8> = said.to_vec();
     scene.origin.answer(move |_| Answer {
         raw: Some(
-            [b"HTTP/1.1 101 Go on\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &*said_after].concat(),
+            [b"HTTP/1.1 101 Go on\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &*said_after]
+                .concat(),
         ),
         ..Answer::switch_to_websocket().delayed(Duration::from_millis(20))
     });
@@ -175,7 +176,7 @@ fn of_a_connection_of_http2_over_tls_only_that_users_streams_end() {
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
     let gateway = scene.setup(&[PATIENT_DATABASE, &tls]).start();
-    let mut client = Http2::tls(&Client::believing(&authority), gateway.tls_addr(), "a.test");
+    let mut client = Http2::tls(&Client::of(&authority), gateway.tls_addr(), "a.test");
     one_stream_ends(&scene, &gateway, &mut client);
 }
 

@@ -43,7 +43,8 @@ fn a_route_that_is_gone_takes_its_streams_along() {
 fn a_route_that_asks_for_more_keeps_those_who_have_it() {
     let scene = Scene::new();
     let (gateway, toml) = gateway(&scene, ROUTES);
-    let token = |role: &str| scene.issuer.token("alice", |claims| claims["roles"] = serde_json::json!([role]));
+    let roles = |role: &str| serde_json::json!({ "roles": [role] });
+    let token = |role: &str| scene.issuer.token("alice", |claims| claims["realm_access"] = roles(role));
     let (mut admin, guest) =
         (open(gateway.addr(), "ws", &token("admin")), open(gateway.addr(), "ws", &token("guest")));
     reload(&gateway, &toml.replace(ROUTES, &format!("{ROUTES}require = {{ roles = [\"admin\"] }}\n")));
@@ -71,7 +72,8 @@ fn a_public_route_that_asks_for_a_token_from_now_on_ends_what_was_open_without()
 fn an_issuer_that_is_believed_no_more_ends_its_users_streams() {
     let scene = Scene::new();
     let second = Issuer::new(Algorithm::EdDSA);
-    let realm = |toml: &str, name: &str| toml.replace("[[issuers]]", &format!("[[issuers]]\nrealm = \"{name}\""));
+    let realm =
+        |toml: &str, name: &str| toml.replace("[[issuers]]", &format!("[[issuers]]\nrealm = \"{name}\""));
     let (one, two) = (realm(&scene.issuer.config_toml(), "one"), realm(&second.config_toml(), "two"));
     let setup = Setup::new().section(&one).upstream("app", &scene.origin).section(PATIENT_DATABASE);
     let without = setup.section(ROUTES).toml();
@@ -92,8 +94,7 @@ fn an_issuer_that_is_believed_no_more_ends_its_users_streams() {
 fn another_ledger_asks_about_what_is_open_already() {
     let scene = Scene::new();
     let (gateway, toml) = gateway(&scene, ROUTES);
-    let [alice, mut bob] =
-        ["alice", "bob"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
+    let [alice, mut bob] = ["alice", "bob"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
     let rule = "[[ledger.rules]]\nname = \"alice\"\nguards = \"user\"\nreason = \"not_alice\"\nstatus = 403\n\
                 sql = { query = \"SELECT 1 WHERE {sub} = 'alice'\", deny_if = \"exists\" }\n";
     reload(&gateway, &format!("{toml}\n{rule}"));

@@ -8,11 +8,12 @@ use jsonwebtoken::Algorithm;
 use crate::feed_tables::migrate;
 use crate::ledger_common::{patient, patient_redis, presets, readiness_becomes, verdict};
 use crate::streams_common::{Open, Scene, cut_for, open, streams_become};
-use crate::support::eventually;
 use crate::support::gateway::{Gateway, PATIENT_DATABASE};
 use crate::support::issuer::Issuer;
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
+use crate::support::relay::Relay;
+use crate::support::{eventually, free_port};
 
 const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
                      status_updated_at timestamptz, last_security_action timestamptz, last_login timestamptz); \
@@ -168,15 +169,21 @@ fn a_flush_ends_nothing_that_the_database_allows_and_hides_no_ban() {
 #[test]
 fn while_nobody_can_be_asked_nothing_ends_and_afterwards_what_was_banned_does() {
     let scene = Scene::new();
-    let (redis, postgres) = (Redis::start(), Postgres::start());
-    let database = postgres.create_database();
+    let (redis, database) = (Redis::start(), Postgres::shared().create_database());
     database.psql(USERS);
+    let ports = [redis.url(), database.url()].map(|url| url.parse::<url::Url>().unwrap().port().unwrap());
+    let relays = ports.map(Relay::to);
     let sections = [database.config_toml(), redis.config_toml(), presets(&["invalid-users"])];
+    let [relayed_redis, relayed_database] = relays.each_ref().map(|relay| relay.port().to_string());
+    let sections = sections.map(|it| {
+        let it = it.replace(&ports[0].to_string(), &relayed_redis);
+        it.replace(&ports[1].to_string(), &relayed_database)
+    });
     let gateway = scene.setup(&sections.each_ref().map(String::as_str)).start();
     readiness_becomes(&gateway, 200, "ready", "coherent");
     let [token, other] = ["7", "8"].map(|user| scene.issuer.good(user));
     let (banned, mut other) = (open(gateway.addr(), "ws", &token), open(gateway.addr(), "ws", &other));
-    let stopped = (redis.stop_cont(), postgres.stop_cont());
+    relays.iter().for_each(|relay| relay.lead_to(free_port()));
     eventually("nobody can be asked", || match verdict(&gateway, &token) {
         it if it == "503 ledger_unavailable" => Ok(()),
         it => Err(it),
@@ -185,7 +192,7 @@ fn while_nobody_can_be_asked_nothing_ends_and_afterwards_what_was_banned_does() 
     while since.elapsed().as_millis() < 1500 {
         other.is_alive();
     }
-    drop(stopped);
+    relays.iter().zip(ports).for_each(|(relay, port)| relay.lead_to(port));
     database.psql("UPDATE users SET status = 'banned' WHERE user_id = 7");
     redis.cmd(&["SET", "invalid_user:7", "banned", "EX", "60"]);
     banned.is_cut("user_banned");

@@ -28,7 +28,8 @@ pub(super) struct StreamMetrics(IntCounterVec);
 
 impl StreamMetrics {
     pub fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let closed = IntCounterVec::new(Opts::new("portcullis_streams_closed_total", CLOSED_HELP), &["reason"])?;
+        let closed =
+            IntCounterVec::new(Opts::new("portcullis_streams_closed_total", CLOSED_HELP), &["reason"])?;
         registry.register(Box::new(closed.clone()))?;
         for reason in REASONS {
             closed.with_label_values(&[reason]);

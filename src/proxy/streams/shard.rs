@@ -61,7 +61,12 @@ impl Shard {
     }
 
     /// `None`: whoever was there has left.
-    pub fn with<T>(&self, slot: usize, visit: &Arc<Visit>, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+    pub fn with<T>(
+        &self,
+        slot: usize,
+        visit: &Arc<Visit>,
+        change: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
         let mut slots = self.0.lock();
         let entry = slots.all.get_mut(slot)?.as_mut().filter(|entry| Arc::ptr_eq(&entry.visit, visit))?;
         Some(change(entry))

@@ -100,7 +100,14 @@ impl Warden {
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, streams: Arc<Streams>) -> Self {
         let ledger = Arc::clone(&snapshot.load().gate.ledger);
         let (heard_of_all, number) = (ledger.heard_of_all(), snapshot.load().number);
-        Self { snapshot, streams, ledger: (ledger, number), heard_of_all, urgent: JoinSet::new(), round: None }
+        Self {
+            snapshot,
+            streams,
+            ledger: (ledger, number),
+            heard_of_all,
+            urgent: JoinSet::new(),
+            round: None,
+        }
     }
 
     /// Looks after the open exchanges, for ever.
@@ -135,7 +142,8 @@ impl Warden {
             self.ledger = (Arc::clone(ledger), snapshot.number);
         }
         let heard_of_all = ledger.heard_of_all();
-        let round = self.round.as_ref().is_none_or(|(task, at)| task.is_finished() && at.elapsed() >= SPACING);
+        let round =
+            self.round.as_ref().is_none_or(|(task, at)| task.is_finished() && at.elapsed() >= SPACING);
         let eye = Eye {
             snapshot: &snapshot,
             outlook: ledger.outlook(),

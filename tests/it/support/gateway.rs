@@ -299,6 +299,10 @@ impl Gateway {
         output
     }
 
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     pub fn signal(&self, signal: &str) {
         send_signal(self.child.id(), signal);
     }
