@@ -46,7 +46,9 @@ fn main() {
     let number = |name: &str, usual: usize| {
         std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
     };
-    let (sockets, rounds) = (number("SOCKETS", 10_000), number("ROUNDS", 20));
+    // Each is two connections, for the gateway as for the client and the service together.
+    let sockets = number("SOCKETS", 10_000).min((descriptors() - 200) / 2);
+    let (sockets, rounds) = (sockets - sockets % OF_EACH_USER, number("ROUNDS", 20));
     let users = sockets / OF_EACH_USER;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -118,6 +120,13 @@ fn with_enough_descriptors() {
         .env(ASKED, "1")
         .exec();
     panic!("{error}");
+}
+
+/// How many this process may have, and the gateway.
+fn descriptors() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
 }
 
 /// Resident, in KiB.

@@ -174,7 +174,6 @@ impl ProxyHttp for Proxy {
             door::switched();
         }
         if let Some(watch) = &exchange.watch
-            && exchange.kind == Kind::Plain
             && response.headers.get(header::CONTENT_TYPE).is_some_and(|it| Kind::is_events(it.as_bytes()))
         {
             watch.visit().is_of_events();

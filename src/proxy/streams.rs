@@ -121,7 +121,7 @@ impl Streams {
     /// Cuts all of them, since the process is about to end, and returns when everybody has been told who can be.
     pub async fn dismiss(&self) {
         let mut all = Vec::new();
-        self.for_each(|spot, _| all.push(spot.at()));
+        self.for_each(|spot, entry| all.push(spot.member(entry)));
         for member in all {
             self.cut(&member, Fate::GoingAway);
         }
@@ -136,16 +136,13 @@ impl Streams {
         self.farewells.wait().await;
     }
 
-    fn for_each(&self, mut visit: impl FnMut(Spot<'_>, &mut Entry)) {
+    fn for_each(&self, mut see: impl FnMut(Spot, &mut Entry)) {
         for (index, shard) in self.shards.iter().enumerate() {
-            shard.for_each(|slot, entry| {
-                let spot = Spot { shard: index, slot, visit: &Arc::clone(&entry.visit) };
-                visit(spot, entry);
-            });
+            shard.for_each(|slot, entry| see(Spot { shard: index, slot }, entry));
         }
     }
 
-    /// Whether it is open still, as a piece of the bookkeeping.
+    /// `None`: it is not open any more.
     fn with<T>(&self, member: &Member, change: impl FnOnce(&mut Entry) -> T) -> Option<T> {
         self.shards.get(member.shard)?.with(member.slot, &member.visit, change)
     }
@@ -197,15 +194,15 @@ impl Streams {
 }
 
 /// Where an entry stands, while it is looked at.
-struct Spot<'a> {
+#[derive(Clone, Copy)]
+struct Spot {
     shard: usize,
     slot: usize,
-    visit: &'a Arc<Visit>,
 }
 
-impl Spot<'_> {
-    fn at(&self) -> Member {
-        Member { shard: self.shard, slot: self.slot, visit: Arc::clone(self.visit) }
+impl Spot {
+    fn member(self, entry: &Entry) -> Member {
+        Member { shard: self.shard, slot: self.slot, visit: Arc::clone(&entry.visit) }
     }
 }
 

@@ -111,7 +111,7 @@ pub fn open_over(connect: impl Fn() -> Raw, kind: &'static str, token: Option<&s
 
 impl Open {
     /// Waits for the end, which must be of the kind that a cut is.
-    pub fn is_cut(mut self, reason: &str) {
+    pub fn ends(mut self, reason: &str) {
         let rest = self.raw.rest_until_closed();
         match self.kind {
             "ws" => assert_eq!(rest, close_frame(1008, reason), "{}", String::from_utf8_lossy(&rest)),

@@ -32,7 +32,7 @@ fn everything_ends_over_tls_as_it_does_without() {
     let opened = KINDS.map(|kind| open_over(connect, kind, Some(&token)));
     let mut other = open_over(connect, "ws", Some(&scene.issuer.good("bob")));
     gateway.ban("alice");
-    opened.into_iter().for_each(|open| open.is_cut("user_banned"));
+    opened.into_iter().for_each(|open| open.ends("user_banned"));
     other.is_alive();
 }
 

@@ -35,7 +35,7 @@ fn a_route_that_is_gone_takes_its_streams_along() {
     let token = scene.issuer.good("alice");
     let (mut stays, goes) = (open(gateway.addr(), "ws", &token), open(gateway.addr(), "events", &token));
     reload(&gateway, &toml.replace("path = \"/events\"", "path = \"/other\""));
-    goes.is_cut("no_route");
+    goes.ends("no_route");
     stays.is_alive();
 }
 
@@ -48,7 +48,7 @@ fn a_route_that_asks_for_more_keeps_those_who_have_it() {
     let (mut admin, guest) =
         (open(gateway.addr(), "ws", &token("admin")), open(gateway.addr(), "ws", &token("guest")));
     reload(&gateway, &toml.replace(ROUTES, &format!("{ROUTES}require = {{ roles = [\"admin\"] }}\n")));
-    guest.is_cut("insufficient_role");
+    guest.ends("insufficient_role");
     admin.is_alive();
 }
 
@@ -61,7 +61,7 @@ fn a_public_route_that_asks_for_a_token_from_now_on_ends_what_was_open_without()
     streams_become(&gateway, 2);
     let toml = toml.replace("auth = \"public\"", "auth = \"required\"");
     reload(&gateway, &toml);
-    opened.into_iter().for_each(|open| open.is_cut("token_missing"));
+    opened.into_iter().for_each(|open| open.ends("token_missing"));
     let mut known = open(gateway.addr(), "ws", &scene.issuer.good("alice"));
     reload(&gateway, &toml.replace("auth = \"required\"", "auth = \"public\""));
     known.is_alive();
@@ -81,13 +81,13 @@ fn an_issuer_that_is_believed_no_more_ends_its_users_streams() {
     let mut stays = open(gateway.addr(), "ws", &scene.issuer.good("alice"));
     let goes = open(gateway.addr(), "ws", &second.good("alice"));
     reload(&gateway, &without);
-    goes.is_cut("token_issuer");
+    goes.ends("token_issuer");
     stays.is_alive();
     // Read otherwise, and good all the same.
     reload(&gateway, &without.replace(&one, &format!("{one}leeway = \"7s\"\n")));
     stays.is_alive();
     reload(&gateway, &without.replace("audience = [\"api\"]", "audience = [\"another\"]"));
-    stays.is_cut("token_audience");
+    stays.ends("token_audience");
 }
 
 #[test]
@@ -98,11 +98,11 @@ fn another_ledger_asks_about_what_is_open_already() {
     let rule = "[[ledger.rules]]\nname = \"alice\"\nguards = \"user\"\nreason = \"not_alice\"\nstatus = 403\n\
                 sql = { query = \"SELECT 1 WHERE {sub} = 'alice'\", deny_if = \"exists\" }\n";
     reload(&gateway, &format!("{toml}\n{rule}"));
-    alice.is_cut("not_alice");
+    alice.ends("not_alice");
     bob.is_alive();
     // And it is this one that is listened to from now on.
     gateway.ban("bob");
-    bob.is_cut("user_banned");
+    bob.ends("user_banned");
 }
 
 #[test]

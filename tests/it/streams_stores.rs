@@ -39,11 +39,11 @@ fn a_ban_at_one_gateway_ends_what_is_open_at_all_of_them() {
         let token = scene.issuer.good(&user);
         let opened = sockets(&gateways, &token);
         gateway.ban(&user);
-        opened.into_iter().for_each(|open| open.is_cut("user_banned"));
+        opened.into_iter().for_each(|open| open.ends("user_banned"));
         let token = scene.issuer.good(&format!("other-{round}"));
         let opened = sockets(&gateways, &token);
         gateway.revoke_token(&token);
-        opened.into_iter().for_each(|open| open.is_cut("token_revoked"));
+        opened.into_iter().for_each(|open| open.ends("token_revoked"));
     }
     others.iter_mut().for_each(Open::is_alive);
     drop(others);
@@ -65,10 +65,10 @@ fn a_key_that_a_service_writes_ends_what_is_open() {
     let mut other = open(gateway.addr(), "ws", &of_tenant("9", "globex"));
     let banned = open(gateway.addr(), "ws", &of_tenant("7", "globex"));
     redis.cmd(&["SET", "invalid_user:7", "banned", "EX", "60"]);
-    banned.is_cut("user_banned");
+    banned.ends("user_banned");
     let frozen = ["1", "2"].map(|user| open(gateway.addr(), "events", &of_tenant(user, "acme")));
     redis.cmd(&["SET", "tenant:acme", "frozen"]);
-    frozen.into_iter().for_each(|open| open.is_cut("tenant_frozen"));
+    frozen.into_iter().for_each(|open| open.ends("tenant_frozen"));
     assert_eq!(cut_for(&gateway, "tenant_frozen"), 2.0, "operators' own words are counted too");
     other.is_alive();
 }
@@ -88,7 +88,7 @@ fn an_alias_is_watched_as_the_user_it_means() {
     let [alice, mut bob] =
         ["alice@a.test", "bob@a.test"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
     gateway.ban("7");
-    alice.is_cut("user_banned");
+    alice.ends("user_banned");
     bob.is_alive();
 }
 
@@ -104,7 +104,7 @@ fn a_console_ends_what_is_open(redis: Option<&Redis>) {
     let gateway = setup.start();
     let [banned, mut other] = ["7", "8"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
     database.psql("UPDATE users SET status = 'banned' WHERE user_id = 7");
-    banned.is_cut("user_banned");
+    banned.ends("user_banned");
     other.is_alive();
 }
 
@@ -131,7 +131,7 @@ fn where_nobody_tells_of_changes_it_is_asked_again_and_again() {
     let [locked, mut other] =
         ["alice", "bob"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
     database.psql("UPDATE accounts SET locked = true WHERE id = 'alice'");
-    locked.is_cut("account_locked");
+    locked.ends("account_locked");
     other.is_alive();
 }
 
@@ -144,7 +144,7 @@ fn where_redis_pushes_nothing_it_is_asked_again_and_again() {
     readiness_becomes(&gateway, 200, "ready", "direct");
     let [banned, mut other] = ["7", "8"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
     redis.cmd(&["SET", "invalid_user:7", "banned"]);
-    banned.is_cut("user_banned");
+    banned.ends("user_banned");
     other.is_alive();
 }
 
@@ -160,7 +160,7 @@ fn a_flush_ends_nothing_that_the_database_allows_and_hides_no_ban() {
         let banned = open(gateway.addr(), "ws", &scene.issuer.good(&user));
         redis.cmd(&["FLUSHALL"]);
         gateway.ban(&user);
-        banned.is_cut("user_banned");
+        banned.ends("user_banned");
         readiness_becomes(&gateway, 200, "ready", "coherent");
     }
     others.iter_mut().for_each(Open::is_alive);
@@ -195,6 +195,6 @@ fn while_nobody_can_be_asked_nothing_ends_and_afterwards_what_was_banned_does() 
     relays.iter().zip(ports).for_each(|(relay, port)| relay.lead_to(port));
     database.psql("UPDATE users SET status = 'banned' WHERE user_id = 7");
     redis.cmd(&["SET", "invalid_user:7", "banned", "EX", "60"]);
-    banned.is_cut("user_banned");
+    banned.ends("user_banned");
     other.is_alive();
 }

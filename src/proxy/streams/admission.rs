@@ -26,7 +26,12 @@ pub(in crate::proxy) async fn admit(
     // All that Pingora does in between polls with the waker of the task.
     let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let place = (request.method, &*request.target.host, &*request.target.path);
-    let visit = Visit::new(place, exchange.kind, request.client_certificate, waker, exchange.began);
+    let kind = match exchange.kind {
+        // Until there is an answer it is a request that may get another one.
+        Kind::Events => Kind::Plain,
+        kind => kind,
+    };
+    let visit = Visit::new(place, kind, request.client_certificate, waker, exchange.began);
     let visit = Arc::new(visit);
     door::watched_as(&visit);
     let streams = &exchange.snapshot.streams;

@@ -38,7 +38,7 @@ fn open(streams: &Streams, kind: Kind) -> (Watch, Arc<Bell>) {
 
 fn members(streams: &Streams) -> Vec<Member> {
     let mut all = Vec::new();
-    streams.for_each(|spot, _| all.push(spot.at()));
+    streams.for_each(|spot, entry| all.push(spot.member(entry)));
     all
 }
 
@@ -76,7 +76,7 @@ fn conversations_are_cut_at_once_and_requests_when_they_have_had_time() {
     assert_eq!(words, [Some("no_route"), Some("no_route"), None]);
     let closed = registry.gather().into_iter().find(|it| it.name() == "portcullis_streams_closed_total");
     let counts =
-        closed.expect("the family").get_metric().iter().map(|it| it.get_counter().value()).sum::<f64>();
+        closed.expect("the family").get_metric().iter().map(|it| it.get_counter().get_value()).sum::<f64>();
     assert_eq!(counts, 2.0);
     drop(request);
     assert!(streams.doomed.lock().next().is_some(), "the logout");

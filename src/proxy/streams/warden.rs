@@ -154,7 +154,7 @@ impl Warden {
             all: heard_of_all != self.heard_of_all,
         };
         let mut found = Found::default();
-        self.streams.for_each(|spot, entry| eye.see(&spot, entry, &mut found));
+        self.streams.for_each(|spot, entry| eye.see(spot, entry, &mut found));
         let Found { urgent, due, anew, over } = found;
         for (member, credential) in over {
             let expired = DenyReason::Unverified(Unverified::Expired);
@@ -189,7 +189,7 @@ impl Drop for Warden {
 
 impl Eye<'_> {
     /// Looks at one exchange.
-    fn see(&self, spot: &Spot<'_>, entry: &mut Entry, found: &mut Found) {
+    fn see(&self, spot: Spot, entry: &mut Entry, found: &mut Found) {
         if entry.doomed {
             return;
         }
@@ -199,7 +199,7 @@ impl Eye<'_> {
             match gate.verifiers.still_holds(&credential.claims, &credential.seal, self.now) {
                 Ok(()) => {}
                 Err(Unverified::Expired) => {
-                    found.over.push((spot.at(), Arc::clone(credential)));
+                    found.over.push((spot.member(entry), Arc::clone(credential)));
                     return;
                 }
                 // An outage, or a clock that was set.
@@ -211,7 +211,7 @@ impl Eye<'_> {
             if self.round {
                 let by_this_ledger = entry.snapshot >= self.ledger_since;
                 let credential = entry.credential.clone();
-                found.anew.push(Anew { member: spot.at(), credential, by_this_ledger });
+                found.anew.push(Anew { member: spot.member(entry), credential, by_this_ledger });
             }
             return;
         }
@@ -227,11 +227,11 @@ impl Eye<'_> {
         if self.outlook.vouches(questions) {
             entry.concern = Some(concern);
         } else if !unconcerned {
+            found.urgent.put(credential, spot.member(entry));
             (entry.concern, entry.asked) = (Some(concern), self.at);
-            found.urgent.put(credential, spot.at());
         } else if self.round && (self.all || self.at.saturating_duration_since(entry.asked) >= PERIOD) {
+            found.due.put(credential, spot.member(entry));
             (entry.concern, entry.asked) = (Some(concern), self.at);
-            found.due.put(credential, spot.at());
         }
     }
 }
