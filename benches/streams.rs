@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::Algorithm;
-use support::gateway::{Gateway, Setup};
+use support::gateway::{Gateway, PATIENT_DATABASE, Setup};
 use support::issuer::Issuer;
 use support::raw::find;
 use support::redis::Redis;
@@ -31,6 +31,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 const OF_EACH_USER: usize = 100;
+const FRAME: [u8; 7] = *b"\x81\x05hello";
 const ACCEPTED: &[u8] = b"HTTP/1.1 101 Go on\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 /// A socket of this user has been closed.
@@ -57,9 +58,10 @@ fn main() {
 
     let (issuer, redis) = (Issuer::new(Algorithm::ES256), Redis::start());
     let gateway = Setup::new()
-        .log("level = \"warn\"")
+        .log("level = \"info\"")
         .issuer(&issuer)
-        .section(&redis.config_toml())
+        .section(&format!("{}timeout = \"5s\"\n", redis.config_toml()))
+        .section(PATIENT_DATABASE)
         .section(&format!("[[upstreams]]\nname = \"app\"\nservers = [\"{service}\"]\n"))
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
         .start();
@@ -86,7 +88,7 @@ fn main() {
         gateway.ban(&format!("user-{user}"));
         let acknowledged = Instant::now();
         for _ in 0..OF_EACH_USER {
-            let next = tokio::time::timeout(Duration::from_secs(10), closings.recv());
+            let next = async { tokio::time::timeout(Duration::from_secs(10), closings.recv()).await };
             let closed: Closed = runtime.block_on(next).expect("the ban is not enforced").expect("a client");
             assert_eq!(closed.user, user, "somebody else's");
             assert!(closed.said.starts_with(b"\x88\x0d\x03\xf0user_banned"), "{:?}", closed.said);
@@ -136,7 +138,7 @@ fn memory(gateway: &Gateway) -> usize {
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-/// Accepts every upgrade and says nothing.
+/// Accepts every upgrade and says what it is told, once.
 async fn serve(listener: TcpListener) {
     loop {
         let Ok((mut stream, _)) = listener.accept().await else { continue };
@@ -145,6 +147,10 @@ async fn serve(listener: TcpListener) {
             // Pingora 0.9.1 ends a tunnel whose 101 comes before it has noted that the request has no body.
             tokio::time::sleep(Duration::from_millis(20)).await;
             stream.write_all(ACCEPTED).await.unwrap_or_default();
+            let mut frame = [0; FRAME.len()];
+            if stream.read_exact(&mut frame).await.is_ok() {
+                stream.write_all(&frame).await.unwrap_or_default();
+            }
             while stream.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {}
         });
     }
@@ -168,14 +174,23 @@ async fn hold(
     opened: Arc<AtomicUsize>,
     closed: mpsc::UnboundedSender<Closed>,
 ) {
-    let mut stream = TcpStream::connect(gateway).await.unwrap();
     let request = format!(
         "GET /ws HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {token}\r\nConnection: Upgrade\r\n\
          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
     );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let head = head(&mut stream).await;
-    assert!(head.starts_with(b"HTTP/1.1 101"), "{}", String::from_utf8_lossy(&head));
+    let mut stream = loop {
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap_or_default();
+        let accepted = head(&mut stream).await.starts_with(b"HTTP/1.1 101");
+        let mut frame = [0; FRAME.len()];
+        if accepted
+            && stream.write_all(&FRAME).await.is_ok()
+            && stream.read_exact(&mut frame).await.is_ok()
+            && frame == FRAME
+        {
+            break stream;
+        }
+    };
     opened.fetch_add(1, Ordering::SeqCst);
     let mut said = vec![0; 64];
     let count = stream.read(&mut said).await.unwrap_or(0);

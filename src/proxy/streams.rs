@@ -9,6 +9,7 @@
 mod admission;
 mod doomed;
 mod metrics;
+mod pace;
 mod shard;
 mod visit;
 mod warden;

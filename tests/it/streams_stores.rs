@@ -7,9 +7,9 @@ use jsonwebtoken::Algorithm;
 
 use crate::feed_tables::migrate;
 use crate::ledger_common::{patient, patient_redis, presets, readiness_becomes, verdict};
-use crate::streams_common::{Open, Scene, cut_for, open, streams_become};
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
-use crate::support::issuer::Issuer;
+use crate::streams_common::{Open, Scene, cut_for, open, request, streams_become};
+use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::issuer::{Issuer, JwksServer};
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
 use crate::support::relay::Relay;
@@ -90,6 +90,65 @@ fn an_alias_is_watched_as_the_user_it_means() {
     gateway.ban("7");
     alice.ends("user_banned");
     bob.is_alive();
+}
+
+/// Between the judgment and the putting down, before and after: a ban falls into every moment of an opening.
+#[test]
+fn a_ban_in_the_moment_of_opening_is_not_lost() {
+    let (scene, redis) = (Scene::new(), Redis::start());
+    let sections = [PATIENT_DATABASE, &patient_redis(&redis), &presets(&["invalid-users"])];
+    let gateway = scene.setup(&sections).start();
+    readiness_becomes(&gateway, 200, "ready", "coherent");
+    let tokens: Vec<_> = (0..100).map(|user| scene.issuer.good(&format!("user-{user}"))).collect();
+    let (mut refused, mut cut) = (0, 0);
+    for (user, token) in tokens.iter().enumerate() {
+        // Every second one is known already, and judged in no time.
+        if user % 2 == 0 {
+            assert_eq!(verdict(&gateway, token), "200");
+        }
+        let mut raw = gateway.raw();
+        raw.send(request("events", Some(token)));
+        for _ in 0..user % 10 {
+            std::thread::yield_now();
+        }
+        redis.cmd(&["SET", &format!("invalid_user:user-{user}"), "banned", "EX", "60"]);
+        match raw.response_to_head().status {
+            403 => refused += 1,
+            200 => {
+                raw.wait_closed();
+                cut += 1;
+            }
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(refused + cut, tokens.len());
+    assert!(cut > 0, "none was opened in time");
+    streams_become(&gateway, 0);
+}
+
+#[test]
+fn a_key_that_an_issuer_withdraws_ends_what_was_opened_by_it() {
+    let scene = Scene::new();
+    let other = Issuer { name: scene.issuer.name.clone(), ..Issuer::new(Algorithm::ES256) };
+    let server = JwksServer::serving(&serde_json::json!({ "keys": [scene.issuer.jwk(), other.jwk()] }));
+    let keys = format!("jwks_url = \"{}\"\njwks = {{ cooldown = \"1s\" }}", server.url());
+    let gateway = Setup::new()
+        .section(&scene.issuer.config_with(&keys))
+        .upstream("app", &scene.origin)
+        .section(PATIENT_DATABASE)
+        .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
+        .start();
+    let goes = open(gateway.addr(), "ws", &scene.issuer.good("alice"));
+    let mut stays = open(gateway.addr(), "ws", &other.good("alice"));
+    server.keys(&other.jwks());
+    // Keys are fetched when somebody names one that is not known.
+    let unknown = Issuer { name: scene.issuer.name.clone(), ..Issuer::new(Algorithm::ES256) }.good("mallory");
+    eventually("the key is gone", || match gateway.get("/x", Some(&unknown)) {
+        _ if server.hits() > 1 => Ok(()),
+        refused => Err(refused.reason()),
+    });
+    goes.ends("token_signature");
+    stays.is_alive();
 }
 
 /// With triggers: `UPDATE` in a console.

@@ -16,6 +16,7 @@ use futures_util::stream;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until};
 
+use super::pace::Pace;
 use super::shard::Entry;
 use super::{Member, Spot, Streams};
 use crate::gate::Granted;
@@ -31,10 +32,6 @@ const TICK: Duration = Duration::from_millis(250);
 const PERIOD: Duration = Duration::from_millis(500);
 /// At least so long from the beginning of one round to that of the next.
 const SPACING: Duration = Duration::from_millis(250);
-/// Looking takes no more than a tenth of one core, however much is heard.
-const REST: u32 = 9;
-const SHORTEST_REST: Duration = Duration::from_millis(1);
-
 /// Credentials asked about at one time, and batches of urgent ones under way.
 const URGENT: usize = 64;
 const BATCHES: usize = 32;
@@ -50,6 +47,7 @@ pub struct Warden {
     ledger: (Arc<Ledger>, u64),
     heard_of_all: Heard,
     urgent: JoinSet<()>,
+    pace: Pace,
     round: Option<(JoinHandle<()>, Instant)>,
 }
 
@@ -100,14 +98,8 @@ impl Warden {
     pub fn new(snapshot: Arc<ArcSwap<Snapshot>>, streams: Arc<Streams>) -> Self {
         let ledger = Arc::clone(&snapshot.load().gate.ledger);
         let (heard_of_all, number) = (ledger.heard_of_all(), snapshot.load().number);
-        Self {
-            snapshot,
-            streams,
-            ledger: (ledger, number),
-            heard_of_all,
-            urgent: JoinSet::new(),
-            round: None,
-        }
+        let (urgent, pace) = (JoinSet::new(), Pace::new(Instant::now()));
+        Self { snapshot, streams, ledger: (ledger, number), heard_of_all, urgent, pace, round: None }
     }
 
     /// Looks after the open exchanges, for ever.
@@ -130,7 +122,7 @@ impl Warden {
             if self.urgent.len() < BATCHES {
                 self.look();
             }
-            sleep((began.elapsed() * REST).max(SHORTEST_REST)).await;
+            sleep(self.pace.rest(began, Instant::now())).await;
         }
     }
 
