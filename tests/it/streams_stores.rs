@@ -129,7 +129,12 @@ fn a_ban_in_the_moment_of_opening_is_not_lost() {
 #[test]
 fn a_key_that_an_issuer_withdraws_ends_what_was_opened_by_it() {
     let scene = Scene::new();
-    let other = Issuer { name: scene.issuer.name.clone(), ..Issuer::new(Algorithm::ES256) };
+    let another = || {
+        let mut issuer = Issuer::new(Algorithm::ES256);
+        issuer.name.clone_from(&scene.issuer.name);
+        issuer
+    };
+    let other = another();
     let server = JwksServer::serving(&serde_json::json!({ "keys": [scene.issuer.jwk(), other.jwk()] }));
     let keys = format!("jwks_url = \"{}\"\njwks = {{ cooldown = \"1s\" }}", server.url());
     let gateway = Setup::new()
@@ -142,7 +147,7 @@ fn a_key_that_an_issuer_withdraws_ends_what_was_opened_by_it() {
     let mut stays = open(gateway.addr(), "ws", &other.good("alice"));
     server.keys(&other.jwks());
     // Keys are fetched when somebody names one that is not known.
-    let unknown = Issuer { name: scene.issuer.name.clone(), ..Issuer::new(Algorithm::ES256) }.good("mallory");
+    let unknown = another().good("mallory");
     eventually("the key is gone", || match gateway.get("/x", Some(&unknown)) {
         _ if server.hits() > 1 => Ok(()),
         refused => Err(refused.reason()),
