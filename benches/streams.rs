@@ -96,6 +96,9 @@ fn main() {
         }
     }
     assert!(closings.try_recv().is_err(), "somebody else's");
+    if delays.is_empty() {
+        return;
+    }
     delays.sort_unstable();
     let at = |share: f64| delays[((delays.len() - 1) as f64 * share) as usize];
     println!("{} bans; acknowledged → the close frame was read:", rounds.min(users));
