@@ -150,6 +150,7 @@ fn sentence(reason: &DenyReason) -> &str {
         DenyReason::RequestAmbiguous(what) => what,
         DenyReason::MisdirectedRequest => "This connection was made for another host; please make a new one.",
         DenyReason::ClientCertificateMissing => "This needs a client certificate.",
+        DenyReason::AskerRefused => "This address may not ask here.",
         DenyReason::MethodRefused => "This method is refused.",
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
         DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
@@ -212,6 +213,7 @@ fn challenge(denial: &Denial, detail: &str) -> Option<String> {
         | DenyReason::RequestAmbiguous(_)
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
+        | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge

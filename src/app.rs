@@ -93,7 +93,8 @@ pub fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartError> {
 
 /// A gateway that serves.
 pub struct Gateway {
-    /// Where the proxy listens, plain listeners first: port 0 has become a number.
+    /// Where the proxy listens, plain listeners first, then those with TLS, then those of forward-auth: port 0 has become
+    /// a number.
     pub proxy: Vec<SocketAddr>,
     /// Where the control door listens.
     pub admin: SocketAddr,
@@ -153,6 +154,8 @@ impl Gateway {
         let sockets = listen::bind(&config.server.listen, "server.listen")?;
         let encrypted: Vec<_> = config.server.tls.iter().map(|listener| listener.listen).collect();
         let encrypted = listen::bind(&encrypted, "server.tls.listen")?;
+        let questions = config.forward_auth.as_ref().map(|it| it.listen.as_slice()).unwrap_or_default();
+        let questions = listen::bind(questions, "forward_auth.listen")?;
         let admin_socket = listen::bind(&[config.admin.listen], "admin.listen")?;
         let registry = Registry::new();
         let background = CancellationToken::new();
@@ -177,9 +180,12 @@ impl Gateway {
         let plain = sockets.into_iter().map(|socket| Socket { socket, entrance: Entrance::Plain });
         let encrypted = encrypted.into_iter().zip(current.tls_entrances());
         let encrypted = encrypted.map(|(socket, entrance)| Socket { socket, entrance });
-        let count = plain.len();
+        let questions =
+            questions.into_iter().map(|socket| Socket { socket, entrance: Entrance::ForwardAuth });
+        let [count, with_tls] = [plain.len(), plain.len() + current.config().server.tls.len()];
         let door = current.door(connections.clone());
-        let (proxy, listening) = listen::serve(door, plain.chain(encrypted).collect(), &closed)?;
+        let (proxy, listening) =
+            listen::serve(door, plain.chain(encrypted).chain(questions).collect(), &closed)?;
         let mut admin = admin_settings.listen;
         let control = Control { closing: CancellationToken::new(), serving: TaskTracker::new() };
         for socket in admin_socket {
@@ -188,7 +194,11 @@ impl Gateway {
         }
         life.serving();
         for (index, address) in proxy.iter().enumerate() {
-            let listener = if index < count { "proxy" } else { "tls" };
+            let listener = match index {
+                plain if plain < count => "proxy",
+                encrypted if encrypted < with_tls => "tls",
+                _ => "forward_auth",
+            };
             tracing::info!(listener, %address, "Listening");
         }
         tracing::info!(listener = "admin", address = %admin, "Listening");

@@ -37,6 +37,17 @@ pub struct Request<'a> {
     pub client_certificate: bool,
     /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
     pub in_body: Option<Token<'a>>,
+    /// Who forwards it, if it passes.
+    pub forwarder: Forwarder,
+}
+
+/// Who forwards a request that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarder {
+    /// This gateway.
+    Us,
+    /// The proxy that asks.
+    Peer,
 }
 
 /// What a token is good for, by the route it is presented to.
@@ -71,6 +82,11 @@ impl Gate {
         let Some(route) = self.routes.find(host, path, request.method) else {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
+        // No less specific route takes its place: what is guarded for others is not opened here.
+        if route.upstream.is_none() && request.forwarder == Forwarder::Us {
+            let (route, reason) = (Some(Arc::clone(route)), DenyReason::NoRoute);
+            return Err(Denial { route, credential: None, reason });
+        }
         if route.settings.client_certificate == ClientCertificate::Required && !request.client_certificate {
             let reason = DenyReason::ClientCertificateMissing;
             return Err(Denial { route: Some(Arc::clone(route)), credential: None, reason });

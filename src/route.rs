@@ -26,8 +26,8 @@ pub struct RouteSettings {
     pub path: Box<str>,
     /// Empty: any method.
     pub methods: Vec<Method>,
-    /// The upstream's name; it exists.
-    pub upstream: Arc<str>,
+    /// The upstream's name; it exists. None: another proxy asks, and forwards by itself.
+    pub upstream: Option<Arc<str>>,
     pub access: Access,
     pub client_certificate: ClientCertificate,
     /// Denials as HTML for clients that prefer it.
@@ -118,6 +118,6 @@ pub struct Route {
     pub settings: RouteSettings,
     /// Its place in the configuration, and that of its metric series.
     pub index: usize,
-    /// Where its requests go.
-    pub upstream: Arc<Upstream>,
+    /// Where its requests go, where they are forwarded here.
+    pub upstream: Option<Arc<Upstream>>,
 }

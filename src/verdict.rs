@@ -89,6 +89,8 @@ pub enum DenyReason {
     MisdirectedRequest,
     /// The route asks for a client certificate, and none was shown.
     ClientCertificateMissing,
+    /// A proxy asks that is not in `forward_auth.allow`.
+    AskerRefused,
     /// The method is refused on every route (`CONNECT`, `TRACE`, `TRACK`).
     MethodRefused,
     /// More or longer header fields than allowed.
@@ -131,6 +133,7 @@ impl DenyReason {
             Self::RequestAmbiguous(_) => "request_ambiguous",
             Self::MisdirectedRequest => "misdirected_request",
             Self::ClientCertificateMissing => "client_certificate_missing",
+            Self::AskerRefused => "asker_refused",
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
@@ -165,7 +168,7 @@ impl DenyReason {
             Self::NoRoute => 404,
             Self::RequestAmbiguous(_) => 400,
             Self::MisdirectedRequest => 421,
-            Self::ClientCertificateMissing => 403,
+            Self::ClientCertificateMissing | Self::AskerRefused => 403,
             Self::MethodRefused => 405,
             Self::HeadersTooLarge => 431,
             Self::BodyTooLarge => 413,
@@ -196,11 +199,12 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 26] = [
+pub const WORDS: [&str; 27] = [
     "no_route",
     "request_ambiguous",
     "misdirected_request",
     "client_certificate_missing",
+    "asker_refused",
     "method_refused",
     "headers_too_large",
     "body_too_large",

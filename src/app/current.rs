@@ -201,9 +201,11 @@ impl Current {
 
     async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
         let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
-        for route in &before.routes {
-            if !next.routes.iter().any(|other| Arc::ptr_eq(&other.upstream, &route.upstream)) {
-                route.upstream.retire();
+        let still_used =
+            |upstream| next.routes.iter().flat_map(|it| &it.upstream).any(|it| Arc::ptr_eq(it, upstream));
+        for upstream in before.routes.iter().flat_map(|route| &route.upstream) {
+            if !still_used(upstream) {
+                upstream.retire();
             }
         }
         self.snapshot.store(Arc::new(next));
@@ -351,18 +353,19 @@ async fn snapshot(
     let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
     let observing = makers.observing.clone();
     let (streams, number) = (Arc::clone(&makers.streams), before.map_or(1, |before| before.number + 1));
-    Snapshot { gate, server: config.server.clone(), report, routes, observing, streams, number }
+    let (server, forward_auth) = (config.server.clone(), config.forward_auth.clone());
+    Snapshot { gate, server, forward_auth, report, routes, observing, streams, number }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
 /// with what is known of its servers.
 async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
-    let before = || before.into_iter().flat_map(|before| &before.routes).map(|route| &route.upstream);
+    let before = || before.into_iter().flat_map(|before| &before.routes).flat_map(|route| &route.upstream);
     // One that no route leads to needs neither addresses nor probes.
     let used = config
         .upstreams
         .iter()
-        .filter(|upstream| config.routes.iter().any(|route| route.upstream == upstream.name));
+        .filter(|upstream| config.routes.iter().any(|route| route.upstream.as_ref() == Some(&upstream.name)));
     let upstreams =
         join_all(used.map(
             async |settings| match before().find(|upstream| upstream.settings() == settings) {
@@ -371,10 +374,11 @@ async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMe
             },
         ));
     let upstreams: Vec<Arc<Upstream>> = upstreams.await;
-    let made = config.routes.iter().enumerate().filter_map(|(index, settings)| {
-        // The configuration has seen to it that every route's upstream exists.
-        let upstream = upstreams.iter().find(|upstream| upstream.settings().name == settings.upstream)?;
-        Some(Arc::new(Route { settings: settings.clone(), index, upstream: Arc::clone(upstream) }))
+    let made = config.routes.iter().enumerate().map(|(index, settings)| {
+        // The configuration has seen to it that every upstream that is named exists.
+        let named = |upstream: &&Arc<Upstream>| settings.upstream.as_ref() == Some(&upstream.settings().name);
+        let upstream = upstreams.iter().find(named).cloned();
+        Arc::new(Route { settings: settings.clone(), index, upstream })
     });
     made.collect()
 }

@@ -42,6 +42,8 @@ impl Current {
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     let addresses =
         |config: &Config| config.server.tls.iter().map(|listener| listener.listen).collect::<Vec<_>>();
+    let questions =
+        |config: &Config| config.forward_auth.as_ref().map(|it| it.listen.clone()).unwrap_or_default();
     let keys = [
         ("server.listen", old.server.listen != new.server.listen),
         ("server.tls.listen", addresses(old) != addresses(new)),
@@ -51,6 +53,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
             "server.limits.idle_upstreams",
             old.server.limits.idle_upstreams != new.server.limits.idle_upstreams,
         ),
+        ("forward_auth.listen", questions(old) != questions(new)),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("log.level", old.log.level != new.log.level),
         ("log.format", old.log.format != new.log.format),

@@ -4,6 +4,7 @@
 //! its keys, one after the other, and what nobody asked for is an unknown key. So the set of keys that exist, their
 //! defaults and what is in effect are all said once, where the key is read.
 
+mod forward_auth;
 mod issuers;
 mod kinds;
 mod ledger;
@@ -35,7 +36,7 @@ use toml::de::DeTable;
 use crate::admin::settings::AdminSettings;
 use crate::identity::IdentitySettings;
 use crate::ledger::LedgerSettings;
-use crate::proxy::settings::ServerSettings;
+use crate::proxy::settings::{ForwardAuth, ServerSettings};
 use crate::report::settings::LogSettings;
 use crate::route::RouteSettings;
 use crate::token::Place;
@@ -52,6 +53,7 @@ use upstreams::Upstream;
 #[derive(Clone, PartialEq)]
 pub struct Config {
     pub server: ServerSettings,
+    pub forward_auth: Option<ForwardAuth>,
     pub admin: AdminSettings,
     pub issuers: Vec<IssuerSettings>,
     pub log: LogSettings,
@@ -130,8 +132,14 @@ impl Config {
 
 /// The whole file. Everything is read before anything is given up.
 fn read(table: &mut Table<'_>) -> Option<Config> {
-    let server = table.table("server", server::server);
-    let taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
+    let is_asked = table.has("forward_auth");
+    let alone = is_asked && !table.has("upstreams");
+    let server = table.table("server", |table| server::server(table, alone));
+    let mut taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
+    let forward_auth =
+        is_asked.then(|| table.table("forward_auth", |table| forward_auth::forward_auth(table, &taken)));
+    table.exists("forward_auth");
+    taken.extend(forward_auth.iter().flatten().flat_map(|asked| asked.listen.iter().copied()));
     let admin = table.table("admin", |table| server::admin(table, &taken));
     let log = table.table("log", server::log);
     let token = table.table("token", server::token);
@@ -158,6 +166,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
         on_outage: ledger.on_outage,
         client_certificates: server.as_ref().is_none_or(ServerSettings::asks_for_certificates),
         presets: ledger.presets.as_deref().unwrap_or_default(),
+        is_asked,
     };
     let routes = table.tables("routes", None, |table| routes::route(table, &around));
     present(table, &upstreams, routes.iter().filter_map(|route| route.value.as_ref()));
@@ -167,12 +176,17 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     table.each_in_effect("routes", "name", routes.iter().flatten().map(|route| route.name.to_string()));
 
     let issuers: Vec<_> = issuers?.into_iter().map(|issuer| issuer.settings).collect();
+    let forward_auth = match forward_auth {
+        Some(forward_auth) => Some(forward_auth?),
+        None => None,
+    };
     let redis = match redis {
         Some(redis) => Some(redis?),
         None => None,
     };
     Some(Config {
         server: server?,
+        forward_auth,
         admin: admin?,
         log: log?,
         places: token?.places,
@@ -192,7 +206,8 @@ fn present<'a>(
     routes: impl Iterator<Item = &'a routes::Written> + Clone,
 ) {
     for key in ["upstreams", "routes"] {
-        if !table.has(key) {
+        let others_forward = key == "upstreams" && table.has("forward_auth");
+        if !table.has(key) && !others_forward {
             table.reader.problem(&table.at, format!("there are no `[[{key}]]`: nothing could be served"));
         }
     }

@@ -10,7 +10,7 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use super::{observers, refresh};
+use super::{forward_auth, observers, refresh};
 use crate::ledger::preset::Preset;
 use crate::route::{Access, Anonymous, ClientCertificate, Observer, OnOutage, Policy, RouteSettings};
 use crate::upstream::settings::Patience;
@@ -61,6 +61,8 @@ pub struct Around<'a> {
     pub on_outage: Option<OnOutage>,
     /// `[ledger] presets`
     pub presets: &'a [Preset],
+    /// Whether proxies ask here and forward by themselves.
+    pub is_asked: bool,
 }
 
 const CLIENT_CERTIFICATE: [(&str, ClientCertificate); 2] =
@@ -80,7 +82,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         path: table.need("path", parsed(super::path::pattern)),
         hosts: table.or("hosts", list(parsed(host)), []),
         methods: table.or("methods", list(parsed(method)), []),
-        upstream: table.need("upstream", placed(name)),
+        upstream: table.maybe("upstream", placed(name)),
         auth: table.or("auth", word(&words), "required"),
         require: table.table("require", require),
         on_outage: table.maybe("on_outage", word(&ON_OUTAGE)),
@@ -127,6 +129,7 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
         reader.problem(&table.place("client_certificate"), message);
     }
     of_refresh(table, written);
+    forward_auth::route(table, written, around.is_asked);
     if written.auth == Some(Auth::Public)
         && observers::revokes(written.observers.as_deref().unwrap_or_default())
     {
@@ -220,6 +223,16 @@ impl Written {
         self.upstream.as_ref().is_some_and(|own| &*own.value == upstream)
     }
 
+    /// Whether it asks for client certificates.
+    pub fn wants_certificate(&self) -> bool {
+        self.client_certificate == Some(ClientCertificate::Required)
+    }
+
+    /// Whether its token may be in a body.
+    pub fn wants_body(&self) -> bool {
+        self.token_from.iter().flatten().any(|place| place.value.is_in_body())
+    }
+
     fn resolve(
         self,
         reader: &Reader<'_>,
@@ -261,7 +274,7 @@ impl Written {
             hosts: hosts?,
             path: path?,
             methods: methods?,
-            upstream: upstream?.value.into(),
+            upstream: upstream.map(|upstream| upstream.value.into()),
             access,
             client_certificate: client_certificate?,
             html: html?,

@@ -25,12 +25,13 @@ const MOST_HEADERS: i64 = 256;
 /// Pingora keeps no more of a body for a second reading.
 const MOST_BODY: u64 = 64 << 10;
 
-pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
+/// `alone`: proxies ask here, and nothing is forwarded.
+pub fn server(table: &mut Table<'_>, alone: bool) -> Option<ServerSettings> {
     let tls = table.tables("tls", None, super::tls::listener);
     let encrypted = !tls.is_empty();
     let tls: Option<Vec<_>> = tls.into_iter().map(|listener| listener.value).collect();
     // Who asks for TLS alone gets TLS alone: a plain listener beside it is a decision.
-    let default = if encrypted { Node::from([]) } else { Node::from(["0.0.0.0:8080"]) };
+    let default = if encrypted || alone { Node::from([]) } else { Node::from(["0.0.0.0:8080"]) };
     let listen = table.or("listen", list(placed(socket)), default);
     let h2c = table.or("h2c", boolean, false);
     let threads = table.or("threads", integer::<usize>(0..=1024), 0);
@@ -41,7 +42,7 @@ pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
         let words = [("reject", Ambiguous::Reject), ("normalize", Ambiguous::Normalize)];
         paths.or("ambiguous", word(&words), "reject")
     });
-    if !encrypted && listen.as_ref().is_some_and(Vec::is_empty) {
+    if !encrypted && !alone && listen.as_ref().is_some_and(Vec::is_empty) {
         table.reader.problem(&table.place("listen"), "without `[[server.tls]]` this list must not be empty");
     }
     let also =
@@ -100,7 +101,7 @@ fn distinct(table: &Table<'_>, listen: Vec<Placed<SocketAddr>>) -> Vec<SocketAdd
     seen
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+pub fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map(|network| network.trunc()).map_err(|_| "expected a network, such as \"10.0.0.0/8\"".into())
 }

@@ -43,7 +43,8 @@ pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<B
     let request = session.req_header();
     let key = |by: &HashBy| key(by, grant, &request.headers, *client);
     attempts.answered = false;
-    attempts.chosen = grant.route.upstream.choose(&attempts.tried, key);
+    attempts.chosen =
+        grant.route.upstream.as_ref().and_then(|upstream| upstream.choose(&attempts.tried, key));
     let Some(chosen) = &attempts.chosen else {
         attempts.refused.get_or_insert_with(|| "no server is well, or none has an address".to_owned());
         return Err(Error::explain(ErrorType::ConnectNoRoute, "no server can be asked").into_up());
@@ -163,5 +164,5 @@ impl Attempts {
 fn parts(exchange: &mut Exchange) -> Option<(&Upstream, &mut Attempts)> {
     let Exchange { verdict, attempts, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok())?;
-    Some((&grant.route.upstream, attempts))
+    Some((grant.route.upstream.as_ref()?, attempts))
 }

@@ -29,6 +29,8 @@ pub enum Entrance {
     Plain,
     /// HTTPS.
     Tls(Arc<Listener>),
+    /// Plain HTTP, from proxies that ask and forward by themselves.
+    ForwardAuth,
 }
 
 /// By which scheme a request came.
@@ -36,15 +38,22 @@ pub enum Entrance {
 pub(super) enum Scheme {
     Http,
     Https(Arc<Secured>),
+    /// It is a question: see [`super::asked`].
+    Asked,
 }
 
 impl Scheme {
     /// `X-Forwarded-Proto`.
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Http => "http",
+            Self::Http | Self::Asked => "http",
             Self::Https(_) => "https",
         }
+    }
+
+    /// Whether a proxy asks, and forwards by itself.
+    pub(super) fn asks(&self) -> bool {
+        matches!(self, Self::Asked)
     }
 
     /// Whether the client has shown a certificate that is believed.
@@ -95,9 +104,10 @@ impl Entrance {
                 };
                 Ok(Opened { stream, http2, scheme: Scheme::Http })
             }
-            Self::Plain => {
+            Self::Plain | Self::ForwardAuth => {
                 let stream = Box::new(Wire::http1(Tapped::new(prepared(tcp, peer)?, Arc::clone(parting))));
-                Ok(Opened { stream, http2: false, scheme: Scheme::Http })
+                let scheme = if matches!(self, Self::Plain) { Scheme::Http } else { Scheme::Asked };
+                Ok(Opened { stream, http2: false, scheme })
             }
             Self::Tls(listener) => {
                 let tcp = refuse_plaintext(tcp).await?;

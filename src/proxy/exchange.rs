@@ -1,6 +1,6 @@
 //! What one request carries through Pingora's phases.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,8 +8,9 @@ use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use super::Snapshot;
+use super::arrival::Arrival;
+use super::asked::Original;
 use super::attempts::Attempts;
-use super::entrance::Scheme;
 use super::observe::Held;
 use super::streams::{Fate, Kind, Visit, Watch};
 use crate::report::Finished;
@@ -23,10 +24,8 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) verdict: Option<Verdict>,
     pub(super) id: RequestId,
-    /// How it came.
-    pub(super) scheme: Scheme,
-    /// Who is at the other end of the connection.
-    pub(super) peer: IpAddr,
+    /// How it came, and from whom.
+    pub(super) arrival: Arc<Arrival>,
     /// Whose request it is: the peer, or whom trusted proxies name.
     pub(super) client: IpAddr,
     /// Whether the peer is in `trusted_proxies`.
@@ -52,19 +51,21 @@ pub struct Exchange {
     pub(super) held: Option<Box<Held>>,
     /// What the client was told.
     pub(super) status: u16,
+    /// The request that another proxy asks about.
+    pub(super) asked: Option<Box<Original>>,
     told: bool,
 }
 
 impl Exchange {
     /// A request that is about to be read.
-    pub(super) fn new(snapshot: Arc<Snapshot>, scheme: Scheme) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, arrival: Arc<Arrival>) -> Self {
+        let client = arrival.peer.address;
         Self {
             snapshot,
             verdict: None,
             id: RequestId::random(),
-            scheme,
-            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            arrival,
+            client,
             trusted: false,
             began: Instant::now(),
             judgment: Duration::ZERO,
@@ -79,6 +80,7 @@ impl Exchange {
             answer_bytes: 0,
             held: None,
             status: 0,
+            asked: None,
             told: false,
         }
     }
@@ -90,30 +92,41 @@ impl Exchange {
 
     /// Tells the fact, once.
     pub(super) fn finish(&mut self, session: &Session) {
+        let bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
+        if let Some(asked) = self.asked.take() {
+            return self.tell(&asked.method, asked.path(), bytes);
+        }
         let header = session.req_header();
         // What is told apart from the path is never the query: it may hold a token.
         let target = std::str::from_utf8(header.raw_path()).unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
-        let bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
         self.tell(&header.method, path, bytes);
     }
 
     fn tell(&mut self, method: &Method, path: &str, bytes: u64) {
         self.told = true;
         let Some(verdict) = &self.verdict else { return };
+        let ended = Instant::now();
         self.snapshot.report.finished(&Finished {
             method,
             path,
             status: self.status,
             verdict,
             upstream: self.upstream,
-            total: self.began.elapsed(),
-            upstream_time: self.forwarded.map(|since| since.elapsed()),
+            total: ended.duration_since(self.began),
+            upstream_time: self.forwarded.map(|since| ended.duration_since(since)),
             judgment: self.judgment,
             cut: self.watch.as_ref().and_then(|watch| watch.visit().fate()).map(Fate::word),
             request_id: self.id.as_str(),
             client: self.client,
             bytes,
+            asked_by: self
+                .arrival
+                .scheme
+                .asks()
+                .then(|| self.snapshot.forward_auth.as_ref())
+                .flatten()
+                .map(|it| it.style.word()),
         });
     }
 }
@@ -128,9 +141,10 @@ impl Drop for Exchange {
                 let gone = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
                 self.status = visit.and_then(Visit::fate).map_or(gone, Fate::status);
             }
-            match visit {
-                Some(visit) => self.tell(&visit.method, visit.path(), bytes),
-                None => self.tell(&Method::default(), "", bytes),
+            match (visit, self.asked.take()) {
+                (Some(visit), _) => self.tell(&visit.method, visit.path(), bytes),
+                (None, Some(asked)) => self.tell(&asked.method, asked.path(), bytes),
+                (None, None) => self.tell(&Method::default(), "", bytes),
             }
         }
     }

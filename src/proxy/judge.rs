@@ -20,7 +20,7 @@ use crate::verdict::{Denial, DenyReason, Verdict};
 pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Verdict {
     let snapshot = Arc::clone(&exchange.snapshot);
     let limits = &snapshot.server.limits;
-    hygiene::check(session, limits).map_err(deny)?;
+    let websocket = hygiene::check(session, limits).map_err(deny)?;
     if let Some(route) = looks_into_body(session, exchange)?
         && let Access::Refresh(refresh) = &route.settings.access
     {
@@ -36,11 +36,12 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
         method: &header.method,
         target: &target,
         headers: &header.headers,
-        websocket: hygiene::is_websocket(header),
-        client_certificate: exchange.scheme.client_certificate(),
+        websocket,
+        client_certificate: exchange.arrival.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
+        forwarder: gate::Forwarder::Us,
     };
-    exchange.kind = Kind::of(header);
+    exchange.kind = Kind::of(&header.headers, websocket);
     let heard = snapshot.gate.ledger.heard();
     let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
     if let Ok(grant) = &verdict {
@@ -56,7 +57,7 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
     verdict
 }
 
-fn deny(reason: DenyReason) -> Denial {
+pub(super) fn deny(reason: DenyReason) -> Denial {
     Denial { route: None, credential: None, reason }
 }
 
@@ -69,7 +70,7 @@ fn target<'a>(exchange: &Exchange, header: &'a RequestHeader) -> Result<Target<'
     if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
         return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
     }
-    if exchange.scheme.misdirects(&target.host) {
+    if exchange.arrival.scheme.misdirects(&target.host) {
         return Err(deny(DenyReason::MisdirectedRequest));
     }
     Ok(target)

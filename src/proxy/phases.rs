@@ -1,6 +1,6 @@
 //! Pingora's phases, in the order in which they happen.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,17 +11,18 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
+use super::arrival::Arrival;
 use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
 use super::streams::Kind;
-use super::{Proxy, attempts, door, forward, hygiene, observe};
+use super::{Proxy, arrival, asked, attempts, forward, hygiene, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
-const ANSWERED: bool = true;
+pub(super) const ANSWERED: bool = true;
 const GO_ON: bool = false;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
@@ -33,7 +34,9 @@ impl ProxyHttp for Proxy {
     type CTX = Exchange;
 
     fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.snapshot.load_full(), door::head_was_read())
+        let arrival = Arrival::at_hand();
+        arrival.head_was_read();
+        Exchange::new(self.snapshot.load_full(), arrival)
     }
 
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
@@ -44,16 +47,12 @@ impl ProxyHttp for Proxy {
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
-        if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
-            // An IPv4 client on a dual-stack socket is still an IPv4 client.
-            exchange.peer = address.ip().to_canonical();
-        }
         let server = &exchange.snapshot.server;
-        exchange.trusted = server.trusts(&exchange.peer);
-        exchange.client = exchange.peer;
+        let peer = exchange.arrival.peer.address;
+        exchange.trusted = server.trusts(&peer);
         if exchange.trusted {
             let headers = &session.req_header().headers;
-            exchange.client = forward::client(headers, exchange.peer, |address| server.trusts(address));
+            exchange.client = forward::client(headers, peer, |address| server.trusts(address));
             if let Some(id) = headers.get(forward::X_REQUEST_ID).and_then(RequestId::given) {
                 exchange.id = id;
             }
@@ -62,6 +61,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if exchange.arrival.scheme.asks() {
+            return asked::answer(session, exchange).await;
+        }
         let verdict = judge(session, exchange).await;
         exchange.judgment = exchange.began.elapsed();
         let answer = verdict.as_ref().err().map(|denial| {
@@ -85,7 +87,8 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let peer = attempts::choose(session, exchange)?;
         observe::start_over(session, exchange);
-        exchange.forwarded.get_or_insert_with(Instant::now);
+        // Between the verdict and here lies nothing that takes time.
+        exchange.forwarded.get_or_insert(exchange.began + exchange.judgment);
         Ok(peer)
     }
 
@@ -118,7 +121,7 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if session.as_mut().is_body_empty() {
             // On the way to a service that speaks HTTP/2 Pingora has no body filtered that is not there.
-            door::body_moved(true);
+            arrival::body_moved(true);
             observe::hear_out(session, exchange);
         }
         // Of a body that is sent once more every byte comes by again.
@@ -133,7 +136,7 @@ impl ProxyHttp for Proxy {
         end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        door::body_moved(end);
+        arrival::body_moved(end);
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
@@ -171,7 +174,7 @@ impl ProxyHttp for Proxy {
         }
         let status = response.status;
         if status == http::StatusCode::SWITCHING_PROTOCOLS {
-            door::switched();
+            arrival::switched();
         }
         if let Some(watch) = &exchange.watch
             && response.headers.get(header::CONTENT_TYPE).is_some_and(|it| Kind::is_events(it.as_bytes()))
@@ -179,7 +182,7 @@ impl ProxyHttp for Proxy {
             watch.visit().is_of_events();
         }
         attempts::answered(exchange, status.as_u16());
-        door::body_moved(!status.is_informational());
+        arrival::body_moved(!status.is_informational());
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
             observe::answered(session, response, exchange).await?;
@@ -288,7 +291,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
 }
 
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
-async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
     let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)

@@ -56,3 +56,46 @@ pub struct Limits {
     /// HTTP/2 requests at a time on one connection.
     pub streams: u32,
 }
+
+/// `[forward_auth]`: proxies that ask here and forward by themselves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardAuth {
+    /// Where they ask. Port 0 is allowed; the log names the port.
+    pub listen: Vec<SocketAddr>,
+    pub style: Style,
+    /// Who may ask.
+    pub allow: Vec<IpNet>,
+}
+
+impl ForwardAuth {
+    /// Whether this address may ask.
+    pub fn allows(&self, address: &IpAddr) -> bool {
+        self.allow.iter().any(|network| network.contains(address))
+    }
+}
+
+/// How a proxy asks. One for each gateway, by name: whoever read every style's headers would read those of one that its
+/// proxy does not set, and so a client's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Style {
+    /// `auth_request`, with the headers that docs/forward-auth.md has it set.
+    Nginx,
+    /// `ForwardAuth`.
+    Traefik,
+    /// `forward_auth`.
+    Caddy,
+    /// `ext_authz` over HTTP: the question is the request itself.
+    Envoy,
+}
+
+impl Style {
+    /// As it is written.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx",
+            Self::Traefik => "traefik",
+            Self::Caddy => "caddy",
+            Self::Envoy => "envoy",
+        }
+    }
+}

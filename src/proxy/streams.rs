@@ -32,7 +32,7 @@ use shard::{Entry, Shard};
 
 pub(super) use admission::admit;
 pub use visit::{Fate, LiveStream};
-pub(super) use visit::{Kind, Visit, unless_cut};
+pub(super) use visit::{Kind, Visit};
 pub use warden::Warden;
 
 /// More than one for each thread, so that nobody waits long for whoever looks through one.

@@ -48,6 +48,7 @@ struct Line {
     cut: Option<Box<str>>,
     client: IpAddr,
     bytes: u64,
+    asked_by: Option<&'static str>,
 }
 
 enum Outcome {
@@ -91,6 +92,7 @@ impl Line {
             cut: finished.cut.map(Into::into),
             client: finished.client,
             bytes: finished.bytes,
+            asked_by: finished.asked_by,
         }
     }
 

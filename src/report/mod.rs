@@ -47,6 +47,8 @@ pub struct Finished<'a> {
     pub client: IpAddr,
     /// Bytes of the answer's body sent to the client.
     pub bytes: u64,
+    /// The kind of proxy that has asked, where the request was not forwarded here.
+    pub asked_by: Option<&'static str>,
 }
 
 /// What is said of requests under one configuration; a reload makes a new one from the same metrics and writer.

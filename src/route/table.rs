@@ -135,7 +135,7 @@ mod tests {
                 hosts: hosts.iter().map(|host| (*host).into()).collect(),
                 path: (*path).into(),
                 methods: methods.to_vec(),
-                upstream: "app".into(),
+                upstream: Some("app".into()),
                 access: Access::Open,
                 client_certificate: ClientCertificate::Optional,
                 html: false,
@@ -143,7 +143,7 @@ mod tests {
                 timeouts: patience.clone(),
                 observers: Vec::new(),
             };
-            Arc::new(Route { settings, index, upstream: Arc::clone(&upstream) })
+            Arc::new(Route { settings, index, upstream: Some(Arc::clone(&upstream)) })
         };
         RouteTable::new(&routes.iter().enumerate().map(route).collect::<Vec<_>>())
     }

@@ -99,7 +99,7 @@ fn the_readmes_configuration_is_accepted() {
     fs::write(directory.path().join("admin.token"), unique("")).unwrap();
     let file = directory.path().join("gateway.toml");
     let toml = blocks(&read("README.md"), "toml");
-    assert_eq!(toml.len(), 5, "a whole file, and listeners, an upstream, a rule and routes to add to it");
+    assert_eq!(toml.len(), 6, "a whole file, and listeners, an upstream, a rule and routes to add to it");
     let authority = Authority::new();
     authority.server(&["api.example.com"]).write(directory.path(), "api");
     authority.server(&["*.example.org"]).write(directory.path(), "wildcard");
@@ -123,6 +123,7 @@ fn every_command_that_pages_show_exists() {
         "examples/token-blacklist/README.md",
         "examples/invalid-users/README.md",
         "examples/native/README.md",
+        "examples/forward-auth/README.md",
         "examples/docker-compose/README.md",
     ];
     let mut checked = 0;

@@ -1,5 +1,6 @@
 //! What the configuration accepts and what it says to the rest.
 
+mod forward_auth;
 mod sessions;
 mod shipped;
 mod upstreams;

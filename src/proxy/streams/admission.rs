@@ -6,7 +6,6 @@ use std::task::Poll;
 use super::{Entry, Kind, Visit, Watch};
 use crate::gate;
 use crate::ledger::Heard;
-use crate::proxy::door;
 use crate::proxy::exchange::Exchange;
 use crate::verdict::Grant;
 
@@ -31,9 +30,8 @@ pub(in crate::proxy) async fn admit(
         Kind::Events => Kind::Plain,
         kind => kind,
     };
-    let visit = Visit::new(place, kind, request.client_certificate, waker, exchange.began);
-    let visit = Arc::new(visit);
-    door::watched_as(&visit);
+    let task = (&exchange.arrival, waker);
+    let visit = Arc::new(Visit::new(place, kind, request.client_certificate, task, exchange.began));
     let streams = &exchange.snapshot.streams;
     let watch = streams.open(Entry {
         visit,

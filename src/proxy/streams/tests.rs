@@ -3,6 +3,7 @@ use std::task::{Wake, Waker};
 use http::Method;
 
 use super::*;
+use crate::proxy::arrival::Arrival;
 
 /// Counts how often it was woken.
 #[derive(Default)]
@@ -23,7 +24,13 @@ fn streams() -> (Registry, Arc<Streams>) {
 fn open(streams: &Streams, kind: Kind) -> (Watch, Arc<Bell>) {
     let bell = Arc::<Bell>::default();
     let place = (&Method::GET, "a.test", "/x");
-    let visit = Arc::new(Visit::new(place, kind, false, Waker::from(Arc::clone(&bell)), Instant::now()));
+    let visit = Arc::new(Visit::new(
+        place,
+        kind,
+        false,
+        (&Arrival::nowhere(), Waker::from(Arc::clone(&bell))),
+        Instant::now(),
+    ));
     let entry = Entry {
         visit,
         credential: None,
@@ -111,19 +118,25 @@ async fn who_is_dismissed_is_waited_for() {
 #[test]
 fn kinds_are_known_by_what_a_request_asks_for() {
     let kind = |fields: &[(&'static str, &'static str)]| {
-        let mut request = pingora::http::RequestHeader::build("GET", b"/", None).expect("a request");
+        let mut headers = http::HeaderMap::new();
         for (name, value) in fields {
-            request.append_header(*name, *value).expect("a field");
+            headers.append(*name, http::HeaderValue::from_static(value));
         }
-        Kind::of(&request)
+        Kind::of(&headers, false)
     };
     assert_eq!(kind(&[]), Kind::Plain);
     assert_eq!(kind(&[("accept", "text/html, Text/Event-Stream;q=0.5")]), Kind::Events);
     assert_eq!(kind(&[("content-type", "application/grpc+proto")]), Kind::Grpc);
-    assert_eq!(kind(&[("connection", "Upgrade"), ("upgrade", "websocket")]), Kind::WebSocket);
+    assert_eq!(Kind::of(&http::HeaderMap::new(), true), Kind::WebSocket);
     assert!(Kind::is_events(b"text/event-stream; charset=utf-8") && !Kind::is_events(b"text/plain"));
     for kind in Kind::ALL {
-        let visit = Visit::new((&Method::GET, "", "/"), kind, false, Waker::noop().clone(), Instant::now());
+        let visit = Visit::new(
+            (&Method::GET, "", "/"),
+            kind,
+            false,
+            (&Arrival::nowhere(), Waker::noop().clone()),
+            Instant::now(),
+        );
         assert_eq!(visit.kind(), kind);
     }
 }

@@ -1,15 +1,14 @@
 //! One open exchange: where it went, what kind it is, and how it may have to end.
 
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use http::{Method, header};
-use pingora::http::RequestHeader;
+use http::Method;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use crate::proxy::hygiene;
+use crate::proxy::arrival::{Arrival, Turn};
 use crate::time::Timestamp;
 use crate::token::Fingerprint;
 use crate::verdict::{Credential, DenyReason};
@@ -41,19 +40,19 @@ impl Kind {
     pub const ALL: [Self; 4] = [Self::Plain, Self::WebSocket, Self::Events, Self::Grpc];
 
     /// Whoever wants events says so (every `EventSource` does).
-    pub fn of(request: &RequestHeader) -> Self {
-        if hygiene::is_websocket(request) {
+    pub fn of(headers: &HeaderMap, websocket: bool) -> Self {
+        if websocket {
             return Self::WebSocket;
         }
-        let texts = |name| request.headers.get_all(name).iter().map(|value| value.as_bytes());
-        if texts(header::CONTENT_TYPE).any(|text| starts(text, b"application/grpc")) {
-            return Self::Grpc;
-        }
-        let mut accepted = texts(header::ACCEPT).flat_map(|text| text.split(|byte| *byte == b','));
-        match accepted.any(|range| starts(range.trim_ascii(), EVENTS)) {
-            true => Self::Events,
-            false => Self::Plain,
-        }
+        let kind = |(name, value): (&HeaderName, &HeaderValue)| match *name {
+            header::ACCEPT => {
+                let mut ranges = value.as_bytes().split(|byte| *byte == b',');
+                ranges.any(|range| starts(range.trim_ascii(), EVENTS)).then_some(Self::Events)
+            }
+            header::CONTENT_TYPE => starts(value.as_bytes(), b"application/grpc").then_some(Self::Grpc),
+            _ => None,
+        };
+        headers.iter().find_map(kind).unwrap_or_default()
     }
 
     /// Whether an answer of this content type is a stream of events.
@@ -97,7 +96,7 @@ impl Fate {
     }
 
     /// What a WebSocket's client is told (RFC 6455 section 7.4.1): policy violation, going away.
-    pub(in crate::proxy) fn close_code(&self) -> u16 {
+    pub(super) fn close_code(&self) -> u16 {
         match self {
             Self::Denied(_) => 1008,
             Self::GoingAway => 1001,
@@ -116,7 +115,9 @@ impl Fate {
 /// One open exchange.
 pub(in crate::proxy) struct Visit {
     fate: OnceLock<Fate>,
-    /// Of the task that serves it.
+    /// On which connection it came, and its turn there; and the task that serves it.
+    arrival: Arc<Arrival>,
+    turn: Turn,
     waker: Waker,
     kind: AtomicU8,
     spared: AtomicBool,
@@ -133,11 +134,13 @@ impl Visit {
         (method, host, path): (&Method, &str, &str),
         kind: Kind,
         client_certificate: bool,
-        waker: Waker,
+        (arrival, waker): (&Arc<Arrival>, Waker),
         began: Instant,
     ) -> Self {
         Self {
             fate: OnceLock::new(),
+            arrival: Arc::clone(arrival),
+            turn: arrival.turn(),
             waker,
             kind: AtomicU8::new(kind as u8),
             spared: AtomicBool::new(false),
@@ -179,11 +182,17 @@ impl Visit {
 
     /// Ends it. The first fate counts.
     pub(super) fn cut(&self, fate: Fate) -> bool {
-        let cut = self.fate.set(fate).is_ok();
-        if cut {
-            self.waker.wake_by_ref();
+        let (code, word) = (fate.close_code(), fate.word().to_owned());
+        if self.fate.set(fate).is_err() {
+            return false;
         }
-        cut
+        if self.kind() == Kind::WebSocket {
+            // Nothing comes after it on its connection that could have another end.
+            self.arrival.parting.say(code, &word);
+        }
+        self.arrival.cut(self.turn);
+        self.waker.wake_by_ref();
+        true
     }
 
     /// How long it may go on that would not be granted any more; `None`: not at all.
@@ -228,19 +237,4 @@ impl LiveStream {
             fingerprint: credential.fingerprint,
         }
     }
-}
-
-/// Does the work until it is done, or until its exchange is cut: then `cut` is called, and nothing came of it.
-pub(in crate::proxy) fn unless_cut<'a, T>(
-    visit: &'a OnceLock<Arc<Visit>>,
-    mut work: Pin<&'a mut (dyn Future<Output = Option<T>> + Send + 'a)>,
-    cut: impl Fn(&Fate) + Send + Unpin + 'a,
-) -> impl Future<Output = Option<T>> + Unpin + Send + 'a {
-    std::future::poll_fn(move |cx: &mut Context<'_>| match visit.get().and_then(|visit| visit.fate()) {
-        None => work.as_mut().poll(cx),
-        Some(fate) => {
-            cut(fate);
-            Poll::Ready(None)
-        }
-    })
 }

@@ -36,6 +36,8 @@ struct Fields<'a> {
     upstream_ms: Option<f64>,
     judgment_us: f64,
     bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked_by: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -68,6 +70,7 @@ impl<'a> Fields<'a> {
             upstream_ms: line.upstream_time.map(|time| thousandths(time, 1e3)),
             judgment_us: thousandths(line.judgment, 1e6),
             bytes: line.bytes,
+            asked_by: line.asked_by,
         }
     }
 }
@@ -82,6 +85,7 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         DenyReason::NoRoute
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
+        | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge
@@ -132,6 +136,9 @@ pub(super) fn text(line: &Line, buffer: &mut Vec<u8>) {
     }
     if let Some(upstream) = fields.upstream {
         let _ = write!(text, " upstream={upstream}");
+    }
+    if let Some(peer) = fields.asked_by {
+        let _ = write!(text, " asked_by={peer}");
     }
     let _ = write!(text, " total={}ms judgment={}us", fields.total_ms, fields.judgment_us);
     let _ = writeln!(text, " client={} id={}", fields.client, fields.request_id.escape_debug());

@@ -153,6 +153,7 @@ impl Gateway {
             gateway.alive()?;
             let log = gateway.log();
             let proxy = listening(&log, "proxy").or_else(|| listening(&log, "tls"));
+            let proxy = proxy.or_else(|| listening(&log, "forward_auth"));
             proxy.zip(listening(&log, "admin")).ok_or(log)
         });
         gateway
@@ -182,6 +183,11 @@ impl Gateway {
     /// The first listener with TLS.
     pub fn tls_addr(&self) -> SocketAddr {
         listening(&self.log(), "tls").expect("a listener with TLS")
+    }
+
+    /// Where proxies ask.
+    pub fn asked_at(&self) -> SocketAddr {
+        listening(&self.log(), "forward_auth").expect("a listener for forward-auth")
     }
 
     /// Whether there is a plain listener.

@@ -9,6 +9,7 @@ pub mod issuer;
 pub mod leaks;
 pub mod mysql;
 pub mod origin;
+pub mod peers;
 pub mod pki;
 pub mod postgres;
 pub mod raw;

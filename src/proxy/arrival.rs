@@ -1,0 +1,188 @@
+//! How a request came: what its connection tells it, and what it tells of how it goes on.
+//!
+//! Pingora hands a request no word of its connection; a value local to the task does.
+
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Poll;
+
+use http::HeaderValue;
+use tokio_util::task::TaskTracker;
+
+use super::entrance::Scheme;
+use super::parting::Parting;
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(super) struct Peer {
+    /// An IPv4 client on a dual-stack socket is still an IPv4 client.
+    pub(super) address: IpAddr,
+    /// The address as services are told it: written once, not once a request.
+    pub(super) text: HeaderValue,
+}
+
+impl Peer {
+    pub(super) fn new(address: SocketAddr) -> Self {
+        let address = address.ip().to_canonical();
+        // An address has no byte that a header could not hold.
+        let text = HeaderValue::try_from(address.to_string());
+        Self { address, text: text.unwrap_or(HeaderValue::from_static("unknown")) }
+    }
+}
+
+/// One for each connection that speaks HTTP/1.1, where one request follows another; one for each request of HTTP/2.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub(super) scheme: Scheme,
+    pub(super) peer: Peer,
+    /// Odd while the head of a request is waited for, even while a request is served.
+    turn: AtomicU32,
+    /// Grows with every piece of the body.
+    pieces: AtomicU32,
+    /// Whether the client has said all it had to say before it hears something.
+    said: AtomicBool,
+    /// The turn that is to end before its time: no other one on this connection does.
+    cut: AtomicU32,
+    /// What is said when it does, where it can be said at all.
+    pub(super) parting: Arc<Parting>,
+}
+
+/// No request is served in an odd turn.
+const NONE: u32 = u32::MAX;
+
+tokio::task_local! {
+    pub(super) static ARRIVAL: Arc<Arrival>;
+}
+
+impl Arrival {
+    pub(super) fn new(scheme: Scheme, peer: Peer, parting: Arc<Parting>) -> Self {
+        let [turn, pieces, cut] = [0, 0, NONE].map(AtomicU32::new);
+        Self { scheme, peer, turn, pieces, said: AtomicBool::new(false), cut, parting }
+    }
+
+    /// That of the request this task serves. Without one, in a test say, it came from nowhere.
+    pub(super) fn at_hand() -> Arc<Self> {
+        ARRIVAL.try_with(Arc::clone).unwrap_or_else(|_| Self::nowhere())
+    }
+
+    pub(super) fn nowhere() -> Arc<Self> {
+        let peer = Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Arc::new(Self::new(Scheme::Http, peer, Parting::new(TaskTracker::new())))
+    }
+
+    /// From now on the head of a request is waited for.
+    pub(super) fn head_is_waited_for(&self) {
+        // Nobody else writes: a connection has one task.
+        self.turn.store(self.turn.load(Ordering::Relaxed).wrapping_add(1) | 1, Ordering::Relaxed);
+    }
+
+    /// The head has been read.
+    pub(super) fn head_was_read(&self) {
+        self.turn.store(self.turn.load(Ordering::Relaxed).wrapping_add(1) & !1, Ordering::Relaxed);
+    }
+
+    /// Which turn it is: [`Turn::waits`] says whose.
+    pub(super) fn turn(&self) -> Turn {
+        Turn(self.turn.load(Ordering::Relaxed))
+    }
+
+    /// The request of this turn is to end now, if it is served still; its task has to be woken.
+    pub(super) fn cut(&self, Turn(turn): Turn) {
+        self.cut.store(turn, Ordering::Release);
+    }
+
+    /// Does the work of a request until it is done, or until its turn is cut: then nothing comes of it.
+    pub(super) fn unless_cut<'a, T>(
+        &'a self,
+        mut work: Pin<&'a mut (dyn Future<Output = Option<T>> + Send + 'a)>,
+    ) -> impl Future<Output = Option<T>> + Unpin + Send + 'a {
+        std::future::poll_fn(move |cx| {
+            if self.cut.load(Ordering::Acquire) == self.turn.load(Ordering::Relaxed) {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(cx)
+        })
+    }
+
+    /// How many pieces of the body have come, and whether more are expected before the client hears something.
+    pub(super) fn body(&self) -> (u32, bool) {
+        (self.pieces.load(Ordering::Relaxed), !self.said.load(Ordering::Relaxed))
+    }
+}
+
+/// Called with every piece of a body. `over`: it was the last, or the answer has begun: what follows may be a conversation.
+pub(super) fn body_moved(over: bool) {
+    let _ = ARRIVAL.try_with(|arrival| {
+        arrival.pieces.store(arrival.pieces.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        if over {
+            arrival.said.store(true, Ordering::Relaxed);
+        }
+    });
+}
+
+/// Called before a 101 is written: what follows are the frames of a WebSocket.
+pub(super) fn switched() {
+    let _ = ARRIVAL.try_with(|arrival| arrival.parting.switch());
+}
+
+/// A connection's turns: it waits for a request, serves it, waits for the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn(u32);
+
+impl Turn {
+    /// The head of a request is waited for.
+    pub(super) fn waits(self) -> bool {
+        self.0 & 1 == 1
+    }
+
+    /// No request has come before.
+    pub(super) fn is_first(self) -> bool {
+        self.0 == 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_waits_and_serves_in_turn() {
+        let arrival = Arrival::nowhere();
+        assert!(!arrival.turn().waits());
+        arrival.head_is_waited_for();
+        assert!(arrival.turn().waits() && arrival.turn().is_first());
+        arrival.head_was_read();
+        assert!(!arrival.turn().waits());
+        let served = arrival.turn();
+        arrival.head_is_waited_for();
+        assert!(arrival.turn().waits() && !arrival.turn().is_first() && arrival.turn() != served);
+    }
+
+    #[tokio::test]
+    async fn only_the_turn_that_was_cut_ends() {
+        let arrival = Arrival::nowhere();
+        let serve = async || {
+            let work = std::pin::pin!(std::future::ready(Some(())));
+            arrival.unless_cut(work).await.is_some()
+        };
+        arrival.head_is_waited_for();
+        arrival.head_was_read();
+        let served = arrival.turn();
+        assert!(serve().await);
+        arrival.cut(served);
+        assert!(!serve().await);
+        // Too late: the next one is waited for.
+        arrival.head_is_waited_for();
+        assert!(serve().await);
+        arrival.head_was_read();
+        assert!(serve().await);
+    }
+
+    #[test]
+    fn a_mapped_ipv4_address_is_told_as_ipv4() {
+        let peer = Peer::new("[::ffff:192.0.2.7]:80".parse().expect("an address"));
+        assert_eq!(peer.text, "192.0.2.7");
+    }
+}
