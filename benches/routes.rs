@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use portcullis::config::Config;
+use portcullis::rate::Limits;
 use portcullis::route::{Route, RouteTable};
 
 /// What a request asks for.
@@ -112,7 +113,9 @@ const COPIES: usize = 10;
 
 /// As the gateway makes it, but for the servers behind.
 fn table(config: &Config) -> RouteTable {
-    let route = |(index, settings)| Arc::new(Route { settings, index, upstream: None });
+    let route = |(index, settings)| {
+        Arc::new(Route { settings, index, upstream: None, limits: Limits::new(&"".into(), &[]) })
+    };
     let routes: Vec<_> = config.routes.iter().cloned().enumerate().map(route).collect();
     RouteTable::new(&routes)
 }

@@ -185,6 +185,8 @@ impl Gateway {
         let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
         let settling = Arc::clone(&current).settle_forever();
         tokio::spawn(background.clone().run_until_cancelled_owned(settling));
+        tokio::spawn(background.clone().run_until_cancelled_owned(current.warden().keep()));
+        tokio::spawn(background.clone().run_until_cancelled_owned(current.warden().keep()));
 
         let life = Arc::new(Life::default());
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));

@@ -2,6 +2,8 @@
 //!
 //! Read [`Gate::judge`] from top to bottom: each line earns a value that the next one needs, so no two can be swapped.
 
+mod again;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,9 +20,11 @@ use crate::route::{
 };
 use crate::target::Target;
 use crate::time::Timestamp;
-use crate::token::{self, Conflict, Fingerprint, Place, Token};
+use crate::token::{self, Conflict, Fingerprint, Kept, Place, Token};
 use crate::verdict::{Assurance, Credential, Denial, DenyReason, Grant, Told, Verdict};
 use crate::verify::{Seal, TokenCache, Unverified, Verifiers};
+
+pub use again::Granted;
 
 /// What is judged. The proxy makes it of a session; whoever asks in its place makes the same.
 #[derive(Debug)]
@@ -216,7 +220,8 @@ impl Gate {
             }
         }
         let verified = self.verifiers.verify(token, now).await.map_err(DenyReason::Unverified)?;
-        Ok(self.tokens.insert(token, self.made(token, verified)?))
+        let made = self.made(token, verified)?;
+        Ok(self.tokens.insert(made.token.text(), made))
     }
 
     /// All that follows from a verified token alone.
@@ -226,7 +231,7 @@ impl Gate {
             questions.map_err(|Unaskable(claim)| DenyReason::Unverified(Unverified::Claim(claim)))?;
         let stamps = self.identity.stamps(&claims, token);
         let (fingerprint, told) = (Fingerprint::of(token), ArcSwapOption::empty());
-        Ok(Credential { claims, seal, fingerprint, questions, stamps, told })
+        Ok(Credential { claims, seal, token: Kept::new(token), fingerprint, questions, stamps, told })
     }
 
     /// What the ledger says, weighed against the route's policy for outages.

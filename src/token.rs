@@ -6,6 +6,7 @@ mod find;
 mod twin;
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
@@ -50,6 +51,31 @@ impl<'a> Token<'a> {
 impl fmt::Debug for Token<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Token({} bytes)", self.0.len())
+    }
+}
+
+/// A token that is kept beyond its request; what is kept under it shares its text. `Debug` shows only its length.
+#[derive(Clone)]
+pub struct Kept(Arc<str>);
+
+impl Kept {
+    pub fn new(token: &Token<'_>) -> Self {
+        Self(token.compact().into())
+    }
+
+    pub fn token(&self) -> Token<'_> {
+        Token::new(&self.0)
+    }
+
+    /// The text itself.
+    pub fn text(&self) -> Arc<str> {
+        Arc::clone(&self.0)
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.token().fmt(f)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::ledger::profile::Profile;
 use crate::ledger::{Outage, Questions, Revocation};
 use crate::rate::Exceeded;
 use crate::route::{Maintenance, Mode, Route};
-use crate::token::Fingerprint;
+use crate::token::{Fingerprint, Kept};
 use crate::verify::{Seal, Unverified};
 
 /// What every request gets.
@@ -25,6 +25,8 @@ pub struct Credential {
     pub claims: Claims,
     /// With which keys it was verified.
     pub seal: Seal,
+    /// The token itself: whoever holds an exchange open with it may have to show it again.
+    pub token: Kept,
     /// What a log may call it.
     pub fingerprint: Fingerprint,
     /// What the ledger has to be asked.

@@ -38,6 +38,7 @@ use sha2::{Digest, Sha256};
 
 use crate::claims::User;
 use crate::ledger::{Ledger, StoreError};
+use crate::proxy::LiveStream;
 use crate::report::Audit;
 use crate::time::Timestamp;
 use crate::token::{Fingerprint, Token};
@@ -84,6 +85,7 @@ pub struct SeenSession {
 /// Reads a token without verifying it.
 type ReadToken = Box<dyn Fn(&Token<'_>) -> Option<UnverifiedNames> + Send + Sync>;
 type Sessions = Box<dyn Fn(User) -> BoxFuture<'static, Result<Vec<SeenSession>, StoreError>> + Send + Sync>;
+type Streams = Box<dyn Fn(&User) -> Vec<LiveStream> + Send + Sync>;
 type Provider<T> = Box<dyn Fn() -> T + Send + Sync>;
 
 /// The rest of the gateway, as the control door needs it. What a reload replaces is asked for anew each time.
@@ -96,6 +98,8 @@ pub struct AdminHandles {
     pub read_token: ReadToken,
     /// A user's sessions: those that this gateway remembers, and those in the services' own table.
     pub sessions: Sessions,
+    /// What a user has open on this gateway.
+    pub streams: Streams,
     pub registry: Registry,
     pub audit: Arc<Audit>,
     pub life: Arc<Life>,

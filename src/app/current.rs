@@ -23,7 +23,7 @@ use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::sessions::StoredSession;
 use crate::ledger::{Ledger, LedgerMetrics, StoreError};
-use crate::proxy::{Connections, Door, LedgerTasks, Snapshot};
+use crate::proxy::{Connections, Door, LedgerTasks, Snapshot, Streams, Warden};
 use crate::rate::{Limiter, Limits, RateMetrics};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Destination, Route, RouteSettings, RouteTable};
@@ -42,6 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often a ledger that was opened without its database is looked at.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
+/// How long clients are given to hear that the gateway goes away.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What outlives every configuration.
 pub(super) struct Makers {
     pub(super) metrics: Metrics,
@@ -54,6 +57,8 @@ pub(super) struct Makers {
     background: CancellationToken,
     /// Changes that observers are making.
     pub(super) observing: TaskTracker,
+    /// What is open.
+    pub(super) streams: Arc<Streams>,
 }
 
 impl Makers {
@@ -74,6 +79,7 @@ impl Makers {
             tls: TlsMetrics::register(registry)?,
             background,
             observing: TaskTracker::new(),
+            streams: Streams::register(registry)?,
         })
     }
 }
@@ -179,6 +185,7 @@ impl Current {
         upstreams_of(before).filter(|it| !kept.contains(&Arc::as_ptr(it))).for_each(|it| it.retire());
         drop(kept);
         self.snapshot.store(Arc::new(next));
+        self.makers.streams.ring();
         self.makers.upstream.keep_only(config.upstreams.iter());
         self.config.store(config);
     }
@@ -214,6 +221,17 @@ impl Current {
         tokio::time::timeout(within, becoming).await
     }
 
+    /// Who looks after open exchanges, by whatever configuration is in force.
+    pub(super) fn warden(&self) -> Warden {
+        Warden::new(Arc::clone(&self.snapshot), Arc::clone(&self.makers.streams))
+    }
+
+    /// Ends what has outlasted the drain, and tells those who can be told.
+    pub(super) async fn dismiss(&self) {
+        // Who does not take it is not waited for.
+        let _ = tokio::time::timeout(FAREWELL, self.makers.streams.dismiss()).await;
+    }
+
     /// The proxy door, over whatever snapshot is in force.
     pub(super) fn door(&self, connections: Connections) -> Door {
         let conf = ServerConf {
@@ -245,6 +263,10 @@ impl Current {
             sessions: Box::new(move |user| {
                 let snapshot = sessions.snapshot.load_full();
                 Box::pin(async move { all_sessions(&snapshot.gate, &user).await })
+            }),
+            streams: Box::new({
+                let streams = Arc::clone(&self.makers.streams);
+                move |user| streams.of_user(user)
             }),
             registry,
             audit,
@@ -330,7 +352,20 @@ async fn snapshot(
     let limits = Limits::new(&"".into(), &config.server.rate_limits);
     let limiter = limiter(config, makers, before);
     let (server, forward_auth) = (config.server.clone(), config.forward_auth.clone());
-    Snapshot { gate, server, forward_auth, report, routes, limiter, limits, observing, ledger_tasks: tasks }
+    let (streams, number) = (Arc::clone(&makers.streams), before.map_or(1, |before| before.number + 1));
+    Snapshot {
+        gate,
+        server,
+        forward_auth,
+        report,
+        routes,
+        limiter,
+        limits,
+        observing,
+        ledger_tasks: tasks,
+        streams,
+        number,
+    }
 }
 
 /// What has been counted goes on counting, unless there is to be more or less room for it. Where nothing is limited there

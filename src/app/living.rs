@@ -188,6 +188,8 @@ impl Serving {
             listeners.close_admin();
             listeners.controlled()
         };
+        // Who has outlasted the drain hears that it is over, where that can be said.
+        self.current.dismiss().await;
         controlled.wait().await;
         self.current.end_observing().await;
         self.background.cancel();

@@ -176,15 +176,26 @@ impl Ledger {
     pub(super) fn questions_about(&self, claims: &Claims, token: &Token<'_>) -> Result<Questions, Unaskable> {
         let subject = claims.subject();
         let Some(aliases) = self.aliases.as_ref().filter(|it| it.kinds_of(subject).next().is_some()) else {
-            return self.rules.questions(claims, token, None);
+            return self.rendered(claims, token, None);
         };
         let mut questions = match aliases.is_id(subject) {
-            true => self.rules.questions(claims, token, None)?,
-            false => Questions::none(),
+            true => self.rendered(claims, token, None)?,
+            false => Questions { place: self.database.memory.place(subject), ..Questions::none() },
         };
         let named = Named { token: token.compact().into(), found: ArcSwapOption::empty() };
         questions.named = Some(Box::new(named));
         Ok(questions)
+    }
+
+    fn rendered(
+        &self,
+        claims: &Claims,
+        token: &Token<'_>,
+        alias: Option<(&Arc<Compiled>, &User)>,
+    ) -> Result<Questions, Unaskable> {
+        let subject = alias.map_or(claims.subject(), |(_, user)| &user.subject);
+        let questions = self.rules.questions(claims, token, alias)?;
+        Ok(Questions { place: self.database.memory.place(subject), ..questions })
     }
 
     /// Asks about the user whom the credential means: one more round trip for a subject that is an alias and has not been
@@ -273,7 +284,7 @@ impl Ledger {
         };
         let user = User { realm: claims.user().realm.clone(), subject: id };
         let rule = self.rules.aliases.get(kind).ok_or_else(|| StoreError::unavailable("no such alias"))?;
-        let questions = self.rules.questions(claims, &Token::new(&named.token), Some((rule, &user)));
+        let questions = self.rendered(claims, &Token::new(&named.token), Some((rule, &user)));
         let questions = questions.map_err(|_| {
             StoreError::malformed(format_args!("an id that cannot be part of a key ({})", subject.len()))
         })?;

@@ -12,6 +12,7 @@ use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::memory::Key;
@@ -25,6 +26,9 @@ const MOST: usize = 1 << 24;
 pub struct Coherence {
     generation: AtomicU64,
     versions: Box<[AtomicU64]>,
+    /// Counts everything heard, and rings for whoever waits for it.
+    heard: AtomicU64,
+    bell: Notify,
     /// When the fence was sent that gave the lease, and under which generation. The lease is over with its generation.
     fenced_at: AtomicU64,
     fenced_under: AtomicU64,
@@ -87,6 +91,8 @@ impl Coherence {
             // Not 0: a lease that was never given is of generation 0.
             generation: AtomicU64::new(1),
             versions: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            heard: AtomicU64::new(0),
+            bell: Notify::new(),
             fenced_at: AtomicU64::new(0),
             fenced_under: AtomicU64::new(0),
             lease,
@@ -139,11 +145,29 @@ impl Coherence {
         if let Some(version) = self.versions.get(slot as usize) {
             version.fetch_add(1, Ordering::Release);
         }
+        self.ring();
     }
 
     /// Any key may have changed. Ends the lease too: the next fence says whether there is anything to believe.
     pub fn everything_changed(&self) {
         self.generation.fetch_add(1, Ordering::Release);
+        self.ring();
+    }
+
+    /// Behind the change it tells of: who has seen this count has seen the change.
+    fn ring(&self) {
+        self.heard.fetch_add(1, Ordering::Release);
+        self.bell.notify_one();
+    }
+
+    /// Counts everything heard, of whichever key.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Acquire)
+    }
+
+    /// Waits until something is heard; once for all that was heard since the last time.
+    pub async fn hears(&self) {
+        self.bell.notified().await;
     }
 
     /// A fence has been answered that was sent at `sent`, under this generation.
@@ -166,7 +190,8 @@ impl Coherence {
         Tick(self.fenced_at.load(Ordering::Acquire))
     }
 
-    fn version(&self, Slot(slot): Slot) -> u64 {
+    /// Counts the changes of a slot's keys.
+    pub fn version(&self, Slot(slot): Slot) -> u64 {
         // A slot is always one of the table.
         self.versions.get(slot as usize).map_or(0, |version| version.load(Ordering::Acquire))
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use quick_cache::sync::Cache;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::sql::Row;
@@ -48,6 +49,8 @@ pub struct Memory {
     generation: AtomicU64,
     forgotten: AtomicU64,
     users: Box<[AtomicU64]>,
+    /// Rung when something was forgotten.
+    bell: Notify,
 }
 
 #[derive(Clone, Debug)]
@@ -90,6 +93,7 @@ impl Memory {
             generation: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
             users: (0..PLACES).map(|_| AtomicU64::new(0)).collect(),
+            bell: Notify::new(),
         }
     }
 
@@ -103,6 +107,7 @@ impl Memory {
         self.generation.fetch_add(1, Ordering::Release);
         self.forgotten.fetch_add(1, Ordering::Release);
         self.answers.clear();
+        self.bell.notify_one();
     }
 
     /// Forgets what is known of one user, and what is on its way.
@@ -111,6 +116,22 @@ impl Memory {
             user.fetch_add(1, Ordering::Release);
         }
         self.forgotten.fetch_add(1, Ordering::Release);
+        self.bell.notify_one();
+    }
+
+    /// Waits until something is forgotten; once for all that was since the last time.
+    pub async fn forgets(&self) {
+        self.bell.notified().await;
+    }
+
+    /// Counts the times that everything was forgotten.
+    pub fn clearings(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Counts the times that the users of a place were forgotten.
+    pub fn forgotten_at(&self, place: usize) -> u64 {
+        self.users.get(place).map_or(0, |user| user.load(Ordering::Acquire))
     }
 
     /// Counts the times that anything was forgotten: what was concluded from several answers goes by this.
@@ -119,13 +140,13 @@ impl Memory {
     }
 
     /// Ids that are hexadecimal are spelled in either case, and name one user.
-    fn place(&self, subject: &str) -> usize {
+    pub fn place(&self, subject: &str) -> usize {
         let hash = self.hashers.0.hash_one(subject.to_ascii_lowercase());
         usize::try_from(hash % PLACES as u64).unwrap_or(0)
     }
 
     fn ticket(&self, place: usize) -> Ticket {
-        let user = self.users.get(place).map_or(0, |user| user.load(Ordering::Acquire));
+        let user = self.forgotten_at(place);
         Ticket { generation: self.generation.load(Ordering::Acquire), place, user }
     }
 

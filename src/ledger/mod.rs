@@ -15,6 +15,7 @@ mod breaker;
 mod chain;
 mod chores;
 mod coherence;
+mod concern;
 mod condition;
 mod database;
 mod doubt;
@@ -75,6 +76,7 @@ use crate::time::Timestamp;
 use crate::token::Token;
 
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
+pub use concern::{Concern, Heard, Outlook};
 pub use feed::watch;
 pub use metrics::LedgerMetrics;
 pub use mode::Mode;

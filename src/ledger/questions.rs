@@ -235,6 +235,7 @@ impl Rules {
             pipeline,
             slots: slots.into(),
             memo: Memo::default(),
+            place: 0,
             user: user.cloned(),
             named: None,
         })
@@ -292,6 +293,8 @@ pub struct Questions {
     pub(super) slots: Box<[Slot]>,
     /// That all answers were in its favour a moment ago.
     pub(super) memo: Memo,
+    /// Where memory counts that their user was forgotten.
+    pub(super) place: usize,
     /// The user they are about, where the token names that user by an alias.
     pub(super) user: Option<User>,
     /// Where the token's subject may be an alias: what it was found to be.
@@ -345,7 +348,7 @@ impl Questions {
     /// Nothing is asked.
     pub(super) fn none() -> Self {
         let (asked, slots, memo) = (Box::default(), Box::default(), Memo::default());
-        Self { asked, pipeline: None, slots, memo, user: None, named: None }
+        Self { asked, pipeline: None, slots, memo, place: 0, user: None, named: None }
     }
 
     /// Binds a rule's query when it is first needed: with Redis well it never is.

@@ -179,7 +179,7 @@ impl Ledger {
     }
 
     /// The present stamp of everything a credential's answers depend on.
-    fn stamp(&self, coherent: &Coherent, questions: &Questions) -> Stamp {
+    pub(super) fn stamp(&self, coherent: &Coherent, questions: &Questions) -> Stamp {
         coherent.coherence.stamp_of_all(&questions.slots).and(self.database.memory.generation())
     }
 

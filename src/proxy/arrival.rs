@@ -3,13 +3,17 @@
 //! Pingora hands a request no word of its connection; a value local to the task does.
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Poll;
 
 use http::HeaderValue;
+use tokio_util::task::TaskTracker;
 
 use super::entrance::Scheme;
 use super::head::Head;
+use super::parting::Parting;
 
 /// Who is at the other end of a connection.
 #[derive(Clone, Debug)]
@@ -41,25 +45,33 @@ pub(super) struct Arrival {
     pieces: AtomicU32,
     /// Whether the client has said all it had to say before it hears something.
     said: AtomicBool,
+    /// The turn that is to end before its time: no other one on this connection does.
+    cut: AtomicU32,
+    /// What is said when it does, where it can be said at all.
+    pub(super) parting: Arc<Parting>,
 }
+
+/// No request is served in an odd turn.
+const NONE: u32 = u32::MAX;
 
 tokio::task_local! {
     pub(super) static ARRIVAL: Arc<Arrival>;
 }
 
 impl Arrival {
-    pub(super) fn new(scheme: Scheme, peer: Peer, head: Arc<Head>) -> Self {
-        let [turn, pieces] = [0, 0].map(AtomicU32::new);
-        Self { scheme, peer, head, turn, pieces, said: AtomicBool::new(false) }
+    pub(super) fn new(scheme: Scheme, peer: Peer, head: Arc<Head>, parting: Arc<Parting>) -> Self {
+        let [turn, pieces, cut] = [0, 0, NONE].map(AtomicU32::new);
+        Self { scheme, peer, head, turn, pieces, said: AtomicBool::new(false), cut, parting }
     }
 
     /// That of the request this task serves. Without one, in a test say, it came from nowhere.
     pub(super) fn at_hand() -> Arc<Self> {
-        let nowhere = || {
-            let peer = Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)));
-            Arc::new(Self::new(Scheme::Http, peer, Arc::default()))
-        };
-        ARRIVAL.try_with(Arc::clone).unwrap_or_else(|_| nowhere())
+        ARRIVAL.try_with(Arc::clone).unwrap_or_else(|_| Self::nowhere())
+    }
+
+    pub(super) fn nowhere() -> Arc<Self> {
+        let peer = Peer::new(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Arc::new(Self::new(Scheme::Http, peer, Arc::default(), Parting::new(TaskTracker::new())))
     }
 
     /// From now on the head of a request is waited for, of so many bytes at most.
@@ -81,6 +93,24 @@ impl Arrival {
         Turn(self.turn.load(Ordering::Relaxed))
     }
 
+    /// The request of this turn is to end now, if it is served still; its task has to be woken.
+    pub(super) fn cut(&self, Turn(turn): Turn) {
+        self.cut.store(turn, Ordering::Release);
+    }
+
+    /// Does the work of a request until it is done, or until its turn is cut: then nothing comes of it.
+    pub(super) fn unless_cut<'a, T>(
+        &'a self,
+        mut work: Pin<&'a mut (dyn Future<Output = Option<T>> + Send + 'a)>,
+    ) -> impl Future<Output = Option<T>> + Unpin + Send + 'a {
+        std::future::poll_fn(move |cx| {
+            if self.cut.load(Ordering::Acquire) == self.turn.load(Ordering::Relaxed) {
+                return Poll::Ready(None);
+            }
+            work.as_mut().poll(cx)
+        })
+    }
+
     /// How many pieces of the body have come, and whether more are expected before the client hears something.
     pub(super) fn body(&self) -> (u32, bool) {
         (self.pieces.load(Ordering::Relaxed), !self.said.load(Ordering::Relaxed))
@@ -95,6 +125,11 @@ pub(super) fn body_moved(over: bool) {
             arrival.said.store(true, Ordering::Relaxed);
         }
     });
+}
+
+/// Called before a 101 is written: what follows are the frames of a WebSocket.
+pub(super) fn switched() {
+    let _ = ARRIVAL.try_with(|arrival| arrival.parting.switch());
 }
 
 /// A connection's turns: it waits for a request, serves it, waits for the next.
@@ -119,8 +154,7 @@ mod tests {
 
     #[test]
     fn a_connection_waits_and_serves_in_turn() {
-        let peer = Peer::new(SocketAddr::from(([127, 0, 0, 1], 1)));
-        let arrival = Arrival::new(Scheme::Http, peer, Arc::default());
+        let arrival = Arrival::nowhere();
         assert!(!arrival.turn().waits());
         arrival.head_is_waited_for(1024);
         assert!(arrival.turn().waits() && arrival.turn().is_first());
@@ -129,6 +163,26 @@ mod tests {
         let served = arrival.turn();
         arrival.head_is_waited_for(1024);
         assert!(arrival.turn().waits() && !arrival.turn().is_first() && arrival.turn() != served);
+    }
+
+    #[tokio::test]
+    async fn only_the_turn_that_was_cut_ends() {
+        let arrival = Arrival::nowhere();
+        let serve = async || {
+            let work = std::pin::pin!(std::future::ready(Some(())));
+            arrival.unless_cut(work).await.is_some()
+        };
+        arrival.head_is_waited_for(1024);
+        arrival.head_was_read();
+        let served = arrival.turn();
+        assert!(serve().await);
+        arrival.cut(served);
+        assert!(!serve().await);
+        // Too late: the next one is waited for.
+        arrival.head_is_waited_for(1024);
+        assert!(serve().await);
+        arrival.head_was_read();
+        assert!(serve().await);
     }
 
     #[test]

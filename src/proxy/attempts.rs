@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use http::header::{self, HeaderMap};
+use http::{HeaderMap, header};
 use pingora::prelude::*;
 use pingora::protocols::ALPN;
 use pingora::proxy::Session;
@@ -13,6 +13,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType, RetryType};
 
 use super::exchange::Exchange;
+use super::streams::Kind;
 use super::tunnel;
 use crate::upstream::settings::HashBy;
 use crate::upstream::{self, Chosen, Upstream};
@@ -35,19 +36,9 @@ pub(super) struct Attempts {
     pub(super) refused: Option<String>,
 }
 
-/// What is asked for on the connection that is to be had.
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
-    Plain,
-    /// Answers may pause for as long as they like.
-    Stream,
-    /// A conversation; only HTTP/1.1 can be asked for it.
-    WebSocket,
-}
-
 /// Chooses a server and says how it is to be reached.
 pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-    let Exchange { verdict, attempts, client, websocket, talks, .. } = exchange;
+    let Exchange { verdict, attempts, client, kind, talks, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
     let grant = grant.ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
     let request = session.req_header();
@@ -61,11 +52,12 @@ pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<B
     };
     let mut peer = chosen.peer();
     let patience = &grant.route.settings.timeouts;
-    let kind = if *websocket { Kind::WebSocket } else { kind(&request.headers) };
-    *talks = speaks_both_ways(request, kind);
+    *talks = speaks_both_ways(request, *kind);
     peer.options.write_timeout = Some(patience.write);
-    peer.options.read_timeout = if kind == Kind::Plain { Some(patience.read) } else { patience.stream };
-    if kind == Kind::WebSocket {
+    // Pingora takes the time-out before there is an answer; gRPC has deadlines of its own.
+    peer.options.read_timeout = if *kind == Kind::Plain { Some(patience.read) } else { patience.stream };
+    if *kind == Kind::WebSocket {
+        // Only HTTP/1.1 can be asked for a conversation.
         peer.options.alpn = ALPN::H1;
         tunnel::prepare(&mut peer);
         // The connection itself is watched by TCP.
@@ -93,9 +85,9 @@ fn key(by: &HashBy, grant: &Grant, headers: &HeaderMap, client: IpAddr) -> u64 {
 /// other; and gRPC speaks both ways over HTTP/2 alone.
 fn speaks_both_ways(request: &RequestHeader, kind: Kind) -> bool {
     match kind {
-        Kind::Plain => false,
+        Kind::Plain | Kind::Events => false,
         Kind::WebSocket => true,
-        Kind::Stream => {
+        Kind::Grpc => {
             request.version == http::Version::HTTP_2
                 && request.headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
         }
@@ -107,22 +99,6 @@ fn is_grpc(kind: &[u8]) -> bool {
     const GRPC: &[u8] = b"application/grpc";
     let (start, rest) = kind.split_at(GRPC.len().min(kind.len()));
     start.eq_ignore_ascii_case(GRPC) && !rest.starts_with(b"-")
-}
-
-/// What the answer will be, as far as the request tells. Pingora takes the time-out before there is an answer: whoever
-/// wants events says so (every `EventSource` does), and gRPC has deadlines of its own.
-fn kind(headers: &HeaderMap) -> Kind {
-    let starts =
-        |text: &[u8], with: &[u8]| text.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with));
-    let streams = headers.iter().any(|(name, value)| match *name {
-        header::ACCEPT => {
-            let mut ranges = value.as_bytes().split(|byte| *byte == b',');
-            ranges.any(|range| starts(range.trim_ascii(), b"text/event-stream"))
-        }
-        header::CONTENT_TYPE => starts(value.as_bytes(), b"application/grpc"),
-        _ => false,
-    });
-    if streams { Kind::Stream } else { Kind::Plain }
 }
 
 /// The head of an answer has come, be it an interim one.

@@ -23,6 +23,7 @@ use super::arrival::{ARRIVAL, Arrival, Peer};
 use super::connections::{Connections, Place, Refused};
 use super::entrance::{Entrance, Failed, Opened, Scheme};
 use super::head::Head;
+use super::parting::Parting;
 use super::settings::Limits;
 use super::waiting::Waiting;
 use super::{Proxy, Snapshot};
@@ -87,15 +88,17 @@ impl Door {
     ) {
         let snapshot = self.snapshot.load_full();
         let (limits, h2c) = (snapshot.server.limits.clone(), snapshot.server.h2c);
+        let parting = Parting::new(snapshot.streams.farewells.clone());
         drop(snapshot);
-        let opening = entrance.open(tcp, peer, h2c, self.metrics.floods());
+        let opening = entrance.open(tcp, peer, h2c, self.metrics.floods(), &parting);
         let opened = tokio::time::timeout(limits.header_timeout, opening).await;
         let Some(Opened { stream, http2, scheme, head }) = self.tell(opened.ok(), entrance, peer) else {
             return;
         };
         let peer = Peer::new(peer);
-        let one_by_one =
-            (!http2).then(|| Arc::new(Arrival::new(scheme.clone(), peer.clone(), Arc::clone(&head))));
+        let arrival =
+            || Arc::new(Arrival::new(scheme.clone(), peer.clone(), Arc::clone(&head), Arc::clone(&parting)));
+        let one_by_one = (!http2).then(arrival);
         let connection = Arc::new(Connection {
             door: Arc::clone(&self),
             scheme,
@@ -104,6 +107,7 @@ impl Door {
             options: options(&limits),
             limits,
             one_by_one,
+            parting,
             fresh: AtomicBool::new(true),
             running: AtomicUsize::new(0),
         });
@@ -182,6 +186,8 @@ struct Connection {
     limits: Limits,
     /// HTTP/1.1: its requests follow one another, and share what there is to know of how they came.
     one_by_one: Option<Arc<Arrival>>,
+    /// What is said when an exchange on it is cut, where it can be said at all.
+    parting: Arc<Parting>,
     /// HTTP/2: whether the next request is the first.
     fresh: AtomicBool,
     /// Requests that are being served.
@@ -197,9 +203,11 @@ impl Connection {
     ) -> Option<ReusedHttpStream> {
         let _running = Running::new(&self.running);
         self.fresh.store(false, Ordering::Relaxed);
-        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), Arc::clone(&self.head)));
+        let (head, parting) = (Arc::clone(&self.head), Arc::clone(&self.parting));
+        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), head, parting));
         let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
-        let mut work = std::pin::pin!(work);
+        let work = std::pin::pin!(work);
+        let mut work = arrival.unless_cut(work);
         loop {
             let (before, expected) = arrival.body();
             if !expected {
@@ -266,7 +274,9 @@ impl HttpServerApp for Connection {
         }
         let Some(arrival) = &self.one_by_one else { return self.one_of_many(session, shutdown).await };
         arrival.head_is_waited_for(self.limits.header_bytes);
-        ARRIVAL.scope(Arc::clone(arrival), self.door.proxy.process_new_http(session, shutdown)).await
+        let work = ARRIVAL.scope(Arc::clone(arrival), self.door.proxy.process_new_http(session, shutdown));
+        let work = std::pin::pin!(work);
+        arrival.unless_cut(work).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::frames::PREFACE;
 use super::head::Head;
+use super::parting::{Parting, Tapped};
 use super::wire::Wire;
 use crate::tls::{HandshakeError, Listener, Secured};
 use crate::upstream::KEEPALIVE;
@@ -93,6 +94,7 @@ impl Entrance {
         peer: SocketAddr,
         h2c: bool,
         floods: &IntCounter,
+        parting: &Arc<Parting>,
     ) -> Result<Opened, Failed> {
         let head = Arc::new(Head::default());
         match self {
@@ -102,12 +104,13 @@ impl Entrance {
                 let stream: Stream = if http2 {
                     Box::new(Wire::http2(tcp, floods.clone()))
                 } else {
-                    Box::new(Wire::http1(tcp, Arc::clone(&head)))
+                    Box::new(Wire::http1(Tapped::new(tcp, Arc::clone(parting)), Arc::clone(&head)))
                 };
                 Ok(Opened { stream, http2, scheme: Scheme::Http, head })
             }
             Self::Plain | Self::ForwardAuth => {
-                let stream = Box::new(Wire::http1(prepared(tcp, peer)?, Arc::clone(&head)));
+                let tapped = Tapped::new(prepared(tcp, peer)?, Arc::clone(parting));
+                let stream = Box::new(Wire::http1(tapped, Arc::clone(&head)));
                 let scheme = if matches!(self, Self::Plain) { Scheme::Http } else { Scheme::Asked };
                 Ok(Opened { stream, http2: false, scheme, head })
             }
@@ -118,7 +121,7 @@ impl Entrance {
                 let stream: Stream = if http2 {
                     Box::new(Wire::http2(tls, floods.clone()))
                 } else {
-                    Box::new(Wire::http1(tls, Arc::clone(&head)))
+                    Box::new(Wire::http1(Tapped::new(tls, Arc::clone(parting)), Arc::clone(&head)))
                 };
                 Ok(Opened { stream, http2, scheme: Scheme::Https(Arc::new(secured)), head })
             }

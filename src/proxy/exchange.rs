@@ -12,6 +12,7 @@ use super::arrival::Arrival;
 use super::asked::Original;
 use super::attempts::Attempts;
 use super::observe::Held;
+use super::streams::{Fate, Kind, Visit, Watch};
 use crate::rate::Standing;
 use crate::report::Finished;
 use crate::route::Route;
@@ -29,8 +30,6 @@ pub struct Exchange {
     pub(super) arrival: Arc<Arrival>,
     /// Whose request it is: the peer, or whom trusted proxies name.
     pub(super) client: IpAddr,
-    /// Whether it is a WebSocket handshake.
-    pub(super) websocket: bool,
     /// Whether the peer is in `trusted_proxies`.
     pub(super) trusted: bool,
     pub(super) began: Instant,
@@ -42,6 +41,10 @@ pub struct Exchange {
     pub(super) standings: Vec<Standing>,
     /// Whether this is a preflight that the gateway answers.
     pub(super) preflight: bool,
+    /// What it is, by its head.
+    pub(super) kind: Kind,
+    /// Holds it among what is open.
+    pub(super) watch: Option<Watch>,
     /// The token that the body carries, where the route says that it is there.
     pub(super) in_body: Option<String>,
     /// Whether the body was read for that; a client that expects to be asked for it was asked.
@@ -50,6 +53,8 @@ pub struct Exchange {
     pub(super) body_bytes: u64,
     /// Whether the body is one side of a conversation.
     pub(super) talks: bool,
+    /// Bytes of the answer's body seen so far.
+    pub(super) answer_bytes: u64,
     /// The answer, where it is held back until what it opens is stored.
     pub(super) held: Option<Box<Held>>,
     /// What the client was told.
@@ -69,7 +74,6 @@ impl Exchange {
             id: RequestId::random(),
             arrival,
             client,
-            websocket: false,
             trusted: false,
             began: Instant::now(),
             judgment: Duration::ZERO,
@@ -82,6 +86,9 @@ impl Exchange {
             body_read: false,
             body_bytes: 0,
             talks: false,
+            kind: Kind::default(),
+            watch: None,
+            answer_bytes: 0,
             held: None,
             status: 0,
             asked: None,
@@ -128,6 +135,7 @@ impl Exchange {
             total: ended.duration_since(self.began),
             upstream_time: self.forwarded.map(|since| ended.duration_since(since)),
             judgment: self.judgment,
+            cut: self.watch.as_ref().and_then(|watch| watch.visit().fate()).map(Fate::word),
             request_id: self.id.as_str(),
             client: self.client,
             bytes,
@@ -146,12 +154,16 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.told && self.verdict.is_some() {
+            let visit = self.watch.as_ref().map(|watch| Arc::clone(watch.visit()));
+            let (visit, bytes) = (visit.as_deref(), self.answer_bytes);
             if self.status == 0 {
-                self.status = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
+                let gone = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
+                self.status = visit.and_then(Visit::fate).map_or(gone, Fate::status);
             }
-            match self.asked.take() {
-                Some(asked) => self.tell(&asked.method, asked.path(), 0),
-                None => self.tell(&Method::default(), "", 0),
+            match (visit, self.asked.take()) {
+                (Some(visit), _) => self.tell(&visit.method, visit.path(), bytes),
+                (None, Some(asked)) => self.tell(&asked.method, asked.path(), bytes),
+                (None, None) => self.tell(&Method::default(), "", bytes),
             }
         }
     }

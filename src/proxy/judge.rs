@@ -9,6 +9,7 @@ use pingora::proxy::Session;
 use super::Snapshot;
 use super::exchange::Exchange;
 use super::limits::Count;
+use super::streams::{self, Kind};
 use super::{body, hygiene};
 use crate::gate;
 use crate::route::{Access, Refresh, Route};
@@ -34,7 +35,7 @@ async fn judge_counted(
 ) -> Verdict {
     let limits = &snapshot.server.limits;
     // First: who frames one request in two ways is not asked for another, whatever else there is to say.
-    exchange.websocket = hygiene::check(session, limits).map_err(deny)?;
+    let websocket = hygiene::check(session, limits).map_err(deny)?;
     count.anything().await.map_err(deny)?;
     if let Some(route) = looks_into_body(session, exchange)?
         && let Access::Refresh(refresh) = &route.settings.access
@@ -52,19 +53,27 @@ async fn judge_counted(
         method: &header.method,
         target: &target,
         headers: &header.headers,
-        websocket: exchange.websocket,
+        websocket,
         client: exchange.client,
         body_length: hygiene::length(&header.headers),
         client_certificate: exchange.arrival.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
         forwarder: gate::Forwarder::Us,
     };
+    exchange.kind = Kind::of(&header.headers, websocket);
     let verdict = match snapshot.gate.preflight(&header.method, &header.headers, &target) {
         Some(grant) => {
             exchange.preflight = true;
             Ok(grant)
         }
-        None => count.judge(&request, Timestamp::now()).await,
+        None => {
+            let heard = snapshot.gate.ledger.heard();
+            let verdict = count.judge(&request, Timestamp::now()).await;
+            if let Ok(grant) = &verdict {
+                exchange.watch = streams::admit(exchange, grant, &request, heard).await;
+            }
+            verdict
+        }
     };
     if !target.as_received {
         // From here on there is only the path that was judged.

@@ -8,6 +8,7 @@
 //! route's own rules make of heads, [`replies`] what goes to no upstream at all, [`attempts`] is which server that is, and
 //! what happens when it fails, [`observe`] learns from what it answers.
 //! [`hop`] is how the client's connection is spoken on, and [`tunnel`] the service's where a WebSocket is asked for.
+//! [`streams`] knows what is open and cuts what would not be granted any more; [`parting`] is what a client hears of that.
 
 mod arrival;
 mod asked;
@@ -26,9 +27,11 @@ mod hygiene;
 mod judge;
 mod limits;
 mod observe;
+mod parting;
 mod phases;
 mod replies;
 pub mod settings;
+mod streams;
 mod tunnel;
 mod waiting;
 mod wire;
@@ -50,6 +53,7 @@ pub use connections::Connections;
 pub use door::Door;
 pub use entrance::Entrance;
 pub use forward::client;
+pub use streams::{LiveStream, Streams, Warden};
 
 /// Everything a request is judged and served by: one configuration, immutable. A request keeps the one it began with.
 pub struct Snapshot {
@@ -69,6 +73,10 @@ pub struct Snapshot {
     pub limits: Limits,
     /// Changes that observers make; they are waited for at the end.
     pub observing: TaskTracker,
+    /// What is open: the same for every configuration.
+    pub streams: Arc<Streams>,
+    /// Which configuration it is: each one's is greater than the one's before.
+    pub number: u64,
     /// What keeps the ledger up to date.
     pub ledger_tasks: Arc<LedgerTasks>,
 }

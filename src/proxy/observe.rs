@@ -52,6 +52,9 @@ pub(super) async fn answered(
                 // Without a token, on a route where it is optional, there is nothing to revoke.
                 let Some(credential) = &credential else { continue };
                 let change = Revocation::of(*what, credential, session, exchange);
+                if let Some(watch) = &exchange.watch {
+                    watch.visit().spare();
+                }
                 let scene = Scene::of(session, exchange, Arc::clone(&route), Action::of(observer));
                 if scene.apply(change).await.is_err() {
                     return Error::e_explain(UNRECORDED, "the revocation could not be stored");

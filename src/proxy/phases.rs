@@ -18,6 +18,7 @@ use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
+use super::streams::Kind;
 use super::{Proxy, arrival, asked, attempts, forward, hop, hygiene, limits, observe, replies};
 use crate::answer::{self, Answer, Asked};
 use crate::verdict::{Denial, DenyReason};
@@ -203,6 +204,14 @@ impl ProxyHttp for Proxy {
         }
         hop::head(session, response);
         let status = response.status;
+        if status == http::StatusCode::SWITCHING_PROTOCOLS {
+            arrival::switched();
+        }
+        if let Some(watch) = &exchange.watch
+            && response.headers.get(header::CONTENT_TYPE).is_some_and(|it| Kind::is_events(it.as_bytes()))
+        {
+            watch.visit().is_of_events();
+        }
         attempts::answered(exchange, status.as_u16());
         arrival::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
         // An interim answer says nothing of how the request will end.
@@ -226,6 +235,9 @@ impl ProxyHttp for Proxy {
         if end {
             hop::said(session);
         }
+        let length = body.as_ref().map_or(0, Bytes::len);
+        exchange.answer_bytes =
+            exchange.answer_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
         }

@@ -41,6 +41,8 @@ pub struct Finished<'a> {
     pub upstream_time: Option<Duration>,
     /// Until the verdict.
     pub judgment: Duration,
+    /// Why it was cut while it was open, if it was.
+    pub cut: Option<&'a str>,
     pub request_id: &'a str,
     pub client: IpAddr,
     /// Bytes of the answer's body sent to the client.

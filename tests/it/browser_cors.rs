@@ -13,7 +13,8 @@ use crate::support::origin::{Answer, Origin};
 #[test]
 fn a_page_of_an_allowed_origin_reads_answers_and_denials_and_no_other_page_does() {
     let issuer = Issuer::new(Algorithm::ES256);
-    let pages = Origin::answering(|_| Answer::new(200, "<!doctype html>").header("Content-Type", "text/html"));
+    let pages =
+        Origin::answering(|_| Answer::new(200, "<!doctype html>").header("Content-Type", "text/html"));
     let service = Origin::answering(|seen| {
         Answer::new(200, seen.line()).header("Content-Type", "text/plain").header("X-Count", "7")
     });
@@ -44,7 +45,11 @@ fn a_page_of_an_allowed_origin_reads_answers_and_denials_and_no_other_page_does(
     browser.forget_cookies();
     assert_eq!(ask(put(&token)), json!({ "status": 200, "text": "PUT /api/items?x=1 HTTP/1.1" }));
     let seen = service.requests();
-    assert_eq!(seen.iter().map(|it| it.line()).collect::<Vec<_>>(), ["PUT /api/items?x=1 HTTP/1.1"], "no preflight");
+    assert_eq!(
+        seen.iter().map(|it| it.line()).collect::<Vec<_>>(),
+        ["PUT /api/items?x=1 HTTP/1.1"],
+        "no preflight"
+    );
     // By cookie: set by the page's host, which is the gateway's too, whatever the port.
     browser.run("document.cookie = 'access_token=' + given", &json!(token));
     let by_cookie = ask(json!({ "credentials": "include" }));

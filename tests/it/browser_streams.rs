@@ -14,7 +14,8 @@ use crate::support::scripted::Scripted;
 fn open_events_and_websockets_end_with_the_ban() {
     let issuer = Issuer::new(Algorithm::ES256);
     let login = issuer.good("alice");
-    let service = Scripted::start(move |talk, seen| match seen.target().as_str() {
+    let service = Scripted::start(move |talk, seen| {
+        match seen.target().as_str() {
         "/page" => talk.say(format!(
             "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nSet-Cookie: access_token={login}; Path=/\r\nContent-Length: 15\r\n\r\n<!doctype html>"
         )),
@@ -23,6 +24,7 @@ fn open_events_and_websockets_end_with_the_ban() {
             talk.closed();
             false
         }
+    }
     });
     let sockets = Script::start(include_str!("support/websocket.py"), &["serve"]);
     let port = eventually("the WebSocket service listens", || {

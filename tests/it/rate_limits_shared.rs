@@ -149,7 +149,7 @@ fn in_a_cluster_each_key_lies_where_it_belongs() {
     }
     let section = cluster.config_toml(&[0]).replace("redis://", &format!("redis://portcullis:{password}@"));
     let gateway = world.start(&[&format!("{section}timeout = \"1s\"\n"), &route("a", "subject", 2)]);
-    readiness_becomes(&gateway, 200, "ready", "direct");
+    readiness_becomes(&gateway, 200, "ready", "coherent");
     for user in 0..12 {
         let token = world.issuer.good(&user.to_string());
         let seen: Vec<_> = (0..3).map(|_| status(&gateway, "/a", &token)).collect();

@@ -25,6 +25,8 @@ struct Fields<'a> {
     reason: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<&'a str>,
     sub: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     realm: &'a str,
@@ -60,6 +62,7 @@ impl<'a> Fields<'a> {
             verdict,
             reason,
             detail,
+            cut: line.cut.as_deref(),
             sub: user.map(|user| &*user.subject),
             realm: user.map_or("", |user| &user.realm),
             token: line.credential.as_ref().map(|credential| credential.fingerprint.to_string()),

@@ -39,6 +39,7 @@ fn finished<'a>(path: &'a str, verdict: &'a Verdict) -> Finished<'a> {
         total: Duration::from_micros(1500),
         upstream_time: None,
         judgment: Duration::from_micros(12),
+        cut: None,
         request_id: "r-1",
         client: IpAddr::from([192, 0, 2, 1]),
         bytes: 99,
