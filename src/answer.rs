@@ -2,6 +2,8 @@
 //!
 //! The client hears the standard's word for what is wrong; causes inside the gateway are the operator's business.
 
+pub mod rate;
+
 use std::borrow::Cow;
 
 use bytes::Bytes;
@@ -88,6 +90,9 @@ fn document(reason: &DenyReason, detail: &str, error: Option<&str>, request_id: 
     };
     let mut headers = common(request_id);
     headers.push((header::CONTENT_TYPE, "application/problem+json".to_owned()));
+    if let DenyReason::RateLimited(exceeded) = reason {
+        headers.push((header::RETRY_AFTER, rate::seconds(exceeded.wait).to_string()));
+    }
     match status {
         StatusCode::SERVICE_UNAVAILABLE => headers.push((header::RETRY_AFTER, "1".to_owned())),
         // RFC 9110 section 15.5.16.
@@ -150,6 +155,7 @@ fn sentence(reason: &DenyReason) -> &str {
         DenyReason::RequestAmbiguous(what) => what,
         DenyReason::MisdirectedRequest => "This connection was made for another host; please make a new one.",
         DenyReason::ClientCertificateMissing => "This needs a client certificate.",
+        DenyReason::AskerRefused => "This address may not ask here.",
         DenyReason::MethodRefused => "This method is refused.",
         DenyReason::HeadersTooLarge => "The request has more or longer header fields than are allowed.",
         DenyReason::BodyTooLarge => "The request body is longer than is allowed.",
@@ -190,6 +196,7 @@ fn sentence(reason: &DenyReason) -> &str {
         DenyReason::ClaimMismatch => {
             "A claim of the access token does not have the value that is needed here."
         }
+        DenyReason::RateLimited(_) => "These are too many requests; please come back a little later.",
         DenyReason::UpstreamUnavailable => "The service could not be reached.",
         DenyReason::UpstreamTimeout => "The service did not answer in time.",
     }
@@ -212,6 +219,7 @@ fn challenge(denial: &Denial, detail: &str) -> Option<String> {
         | DenyReason::RequestAmbiguous(_)
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
+        | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge
@@ -219,6 +227,7 @@ fn challenge(denial: &Denial, detail: &str) -> Option<String> {
         | DenyReason::BodyUnreadable
         | DenyReason::Unrecorded
         | DenyReason::LedgerUnavailable(_)
+        | DenyReason::RateLimited(_)
         | DenyReason::UpstreamUnavailable
         | DenyReason::UpstreamTimeout => return None,
     };

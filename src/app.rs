@@ -1,30 +1,49 @@
 //! The assembly: the only file that knows all the others. Configuration in, a serving gateway out.
 
 mod current;
+mod files;
+mod handover;
+mod inherit;
 mod listen;
+mod living;
+mod notify;
 mod reload;
+mod succession;
+mod watch;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use crate::admin::{self, AdminState, Life};
+use crate::admin::{AdminState, Life};
 use crate::cause::Chain;
-use crate::config::Config;
-use crate::proxy::{Connections, Entrance};
+use crate::config::{Checked, Config, Files};
+use crate::gate::Gate;
+use crate::ledger::Mode;
+use crate::proxy::Connections;
 use crate::report::{self, Audit};
-use crate::tls::settings::TlsSettings;
-use crate::upstream::UpstreamSettings;
+use crate::time::Timestamp;
 use current::{Current, Makers};
-use listen::Socket;
+use inherit::Inherited;
+use listen::Listeners;
+use living::{Serving, Signals};
+use notify::Manager;
+use reload::Reloader;
+use succession::{Ready, Succession, SuccessionError, UpgradeSocket};
+
+pub use succession::Beginning;
+
+/// How long a successor waits for a store to answer before it takes a place.
+const FIT_WITHIN: Duration = Duration::from_secs(30);
+/// How long it waits for memory to follow Redis, so that no request asks more than it did before.
+const FOLLOWS_WITHIN: Duration = Duration::from_secs(3);
 
 /// Why a gateway does not start, or not serve a new configuration.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +58,12 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A service manager has passed something else than listening TCP sockets.
+    #[error("a socket that the service manager has passed cannot be used")]
+    Inherited(#[source] std::io::Error),
+    /// The place of a running process cannot be taken, or nobody could take ours.
+    #[error(transparent)]
+    Succession(#[from] SuccessionError),
     /// The ledger's database cannot be used.
     #[error("the ledger cannot be opened")]
     Ledger(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -56,10 +81,12 @@ impl StartError {
     }
 }
 
-/// Reads the configuration and serves it until told to stop.
-pub fn run(path: &Path) -> ExitCode {
-    let (config, warnings) = match Config::load(path) {
-        Ok(loaded) => loaded,
+/// Reads the configuration and serves it until told to stop. To be called before there is a second thread.
+pub fn run(path: &Path, beginning: &Beginning) -> ExitCode {
+    let inherited = Inherited::from_service_manager().map_err(StartError::Inherited);
+    let limit = files::raise_limit();
+    let Checked { config, warnings, files, .. } = match Config::check(path) {
+        Ok(checked) => checked,
         Err(problems) => {
             eprintln!("{problems}");
             return ExitCode::from(if problems.unreadable { 2 } else { 1 });
@@ -70,7 +97,13 @@ pub fn run(path: &Path) -> ExitCode {
         for warning in warnings.lines() {
             tracing::warn!("{warning}");
         }
-        runtime.block_on(async { Gateway::start(config, path).await?.serve().await })
+        files::compare(limit, &config.server);
+        let manager = Manager::from_environment();
+        runtime.block_on(async {
+            tokio::spawn(manager.clone().keep_alive());
+            let start = Start { path, files, inherited: inherited?, beginning, manager };
+            Gateway::begin(config, start).await?.serve().await
+        })
     });
     match served {
         Ok(()) => ExitCode::SUCCESS,
@@ -91,77 +124,63 @@ pub fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartError> {
         .map_err(StartError::process)
 }
 
+/// How a gateway comes into being.
+struct Start<'a> {
+    path: &'a Path,
+    files: Files,
+    inherited: Inherited,
+    beginning: &'a Beginning,
+    manager: Manager,
+}
+
 /// A gateway that serves.
 pub struct Gateway {
-    /// Where the proxy listens, plain listeners first: port 0 has become a number.
+    /// Where the proxy listens, plain listeners first, then those with TLS, then those of forward-auth: port 0 has become
+    /// a number.
     pub proxy: Vec<SocketAddr>,
     /// Where the control door listens.
     pub admin: SocketAddr,
-    path: PathBuf,
-    current: Arc<Current>,
-    state: Arc<AdminState>,
-    audit: Arc<Audit>,
-    life: Arc<Life>,
-    connections: Connections,
-    /// Told once: stop listening.
-    closing: watch::Sender<bool>,
-    listening: JoinHandle<()>,
-    control: Control,
-    /// Cancelled last: the ledger must answer until the last request, and the last control call, is through.
-    background: CancellationToken,
+    serving: Serving,
+    reloader: Reloader,
+    files: Files,
     signals: Signals,
-}
-
-/// The control door's listener.
-struct Control {
-    closing: CancellationToken,
-    serving: TaskTracker,
-}
-
-impl Control {
-    /// Lets running calls end: a change that was begun is made, audited and answered.
-    async fn close(self) {
-        self.closing.cancel();
-        self.serving.close();
-        self.serving.wait().await;
-    }
-}
-
-/// What an operator can tell a running process.
-struct Signals {
-    hang_up: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn install() -> std::io::Result<Self> {
-        Ok(Self {
-            hang_up: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
+    /// Successors that are.
+    ready: mpsc::Receiver<Ready>,
 }
 
 impl Gateway {
     /// Opens the stores, fetches keys, and only then listens.
     pub async fn start(config: Config, path: &Path) -> Result<Self, StartError> {
+        let (files, inherited, manager) = (Files::new(), Inherited::default(), Manager::default());
+        Self::begin(config, Start { path, files, inherited, beginning: &Beginning::Anew, manager }).await
+    }
+
+    async fn begin(config: Config, start: Start<'_>) -> Result<Self, StartError> {
+        let Start { path, files, mut inherited, beginning, manager } = start;
         // With two of them linked, rustls takes neither by itself, and whoever asks first panics. A second gateway in the
         // same process finds it done.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let sockets = listen::bind(&config.server.listen, "server.listen")?;
-        let encrypted: Vec<_> = config.server.tls.iter().map(|listener| listener.listen).collect();
-        let encrypted = listen::bind(&encrypted, "server.tls.listen")?;
-        let admin_socket = listen::bind(&[config.admin.listen], "admin.listen")?;
-        let registry = Registry::new();
-        let background = CancellationToken::new();
+        let upgrade_socket = config.server.upgrade_socket.clone();
+        let mut predecessor = beginning.predecessor(upgrade_socket.as_deref()).await?;
+        if let Some(predecessor) = &mut predecessor {
+            predecessor.sockets(&mut inherited).await?;
+        }
+        let mut listeners = Listeners::none();
+        let plan = listeners.plan(&config, &mut inherited)?;
+        for address in inherited.unclaimed() {
+            tracing::warn!(%address, "A socket was passed for an address that the configuration does not name");
+        }
+        let takes_over = predecessor.is_some();
+        let bind = |path: &Path| UpgradeSocket::bind(path, takes_over).map(Arc::new);
+        // A predecessor's is replaced only once its place is ours.
+        let early = upgrade_socket.as_deref().filter(|_| !takes_over).map(bind).transpose()?;
+        let (registry, background) = (Registry::new(), CancellationToken::new());
         let makers = Makers::register(&registry, &config, background.clone()).map_err(StartError::Process)?;
         report::log::watch_panics(&makers.metrics);
         let audit =
             Audit::open(config.log.audit_file.as_deref(), &makers.metrics).map_err(StartError::Audit)?;
         let audit = Arc::new(audit);
-        let connections = Connections::new(config.server.limits.connections);
+        let connections = Connections::new(config.server.limits.connections, files::for_clients());
         let admin_settings = config.admin.clone();
         let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
         let settling = Arc::clone(&current).settle_forever();
@@ -170,115 +189,65 @@ impl Gateway {
         let life = Arc::new(Life::default());
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));
         let state = Arc::new(AdminState::new(&admin_settings, handles));
+        let door = Arc::new(current.door(connections.clone()));
+        if predecessor.is_some() {
+            fit(&current).await?;
+        }
         // From here on a signal is an order to a gateway that serves. Before, it ends a process that does not yet.
         let signals = Signals::install().map_err(StartError::process)?;
-        let (closing, closed) = watch::channel(false);
-        let plain = sockets.into_iter().map(|socket| Socket { socket, entrance: Entrance::Plain });
-        let encrypted = encrypted.into_iter().zip(current.tls_entrances());
-        let encrypted = encrypted.map(|(socket, entrance)| Socket { socket, entrance });
-        let count = plain.len();
-        let door = current.door(connections.clone());
-        let (proxy, listening) = listen::serve(door, plain.chain(encrypted).collect(), &closed)?;
-        let mut admin = admin_settings.listen;
-        let control = Control { closing: CancellationToken::new(), serving: TaskTracker::new() };
-        for socket in admin_socket {
-            admin = socket.local_addr().map_err(StartError::process)?;
-            control.serving.spawn(admin::serve(socket, Arc::clone(&state), control.closing.clone()));
-        }
+        listeners.carry_out(plan, &door, &state);
         life.serving();
-        for (index, address) in proxy.iter().enumerate() {
-            let listener = if index < count { "proxy" } else { "tls" };
-            tracing::info!(listener, %address, "Listening");
+        if let Some(predecessor) = predecessor {
+            predecessor.relieve().await?;
+            tracing::info!("The predecessor's place is taken");
         }
-        tracing::info!(listener = "admin", address = %admin, "Listening");
-        let path = path.to_owned();
-        Ok(Self {
-            proxy,
-            admin,
-            path,
-            current,
+        let upgrade_socket = match early {
+            Some(bound) => Some(bound),
+            None => upgrade_socket.as_deref().map(bind).transpose()?,
+        };
+        manager.ready();
+        let proxy = listeners.proxy();
+        let admin = listeners.admin().unwrap_or(admin_settings.listen);
+        let listeners = Arc::new(Mutex::new(listeners));
+        let (succession, ready) = Succession::new(Arc::clone(&listeners));
+        let reloader = Reloader {
+            path: path.to_owned(),
+            current: Arc::clone(&current),
+            listeners: Arc::clone(&listeners),
+            door: Arc::clone(&door),
             state,
             audit,
-            life,
+            manager: manager.clone(),
+        };
+        let serving = Serving {
+            current,
+            listeners,
+            door,
             connections,
-            closing,
-            listening,
-            control,
+            life,
+            manager,
+            succession,
+            upgrade_socket,
+            reloading: background.child_token(),
             background,
-            signals,
-        })
-    }
-
-    /// Serves until SIGTERM or SIGINT, and reloads the configuration on SIGHUP and when its file changes.
-    pub async fn serve(mut self) -> Result<(), StartError> {
-        let mut files = reload::FileWatch::new(self.watched());
-        loop {
-            tokio::select! {
-                _ = self.signals.hang_up.recv() => {
-                    if let Err(error) = self.audit.reopen() {
-                        tracing::error!(%error, "Audit file not reopened; the old one stays in use");
-                    }
-                    files.were_read();
-                    self.reload().await;
-                    files.watch(self.watched());
-                }
-                () = files.changed() => {
-                    self.reload().await;
-                    files.watch(self.watched());
-                }
-                _ = self.signals.terminate.recv() => break,
-                _ = self.signals.interrupt.recv() => break,
-            }
-        }
-        self.drain().await;
-        Ok(())
-    }
-
-    /// The configuration, and what was read with it and changes by itself: certificates are renewed.
-    fn watched(&self) -> Vec<PathBuf> {
-        let config = self.current.config();
-        let upstreams = config.upstreams.iter().flat_map(UpstreamSettings::files);
-        let files = config.server.tls.iter().flat_map(TlsSettings::files).chain(upstreams);
-        std::iter::once(self.path.clone()).chain(files.map(Path::to_owned)).collect()
-    }
-
-    /// Stops listening, lets running requests end, and at the deadline, or when told again, ends them.
-    async fn drain(mut self) {
-        self.life.draining();
-        let deadline = self.current.config().server.drain;
-        tracing::info!(open = self.connections.open(), ?deadline, "Draining");
-        self.closing.send_replace(true);
-        let drained = async {
-            // Ends when nothing is accepted any more and idle connections are closed.
-            let _ = self.listening.await;
-            self.connections.all_closed().await;
         };
-        let Signals { terminate, interrupt, .. } = &mut self.signals;
-        let told_again = async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        };
-        let open = || self.connections.open();
-        tokio::select! {
-            () = drained => tracing::info!("Drained"),
-            () = tokio::time::sleep(deadline) => {
-                tracing::warn!(open = open(), "Deadline passed; open connections are cut");
-            }
-            () = told_again => tracing::warn!(open = open(), "Told again; open connections are cut"),
-        }
-        self.control.close().await;
-        self.current.end_observing().await;
-        self.background.cancel();
-        self.current.close();
+        Ok(Self { proxy, admin, serving, reloader, files, signals, ready })
     }
+}
 
-    /// Validated whole, then swapped in; refused whole when anything is wrong with it.
-    async fn reload(&self) {
-        // A refusal is told and counted where it happens; the old configuration keeps serving.
-        if let Ok(config) = self.current.reload(&self.path).await {
-            self.state.set_token(config.admin.token.as_deref());
-        }
+/// Waits until requests can be judged here as well as by the predecessor.
+async fn fit(current: &Current) -> Result<(), SuccessionError> {
+    let judges = current.becomes(FIT_WITHIN, |gate| gate.ledger.health().mode != Mode::Blind);
+    judges.await.map_err(|_| SuccessionError::Blind)?;
+    let keyless = |gate: &Gate| {
+        let status = gate.verifiers.status(Timestamp::now());
+        status.into_iter().find(|issuer| issuer.keys == 0).map(|issuer| issuer.issuer)
+    };
+    let keys = current.becomes(FIT_WITHIN, |gate| keyless(gate).is_none()).await;
+    keys.map_err(|_| SuccessionError::Keyless(current.gate(keyless).unwrap_or_default()))?;
+    if current.gate(|gate| gate.ledger.health().redis.is_some_and(|redis| redis.up)) {
+        // Some ways to reach Redis never come that far, and are as good as they get.
+        let _ = current.becomes(FOLLOWS_WITHIN, |gate| gate.ledger.health().mode == Mode::Coherent).await;
     }
+    Ok(())
 }

@@ -33,6 +33,31 @@ pub struct Request<'a> {
     pub client_certificate: bool,
     /// The token in the body, where the route says that it is there ([`Refresh::bodies`]) and it is.
     pub in_body: Option<Token<'a>>,
+    /// Who forwards it, if it passes.
+    pub forwarder: Forwarder,
+}
+
+/// Who forwards a request that passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forwarder {
+    /// This gateway.
+    Us,
+    /// The proxy that asks.
+    Peer,
+}
+
+/// A request, and the route it goes to: only [`Gate::find`] brings the two together.
+#[derive(Debug)]
+pub struct Matched<'a> {
+    request: &'a Request<'a>,
+    route: &'a Arc<Route>,
+}
+
+impl<'a> Matched<'a> {
+    /// The route.
+    pub fn route(&self) -> &'a Arc<Route> {
+        self.route
+    }
 }
 
 /// What a token is good for, by the route it is presented to.
@@ -63,10 +88,27 @@ pub struct Gate {
 impl Gate {
     /// Judges a request at the instant `now`.
     pub async fn judge(&self, request: &Request<'_>, now: Timestamp) -> Verdict {
-        let Target { host, path, query, .. } = request.target;
+        self.judge_matched(&self.find(request)?, now).await
+    }
+
+    /// Where a request goes, before anybody is asked who sends it.
+    pub fn find<'a>(&'a self, request: &'a Request<'a>) -> Result<Matched<'a>, Denial> {
+        let Target { host, path, .. } = request.target;
         let Some(route) = self.routes.find(host, path, request.method) else {
             return Err(Denial { route: None, credential: None, reason: DenyReason::NoRoute });
         };
+        // No less specific route takes its place: what is guarded for others is not opened here.
+        if route.upstream.is_none() && request.forwarder == Forwarder::Us {
+            let (route, reason) = (Some(Arc::clone(route)), DenyReason::NoRoute);
+            return Err(Denial { route, credential: None, reason });
+        }
+        Ok(Matched { request, route })
+    }
+
+    /// Judges a request whose route is known.
+    pub async fn judge_matched(&self, matched: &Matched<'_>, now: Timestamp) -> Verdict {
+        let Matched { request, route } = *matched;
+        let query = &request.target.query;
         if route.settings.client_certificate == ClientCertificate::Required && !request.client_certificate {
             let reason = DenyReason::ClientCertificateMissing;
             return Err(Denial { route: Some(Arc::clone(route)), credential: None, reason });

@@ -87,6 +87,17 @@ impl Identity {
         self.names.iter().zip(&stamps.0).filter_map(|(name, value)| Some((name, value.as_ref()?)))
     }
 
+    /// Every configured name.
+    pub fn names(&self) -> impl Iterator<Item = &Bytes> {
+        self.names.iter()
+    }
+
+    /// Whether this is a configured name in another spelling.
+    pub fn is_mimicked_by(&self, name: &HeaderName) -> bool {
+        let own = || self.names.iter().any(|own| **own == *name.as_str().as_bytes());
+        self.reserved.is_identity(name.as_str()) && !own()
+    }
+
     /// The names in `headers` that a client may not send on. `trusted` says that the peer is a trusted proxy, which may
     /// speak of where a request came from, but never of who the user is.
     pub fn forbidden<'a>(
@@ -134,8 +145,12 @@ impl Reserved {
         }
     }
 
+    fn is_identity(&self, name: &str) -> bool {
+        self.identity.iter().any(|reserved| same(name, reserved))
+    }
+
     fn contains(&self, name: &str, trusted: bool) -> bool {
-        if same(name, HTTPOXY) || self.identity.iter().any(|reserved| same(name, reserved)) {
+        if same(name, HTTPOXY) || self.is_identity(name) {
             return true;
         }
         // Nearly every header a client sends begins otherwise. A proxy spells its own with hyphens, and may pass on

@@ -13,6 +13,7 @@ pub mod target;
 // The knowledge: knows neither denial nor HTTP answers.
 pub mod verify;
 pub mod ledger;
+pub mod rate;
 // The judgment.
 pub mod upstream;
 pub mod route;

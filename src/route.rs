@@ -9,6 +9,7 @@ use std::sync::Arc;
 use http::Method;
 use serde_json::Value;
 
+use crate::rate::{Limits, RateLimit};
 use crate::token::{BodyPlace, Place};
 use crate::upstream::Upstream;
 use crate::upstream::settings::Patience;
@@ -26,8 +27,8 @@ pub struct RouteSettings {
     pub path: Box<str>,
     /// Empty: any method.
     pub methods: Vec<Method>,
-    /// The upstream's name; it exists.
-    pub upstream: Arc<str>,
+    /// The upstream's name; it exists. None: another proxy asks, and forwards by itself.
+    pub upstream: Option<Arc<str>>,
     pub access: Access,
     pub client_certificate: ClientCertificate,
     /// Denials as HTML for clients that prefer it.
@@ -36,6 +37,8 @@ pub struct RouteSettings {
     pub redirect: Option<Box<str>>,
     /// `timeouts`: the upstream's, where the route says nothing else.
     pub timeouts: Patience,
+    /// How often requests may come; all of them count.
+    pub rate_limits: Vec<RateLimit>,
     /// What is learnt from the service's own answers.
     pub observers: Vec<Observer>,
 }
@@ -118,6 +121,8 @@ pub struct Route {
     pub settings: RouteSettings,
     /// Its place in the configuration, and that of its metric series.
     pub index: usize,
-    /// Where its requests go.
-    pub upstream: Arc<Upstream>,
+    /// Where its requests go, where they are forwarded here.
+    pub upstream: Option<Arc<Upstream>>,
+    /// How often they may come.
+    pub limits: Limits,
 }

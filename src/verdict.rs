@@ -10,6 +10,7 @@ use crate::claims::Claims;
 use crate::identity::Stamps;
 use crate::ledger::profile::Profile;
 use crate::ledger::{Outage, Questions, Revocation};
+use crate::rate::Exceeded;
 use crate::route::Route;
 use crate::token::Fingerprint;
 use crate::verify::{Seal, Unverified};
@@ -87,6 +88,8 @@ pub enum DenyReason {
     MisdirectedRequest,
     /// The route asks for a client certificate, and none was shown.
     ClientCertificateMissing,
+    /// A proxy asks that is not in `forward_auth.allow`.
+    AskerRefused,
     /// The method is refused on every route (`CONNECT`, `TRACE`, `TRACK`).
     MethodRefused,
     /// More or longer header fields than allowed.
@@ -113,6 +116,8 @@ pub enum DenyReason {
     InsufficientRole,
     /// A claim has not the value the route asks for.
     ClaimMismatch,
+    /// More requests than a rate limit allows.
+    RateLimited(Exceeded),
     /// The service has answered, and the ledger could not store what follows from it.
     Unrecorded,
     /// The upstream could not be reached or spoke nonsense.
@@ -129,6 +134,7 @@ impl DenyReason {
             Self::RequestAmbiguous(_) => "request_ambiguous",
             Self::MisdirectedRequest => "misdirected_request",
             Self::ClientCertificateMissing => "client_certificate_missing",
+            Self::AskerRefused => "asker_refused",
             Self::MethodRefused => "method_refused",
             Self::HeadersTooLarge => "headers_too_large",
             Self::BodyTooLarge => "body_too_large",
@@ -152,6 +158,7 @@ impl DenyReason {
             Self::InsufficientScope => "insufficient_scope",
             Self::InsufficientRole => "insufficient_role",
             Self::ClaimMismatch => "claim_mismatch",
+            Self::RateLimited(_) => "rate_limited",
             Self::UpstreamUnavailable => "upstream_unavailable",
             Self::UpstreamTimeout => "upstream_timeout",
         }
@@ -163,7 +170,7 @@ impl DenyReason {
             Self::NoRoute => 404,
             Self::RequestAmbiguous(_) => 400,
             Self::MisdirectedRequest => 421,
-            Self::ClientCertificateMissing => 403,
+            Self::ClientCertificateMissing | Self::AskerRefused => 403,
             Self::MethodRefused => 405,
             Self::HeadersTooLarge => 431,
             Self::BodyTooLarge => 413,
@@ -187,6 +194,7 @@ impl DenyReason {
             Self::OriginRefused | Self::InsufficientScope | Self::InsufficientRole | Self::ClaimMismatch => {
                 403
             }
+            Self::RateLimited(_) => 429,
             Self::UpstreamUnavailable => 502,
             Self::UpstreamTimeout => 504,
         }
@@ -194,11 +202,12 @@ impl DenyReason {
 }
 
 /// The words of every reason that is not an operator's own, so that metrics have their series from the first second.
-pub const WORDS: [&str; 26] = [
+pub const WORDS: [&str; 28] = [
     "no_route",
     "request_ambiguous",
     "misdirected_request",
     "client_certificate_missing",
+    "asker_refused",
     "method_refused",
     "headers_too_large",
     "body_too_large",
@@ -218,6 +227,7 @@ pub const WORDS: [&str; 26] = [
     "insufficient_scope",
     "insufficient_role",
     "claim_mismatch",
+    "rate_limited",
     "upstream_unavailable",
     "upstream_timeout",
     "origin_refused",

@@ -1,6 +1,5 @@
 //! The listener of the control door: few connections, each with a deadline.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,13 +30,7 @@ const GRACE: Duration = Duration::from_secs(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `shutdown`, then lets running calls end.
-pub async fn serve(
-    listener: std::net::TcpListener,
-    state: Arc<AdminState>,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    listener.set_nonblocking(true)?;
-    let listener = TcpListener::from_std(listener)?;
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: CancellationToken) {
     let router = router(state);
     let (places, tasks) = (Arc::new(Semaphore::new(CONNECTIONS)), TaskTracker::new());
     loop {
@@ -64,7 +57,6 @@ pub async fn serve(
     if tokio::time::timeout(GRACE, tasks.wait()).await.is_err() {
         tracing::warn!("control calls were still running at shutdown");
     }
-    Ok(())
 }
 
 /// One connection. What goes wrong on it is the client's business and worth no line.

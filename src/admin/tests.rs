@@ -46,6 +46,8 @@ fn open(token: Option<&str>) -> Door {
         life: Arc::new(Life::default()),
     };
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.set_nonblocking(true).expect("set");
+    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
     let address = listener.local_addr().expect("an address");
     let settings = AdminSettings { listen: address, token: token.map(Into::into) };
     let state = Arc::new(AdminState::new(&settings, handles));

@@ -1,6 +1,5 @@
 //! The configuration in force and what was made of it; both are replaced together.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use pingora::server::configuration::ServerConf;
 use prometheus::Registry;
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
+use tokio::time::error::Elapsed;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -22,15 +22,21 @@ use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::ledger::sessions::StoredSession;
 use crate::ledger::{Ledger, LedgerMetrics, StoreError};
-use crate::proxy::{Connections, Door, Entrance, Snapshot};
+use crate::proxy::{Connections, Door, LedgerTasks, Snapshot};
+use crate::rate::{Limiter, Limits, RateMetrics};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Route, RouteTable};
-use crate::tls::settings::TlsSettings;
-use crate::tls::{Listener, Terms, TlsMetrics};
+use crate::tls::TlsMetrics;
 use crate::token::{Fingerprint, Token};
 use crate::upstream::{self, Upstream, UpstreamMetrics};
 use crate::verdict::Credential;
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
+
+/// How long the tasks of a ledger that was replaced go on for requests that still ask it.
+const AT_LEAST: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether something has become so.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// How often a ledger that was opened without its database is looked at.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +48,7 @@ pub(super) struct Makers {
     verify: VerifyMetrics,
     ledger: LedgerMetrics,
     upstream: UpstreamMetrics,
+    rate: RateMetrics,
     tls: TlsMetrics,
     background: CancellationToken,
     /// Changes that observers are making.
@@ -62,6 +69,7 @@ impl Makers {
             verify: VerifyMetrics::register(registry)?,
             ledger: LedgerMetrics::register(registry)?,
             upstream: UpstreamMetrics::register(registry)?,
+            rate: RateMetrics::register(registry)?,
             tls: TlsMetrics::register(registry)?,
             background,
             observing: TaskTracker::new(),
@@ -75,10 +83,6 @@ pub(super) struct Current {
     audit: Arc<Audit>,
     config: ArcSwap<Config>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    /// Listeners with TLS, by the address they were configured with.
-    tls: Vec<(SocketAddr, Arc<Listener>)>,
-    /// Ends the tasks of the ledger in force.
-    ledger_tasks: ArcSwap<CancellationToken>,
     /// Held by whoever replaces: a reload, or a database that has come up.
     replacing: Mutex<()>,
 }
@@ -90,22 +94,14 @@ impl Current {
         makers: Makers,
         audit: Arc<Audit>,
     ) -> Result<Self, StartError> {
-        let listener = |settings: &TlsSettings| {
-            let terms = Terms::new(settings).map_err(StartError::process)?;
-            Ok((settings.listen, Arc::new(Listener::new(terms))))
-        };
-        let tls = config.server.tls.iter().map(listener).collect::<Result<_, StartError>>()?;
         makers.tls.in_use(&config.server.tls);
-        let tasks = makers.background.child_token();
-        let ledger = open_ledger(&config, &makers, tasks.clone()).await?;
+        let ledger = Opened::new(&config, &makers).await?;
         let snapshot = snapshot(&config, &makers, &audit, ledger, None).await;
         Ok(Self {
             makers,
             audit,
             config: ArcSwap::from_pointee(config),
             snapshot: Arc::new(ArcSwap::from_pointee(snapshot)),
-            tls,
-            ledger_tasks: ArcSwap::from_pointee(tasks),
             replacing: Mutex::new(()),
         })
     }
@@ -114,35 +110,11 @@ impl Current {
     pub(super) async fn replace(&self, config: Config) -> Result<(), StartError> {
         let _alone = self.replacing.lock().await;
         let (before, old) = (self.snapshot.load_full(), self.config.load_full());
-        // Made before anything is replaced: what cannot be made refuses the whole.
-        let terms = self.new_terms(&config)?;
-        let ledger = if config.ledger == old.ledger {
-            Arc::clone(&before.gate.ledger)
-        } else {
-            self.open_anew(&config).await?
-        };
+        let ledger =
+            if config.ledger == old.ledger { Opened::of(&before) } else { self.open_anew(&config).await? };
         self.makers.tls.in_use(&config.server.tls);
         self.put_in_force(Arc::new(config), ledger, &before).await;
-        for (listener, terms) in terms {
-            listener.replace(terms);
-        }
         Ok(())
-    }
-
-    /// Terms for the listeners whose settings or files have changed.
-    fn new_terms(&self, config: &Config) -> Result<Vec<(Arc<Listener>, Terms)>, StartError> {
-        let mut listeners: Vec<_> = self.tls.iter().collect();
-        let mut made = Vec::new();
-        for settings in &config.server.tls {
-            let own = listeners.iter().position(|(address, _)| *address == settings.listen);
-            // A new address is listened on from the next start. Each listener once: several may have port 0.
-            let Some((_, listener)) = own.map(|at| listeners.remove(at)) else { continue };
-            if !listener.agrees_to(settings) {
-                let terms = Terms::new(settings).map_err(StartError::process)?;
-                made.push((Arc::clone(listener), terms));
-            }
-        }
-        Ok(made)
     }
 
     /// Opens the ledger once more when its database could not be looked at before and now can, for as long as the
@@ -177,27 +149,36 @@ impl Current {
         }
         let ledger = self.open_anew(&config).await?;
         tracing::info!(
-            settled = !ledger.is_provisional(),
+            settled = !ledger.ledger.is_provisional(),
             "The database has come up; the ledger is opened anew"
         );
         self.put_in_force(config, ledger, &before).await;
         Ok(())
     }
 
-    async fn open_anew(&self, config: &Config) -> Result<Arc<Ledger>, StartError> {
-        let tasks = self.makers.background.child_token();
-        let ledger = open_ledger(config, &self.makers, tasks.clone()).await?;
-        let ended = self.ledger_tasks.swap(Arc::new(tasks));
-        // Requests that began under the old configuration still ask the old ledger.
-        end_later(ended, config.server.drain);
-        Ok(ledger)
+    async fn open_anew(&self, config: &Config) -> Result<Opened, StartError> {
+        let opened = Opened::new(config, &self.makers).await?;
+        // Requests that began under the old configuration still ask the old ledger; streams may outlive any patience.
+        let before = Arc::clone(&self.snapshot.load().ledger_tasks);
+        let patience = config.server.drain.max(AT_LEAST);
+        tokio::spawn(async move {
+            let weak = Arc::downgrade(&before);
+            drop(before);
+            tokio::time::sleep(patience).await;
+            if let Some(tasks) = weak.upgrade() {
+                tasks.end();
+            }
+        });
+        Ok(opened)
     }
 
-    async fn put_in_force(&self, config: Arc<Config>, ledger: Arc<Ledger>, before: &Snapshot) {
+    async fn put_in_force(&self, config: Arc<Config>, ledger: Opened, before: &Snapshot) {
         let next = snapshot(&config, &self.makers, &self.audit, ledger, Some(before)).await;
-        for route in &before.routes {
-            if !next.routes.iter().any(|other| Arc::ptr_eq(&other.upstream, &route.upstream)) {
-                route.upstream.retire();
+        let still_used =
+            |upstream| next.routes.iter().flat_map(|it| &it.upstream).any(|it| Arc::ptr_eq(it, upstream));
+        for upstream in before.routes.iter().flat_map(|route| &route.upstream) {
+            if !still_used(upstream) {
+                upstream.retire();
             }
         }
         self.snapshot.store(Arc::new(next));
@@ -220,9 +201,20 @@ impl Current {
         self.makers.writer.close();
     }
 
-    /// The ways in by TLS, in the order of the configuration.
-    pub(super) fn tls_entrances(&self) -> impl Iterator<Item = Entrance> {
-        self.tls.iter().map(|(_, listener)| Entrance::Tls(Arc::clone(listener)))
+    /// Asks something of the gate in force.
+    pub(super) fn gate<T>(&self, ask: impl FnOnce(&Gate) -> T) -> T {
+        ask(&self.snapshot.load().gate)
+    }
+
+    /// Waits until the gate in force is so.
+    pub(super) async fn becomes(&self, within: Duration, so: impl Fn(&Gate) -> bool) -> Result<(), Elapsed> {
+        let becoming = async {
+            let mut looks = tokio::time::interval(LOOK_EVERY);
+            while !self.gate(&so) {
+                looks.tick().await;
+            }
+        };
+        tokio::time::timeout(within, becoming).await
     }
 
     /// The proxy door, over whatever snapshot is in force.
@@ -297,13 +289,23 @@ async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, Stor
     Ok(sessions)
 }
 
-async fn open_ledger(
-    config: &Config,
-    makers: &Makers,
-    tasks: CancellationToken,
-) -> Result<Arc<Ledger>, StartError> {
-    let opened = Ledger::open(&config.ledger, makers.ledger.clone(), tasks).await;
-    opened.map_err(|error| StartError::Ledger(Box::new(error)))
+/// A ledger, and what ends its tasks.
+struct Opened {
+    ledger: Arc<Ledger>,
+    tasks: Arc<LedgerTasks>,
+}
+
+impl Opened {
+    async fn new(config: &Config, makers: &Makers) -> Result<Self, StartError> {
+        let tasks = makers.background.child_token();
+        let opened = Ledger::open(&config.ledger, makers.ledger.clone(), tasks.clone()).await;
+        let ledger = opened.map_err(|error| StartError::Ledger(Box::new(error)))?;
+        Ok(Self { ledger, tasks: Arc::new(LedgerTasks::new(tasks)) })
+    }
+
+    fn of(snapshot: &Snapshot) -> Self {
+        Self { ledger: Arc::clone(&snapshot.gate.ledger), tasks: Arc::clone(&snapshot.ledger_tasks) }
+    }
 }
 
 /// Everything a request needs, made of one configuration.
@@ -311,7 +313,7 @@ async fn snapshot(
     config: &Config,
     makers: &Makers,
     audit: &Arc<Audit>,
-    ledger: Arc<Ledger>,
+    Opened { ledger, tasks }: Opened,
     before: Option<&Snapshot>,
 ) -> Snapshot {
     let routes = routes(config, before, &makers.upstream).await;
@@ -328,18 +330,33 @@ async fn snapshot(
     };
     let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
     let observing = makers.observing.clone();
-    Snapshot { gate, server: config.server.clone(), report, routes, observing }
+    let limits = Limits::new(&"".into(), &config.server.rate_limits);
+    let limiter = limiter(config, makers, before);
+    let (server, forward_auth) = (config.server.clone(), config.forward_auth.clone());
+    Snapshot { gate, server, forward_auth, report, routes, limiter, limits, observing, ledger_tasks: tasks }
+}
+
+/// What has been counted goes on counting, unless there is to be more or less room for it. Where nothing is limited there
+/// need be none.
+fn limiter(config: &Config, makers: &Makers, before: Option<&Snapshot>) -> Arc<Limiter> {
+    let used = !config.server.rate_limits.is_empty()
+        || config.routes.iter().any(|route| !route.rate_limits.is_empty());
+    let keys = if used { config.server.limits.rate_keys } else { 1 };
+    match before.map(|before| &before.limiter) {
+        Some(limiter) if limiter.keys() == keys => Arc::clone(limiter),
+        _ => Arc::new(Limiter::new(keys, makers.rate.clone())),
+    }
 }
 
 /// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
 /// with what is known of its servers.
 async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
-    let before = || before.into_iter().flat_map(|before| &before.routes).map(|route| &route.upstream);
+    let before = || before.into_iter().flat_map(|before| &before.routes).flat_map(|route| &route.upstream);
     // One that no route leads to needs neither addresses nor probes.
     let used = config
         .upstreams
         .iter()
-        .filter(|upstream| config.routes.iter().any(|route| route.upstream == upstream.name));
+        .filter(|upstream| config.routes.iter().any(|route| route.upstream.as_ref() == Some(&upstream.name)));
     let upstreams =
         join_all(used.map(
             async |settings| match before().find(|upstream| upstream.settings() == settings) {
@@ -348,17 +365,12 @@ async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMe
             },
         ));
     let upstreams: Vec<Arc<Upstream>> = upstreams.await;
-    let made = config.routes.iter().enumerate().filter_map(|(index, settings)| {
-        // The configuration has seen to it that every route's upstream exists.
-        let upstream = upstreams.iter().find(|upstream| upstream.settings().name == settings.upstream)?;
-        Some(Arc::new(Route { settings: settings.clone(), index, upstream: Arc::clone(upstream) }))
+    let made = config.routes.iter().enumerate().map(|(index, settings)| {
+        // The configuration has seen to it that every upstream that is named exists.
+        let named = |upstream: &&Arc<Upstream>| settings.upstream.as_ref() == Some(&upstream.settings().name);
+        let upstream = upstreams.iter().find(named).cloned();
+        let limits = Limits::new(&settings.name, &settings.rate_limits);
+        Arc::new(Route { settings: settings.clone(), index, upstream, limits })
     });
     made.collect()
-}
-
-fn end_later(tasks: Arc<CancellationToken>, after: Duration) {
-    tokio::spawn(async move {
-        tokio::time::sleep(after).await;
-        tasks.cancel();
-    });
 }

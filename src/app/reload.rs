@@ -1,115 +1,143 @@
 //! Reloading: validated whole, swapped in whole, or refused with every problem told.
 
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use tokio::signal::unix::Signal;
 
 use super::current::Current;
+use super::inherit::Inherited;
+use super::listen::Listeners;
+use super::notify::Manager;
+use super::watch::FileWatch;
+use crate::admin::AdminState;
 use crate::cause::Chain;
-use crate::config::Config;
+use crate::config::{self, Checked, Config, Files};
+use crate::proxy::Door;
+use crate::report::{self, Audit};
 
-/// How often the file is looked at. Events of the file system miss what mounts and editors do to a file.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Everything that a new configuration changes. On a task of its own: stores that are slow to open must not keep an order
+/// to stop waiting.
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    pub(super) current: Arc<Current>,
+    pub(super) listeners: Arc<Mutex<Listeners>>,
+    pub(super) door: Arc<Door>,
+    pub(super) state: Arc<AdminState>,
+    pub(super) audit: Arc<Audit>,
+    pub(super) manager: Manager,
+}
 
-/// The new configuration was refused; why has been logged.
-pub(super) struct Refused;
+/// What asks for a reload, or for less.
+pub(super) struct Orders {
+    /// SIGHUP: read everything again.
+    pub(super) hang_up: Signal,
+    /// SIGUSR1: the audit file was rotated.
+    pub(super) user1: Signal,
+}
 
-impl Current {
-    /// Reads the file again and puts it in force.
-    pub(super) async fn reload(&self, path: &Path) -> Result<Arc<Config>, Refused> {
+impl Reloader {
+    /// On SIGHUP, and when a file has changed that was read.
+    pub(super) async fn serve_forever(self, mut orders: Orders, read: Files) {
+        let mut files = FileWatch::new(read);
+        loop {
+            tokio::select! {
+                _ = orders.user1.recv() => {
+                    self.reopen();
+                    continue;
+                }
+                _ = orders.hang_up.recv() => self.reopen(),
+                () = files.changed() => {}
+            }
+            self.manager.reloading();
+            let (read, refused) = self.reload().await;
+            files.were_read(read, refused);
+            self.manager.ready();
+        }
+    }
+
+    fn reopen(&self) {
+        if let Err(error) = self.audit.reopen() {
+            tracing::error!(%error, "Audit file not reopened; the old one stays in use");
+        }
+    }
+
+    /// Reads the file again and puts it in force. Returns what was read, and whether it was refused.
+    async fn reload(&self) -> (Files, bool) {
+        let metrics = &self.current.makers.metrics;
         let refuse = |why: &dyn std::fmt::Display| {
-            self.makers.metrics.reload_refused();
-            tracing::error!(path = %path.display(), "Configuration refused, the old one keeps serving:\n{why}");
-            Refused
+            metrics.reload_refused();
+            let path = self.path.display();
+            tracing::error!(%path, "Configuration refused, the old one keeps serving:\n{why}");
         };
-        let (config, warnings) = Config::load(path).map_err(|problems| refuse(&problems))?;
-        let fixed = needs_restart(&self.config(), &config);
-        self.replace(config).await.map_err(|error| refuse(&Chain(&error)))?;
+        let Checked { config, warnings, files, .. } = match Config::check(&self.path) {
+            Ok(checked) => checked,
+            Err(mut problems) => {
+                refuse(&problems);
+                return (std::mem::take(&mut problems.files), true);
+            }
+        };
+        let fixed = needs_restart(&self.current.config(), &config);
+        if let Err(error) = self.put_in_force(config).await {
+            refuse(&Chain(&error));
+            return (files, true);
+        }
         for warning in warnings.lines() {
             tracing::warn!("{warning}");
         }
-        if !fixed.is_empty() {
-            tracing::warn!(keys = fixed.join(", "), "These keys take effect at the next start");
+        self.tell_of(&fixed);
+        metrics.reload_applied();
+        tracing::info!(path = %self.path.display(), "Configuration in force");
+        (files, false)
+    }
+
+    /// Whatever can fail comes before anything is replaced.
+    async fn put_in_force(&self, config: Config) -> Result<(), super::StartError> {
+        let plan = self.listeners.lock().plan(&config, &mut Inherited::default())?;
+        let audit = self.audit.moved_to(config.log.audit_file.as_deref());
+        let audit = audit.map_err(super::StartError::Audit)?;
+        let before = self.current.config();
+        self.current.replace(config).await?;
+        let config = self.current.config();
+        if let Some(audit) = audit {
+            self.audit.replace(audit);
         }
-        self.makers.metrics.reload_applied();
-        tracing::info!(path = %path.display(), "Configuration in force");
-        Ok(self.config())
+        if config.log.level != before.log.level {
+            report::log::set_level(&config.log.level);
+        }
+        self.listeners.lock().carry_out(plan, &self.door, &self.state);
+        self.state.set_token(config.admin.token.as_deref());
+        Ok(())
+    }
+
+    /// One line a key, with its place.
+    fn tell_of(&self, fixed: &[&'static str]) {
+        let text = std::fs::read_to_string(&self.path).unwrap_or_default();
+        for key in fixed {
+            let file = self.path.display();
+            let place = config::line_of(&text, key).map(|line| format!("{file}:{line}"));
+            let place = place.unwrap_or_else(|| file.to_string());
+            tracing::warn!(
+                key,
+                place,
+                "This key needs a restart or an upgrade of the process: the old value stays"
+            );
+        }
     }
 }
 
 /// What was set up once and stays as it is.
 fn needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
-    let addresses =
-        |config: &Config| config.server.tls.iter().map(|listener| listener.listen).collect::<Vec<_>>();
     let keys = [
-        ("server.listen", old.server.listen != new.server.listen),
-        ("server.tls.listen", addresses(old) != addresses(new)),
         ("server.threads", old.server.threads != new.server.threads),
+        ("server.upgrade_socket", old.server.upgrade_socket != new.server.upgrade_socket),
         ("server.limits.connections", old.server.limits.connections != new.server.limits.connections),
         (
             "server.limits.idle_upstreams",
             old.server.limits.idle_upstreams != new.server.limits.idle_upstreams,
         ),
-        ("admin.listen", old.admin.listen != new.admin.listen),
-        ("log.level", old.log.level != new.log.level),
         ("log.format", old.log.format != new.log.format),
-        ("log.audit_file", old.log.audit_file != new.log.audit_file),
     ];
     keys.into_iter().filter_map(|(key, changed)| changed.then_some(key)).collect()
-}
-
-/// Notices that one of some files is another one than before.
-pub(super) struct FileWatch {
-    files: Vec<(PathBuf, Stamp)>,
-}
-
-/// What changes with a file's content: when it was written, how long it is, which file it is (`mv` may keep the rest).
-type Stamp = Option<(SystemTime, u64, u64)>;
-
-impl FileWatch {
-    pub(super) fn new(files: Vec<PathBuf>) -> Self {
-        Self { files: files.into_iter().map(|path| (path.clone(), stamp(&path))).collect() }
-    }
-
-    /// These from now on. What is watched already keeps its stamp: it may have changed since it was read.
-    pub(super) fn watch(&mut self, files: Vec<PathBuf>) {
-        let known = |path: &Path| self.files.iter().find(|(known, _)| known == path).map(|(_, stamp)| *stamp);
-        let with_stamp = |path: PathBuf| {
-            let stamp = known(&path).unwrap_or_else(|| stamp(&path));
-            (path, stamp)
-        };
-        self.files = files.into_iter().map(with_stamp).collect();
-    }
-
-    /// The files as they are now have been read.
-    pub(super) fn were_read(&mut self) {
-        for (path, last) in &mut self.files {
-            *last = stamp(path);
-        }
-    }
-
-    /// Waits until a file has changed and all have then stayed the same for one look: who writes one may still be
-    /// writing, and a key follows its certificate.
-    pub(super) async fn changed(&mut self) {
-        let mut interval = tokio::time::interval(LOOK_EVERY);
-        let mut candidate: Vec<Stamp> = self.files.iter().map(|(_, last)| *last).collect();
-        interval.tick().await;
-        loop {
-            interval.tick().await;
-            let now: Vec<Stamp> = self.files.iter().map(|(path, _)| stamp(path)).collect();
-            let mut changed = self.files.iter().zip(&now).filter(|((_, last), now)| *now != last);
-            // A file that is not there is about to be.
-            if now == candidate && changed.clone().all(|(_, now)| now.is_some()) && changed.next().is_some() {
-                self.files.iter_mut().zip(now).for_each(|((_, last), now)| *last = now);
-                return;
-            }
-            candidate = now;
-        }
-    }
-}
-
-fn stamp(path: &Path) -> Stamp {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }

@@ -19,7 +19,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 /// A reverse proxy that makes JWT authentication revocable for services that already run.
 ///
@@ -29,7 +30,7 @@ use clap::{Args, Parser, Subcommand};
 #[command(version, max_term_width = 100)]
 struct Cli {
     #[command(flatten)]
-    config: ConfigArgs,
+    run: run::RunArgs,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -52,8 +53,8 @@ impl ConfigArgs {
 enum Command {
     /// Serve (the default command)
     ///
-    /// SIGHUP reloads the configuration, SIGTERM lets running requests end.
-    Run(ConfigArgs),
+    /// SIGHUP reloads the configuration, SIGTERM lets running requests end, SIGUSR2 starts a successor on the same sockets.
+    Run(run::RunArgs),
     /// Try it out: gateway, sample upstream and signed tokens on an embedded store; prints curl lines to paste
     Demo,
     /// Validate a configuration; every problem is shown with its line
@@ -89,9 +90,14 @@ enum Command {
 /// Parses the arguments and runs the command. Usage errors end the process with 2.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if cli.run.upgrade && !matches!(cli.command, None | Some(Command::Run(_))) {
+        Cli::command().error(ErrorKind::ArgumentConflict, "`--upgrade` belongs to `run`").exit();
+    }
     match cli.command {
-        None => run::run(&cli.config),
-        Some(Command::Run(config)) => run::run(&config),
+        None => run::run(&cli.run),
+        Some(Command::Run(args)) => {
+            run::run(&run::RunArgs { upgrade: args.upgrade || cli.run.upgrade, ..args })
+        }
         Some(Command::Demo) => demo::run(),
         Some(Command::Check { config, print, json }) => check::run(config.path(), print, json),
         Some(Command::Migrate(args)) => migrate::run(&args),

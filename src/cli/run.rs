@@ -2,8 +2,23 @@
 
 use std::process::ExitCode;
 
-use super::ConfigArgs;
+use clap::Args;
 
-pub(super) fn run(args: &ConfigArgs) -> ExitCode {
-    crate::app::run(args.path())
+use super::ConfigArgs;
+use crate::app::{self, Beginning};
+
+#[derive(Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// Take the place of the process that serves now: its listening sockets, by `server.upgrade_socket`
+    ///
+    /// It goes on until this one is ready, then lets its running requests end. SIGUSR2 makes it start a successor by
+    /// itself.
+    #[arg(short, long)]
+    pub(super) upgrade: bool,
+}
+
+pub(super) fn run(args: &RunArgs) -> ExitCode {
+    app::run(args.config.path(), &Beginning::from_environment(args.upgrade))
 }

@@ -18,14 +18,14 @@ fn the_commands_are_consistent() {
 fn the_configuration_is_named_with_and_without_the_command() {
     for line in ["-c other.toml", "--config other.toml"] {
         let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-        assert!(cli.command.is_none() && cli.config.path() == "other.toml", "{line}");
+        assert!(cli.command.is_none() && cli.run.config.path() == "other.toml", "{line}");
     }
     for line in ["run -c other.toml", "-c other.toml run", "-c wrong.toml run -c other.toml"] {
         let Ok(Cli { command: Some(Command::Run(config)), .. }) = parse(line) else { panic!("{line}") };
-        assert_eq!(config.path(), "other.toml", "{line}");
+        assert_eq!(config.config.path(), "other.toml", "{line}");
     }
     let Ok(Cli { command: Some(Command::Run(config)), .. }) = parse("run") else { panic!("run") };
-    assert_eq!(config.path(), "gateway.toml");
+    assert_eq!(config.config.path(), "gateway.toml");
 }
 
 #[test]

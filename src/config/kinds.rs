@@ -236,6 +236,7 @@ pub fn secret_file(reader: &Reader<'_>, node: &Node) -> Option<Vec<u8>> {
 }
 
 fn read(reader: &Reader<'_>, at: &Span, path: &std::path::Path) -> Option<(Vec<u8>, std::fs::Metadata)> {
+    reader.files.add(path);
     let attempt = || {
         let metadata = std::fs::metadata(path)?;
         // A device or a pipe could be read for ever.

@@ -4,6 +4,8 @@
 //! its keys, one after the other, and what nobody asked for is an unknown key. So the set of keys that exist, their
 //! defaults and what is in effect are all said once, where the key is read.
 
+mod files;
+mod forward_auth;
 mod issuers;
 mod kinds;
 mod ledger;
@@ -13,6 +15,7 @@ mod observers;
 mod path;
 mod presets;
 mod problem;
+mod rate;
 mod reader;
 mod redis;
 mod refresh;
@@ -30,18 +33,19 @@ mod tests;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use crate::admin::settings::AdminSettings;
 use crate::identity::IdentitySettings;
 use crate::ledger::LedgerSettings;
-use crate::proxy::settings::ServerSettings;
+use crate::proxy::settings::{ForwardAuth, ServerSettings};
 use crate::report::settings::LogSettings;
 use crate::route::RouteSettings;
 use crate::token::Place;
 use crate::upstream::UpstreamSettings;
 use crate::verify::IssuerSettings;
 
+pub use files::{Files, Stamp};
 pub use problem::{Problem, Problems, Warnings};
 pub use reader::Environment;
 
@@ -52,6 +56,7 @@ use upstreams::Upstream;
 #[derive(Clone, PartialEq)]
 pub struct Config {
     pub server: ServerSettings,
+    pub forward_auth: Option<ForwardAuth>,
     pub admin: AdminSettings,
     pub issuers: Vec<IssuerSettings>,
     pub log: LogSettings,
@@ -73,6 +78,8 @@ pub struct Checked {
     pub effective: toml::Table,
     /// Every key that was asked for, as a dotted path.
     pub known: BTreeSet<String>,
+    /// Every file that was read, the configuration's own first.
+    pub files: Files,
 }
 
 impl Config {
@@ -83,6 +90,20 @@ impl Config {
 
     /// As [`Config::load`], with all there is to know.
     pub fn check(path: &Path) -> Result<Checked, Problems> {
+        let own = (path.to_owned(), Stamp::of(path));
+        match Self::read(path) {
+            Ok(mut checked) => {
+                checked.files.insert(0, own);
+                Ok(checked)
+            }
+            Err(mut problems) => {
+                problems.files.insert(0, own);
+                Err(problems)
+            }
+        }
+    }
+
+    fn read(path: &Path) -> Result<Checked, Problems> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|cause| Problems::cannot_read(&name, &cause))?;
         let base = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -122,16 +143,44 @@ impl Config {
                 warnings: Warnings::new(name, text, gathered.warnings),
                 effective,
                 known: gathered.known,
+                files: gathered.files,
             }),
-            _ => Err(Problems::new(name, text, gathered.problems)),
+            _ => Err(Problems::new(name, text, gathered.problems).after_reading(gathered.files)),
         }
     }
 }
 
+/// The line on which a key stands, counted from 1: `server.limits.connections`. `None` where it is not written.
+pub fn line_of(text: &str, key: &str) -> Option<usize> {
+    let (document, _) = DeTable::parse_recoverable(text);
+    let mut value: Option<&DeValue<'_>> = None;
+    let mut at = None;
+    for part in key.split('.') {
+        let table = match value {
+            None => document.get_ref(),
+            // Of a list of tables the first is meant.
+            Some(value) => {
+                value.as_table().or_else(|| value.as_array()?.iter().next()?.get_ref().as_table())?
+            }
+        };
+        let (name, found) = table.iter().find(|(name, _)| name.get_ref() == part)?;
+        at = Some(name.span().start);
+        value = Some(found.get_ref());
+    }
+    Some(text.get(..at?)?.matches('\n').count() + 1)
+}
+
 /// The whole file. Everything is read before anything is given up.
 fn read(table: &mut Table<'_>) -> Option<Config> {
-    let server = table.table("server", server::server);
-    let taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
+    let is_asked = table.has("forward_auth");
+    let alone = is_asked && !table.has("upstreams");
+    let has_redis = table.has("redis");
+    let server = table.table("server", |table| server::server(table, alone, has_redis));
+    let mut taken = server.as_ref().map(|server| server.addresses().collect::<Vec<_>>()).unwrap_or_default();
+    let forward_auth =
+        is_asked.then(|| table.table("forward_auth", |table| forward_auth::forward_auth(table, &taken)));
+    table.exists("forward_auth");
+    taken.extend(forward_auth.iter().flatten().flat_map(|asked| asked.listen.iter().copied()));
     let admin = table.table("admin", |table| server::admin(table, &taken));
     let log = table.table("log", server::log);
     let token = table.table("token", server::token);
@@ -142,7 +191,7 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let issuers: Option<Vec<_>> = issuers.into_iter().map(|issuer| issuer.value).collect();
     issuers::rules_between(table.reader, issuers.as_deref().unwrap_or_default());
 
-    let redis = if table.has("redis") { Some(table.table("redis", redis::redis)) } else { None };
+    let redis = if has_redis { Some(table.table("redis", redis::redis)) } else { None };
     table.exists("redis");
     let database = table.table("database", ledger::database);
     let ledger = table.table("ledger", |table| ledger::ledger(table, redis.is_some()));
@@ -155,9 +204,11 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     let around = routes::Around {
         upstreams: &upstreams,
         issuers: has_issuers,
+        redis: has_redis,
         on_outage: ledger.on_outage,
         client_certificates: server.as_ref().is_none_or(ServerSettings::asks_for_certificates),
         presets: ledger.presets.as_deref().unwrap_or_default(),
+        is_asked,
     };
     let routes = table.tables("routes", None, |table| routes::route(table, &around));
     present(table, &upstreams, routes.iter().filter_map(|route| route.value.as_ref()));
@@ -167,12 +218,17 @@ fn read(table: &mut Table<'_>) -> Option<Config> {
     table.each_in_effect("routes", "name", routes.iter().flatten().map(|route| route.name.to_string()));
 
     let issuers: Vec<_> = issuers?.into_iter().map(|issuer| issuer.settings).collect();
+    let forward_auth = match forward_auth {
+        Some(forward_auth) => Some(forward_auth?),
+        None => None,
+    };
     let redis = match redis {
         Some(redis) => Some(redis?),
         None => None,
     };
     Some(Config {
         server: server?,
+        forward_auth,
         admin: admin?,
         log: log?,
         places: token?.places,
@@ -192,7 +248,8 @@ fn present<'a>(
     routes: impl Iterator<Item = &'a routes::Written> + Clone,
 ) {
     for key in ["upstreams", "routes"] {
-        if !table.has(key) {
+        let others_forward = key == "upstreams" && table.has("forward_auth");
+        if !table.has(key) && !others_forward {
             table.reader.problem(&table.at, format!("there are no `[[{key}]]`: nothing could be served"));
         }
     }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
+use super::files::Files;
 use super::mask::mask;
 
 /// A byte range in the file.
@@ -33,6 +34,8 @@ pub struct Problems {
     pub list: Vec<Problem>,
     /// Whether the file could not even be read.
     pub unreadable: bool,
+    /// What was read before it was refused, and what could not be.
+    pub files: Files,
     masked: String,
 }
 
@@ -56,13 +59,18 @@ impl Problems {
             found.into_iter().map(|(span, message)| place(&masked, span, message)).collect();
         list.sort_by_key(|problem| problem.span.start);
         list.dedup();
-        Self { file: file.to_owned(), list, unreadable: false, masked }
+        Self { file: file.to_owned(), list, unreadable: false, files: Files::new(), masked }
     }
 
     pub(super) fn cannot_read(file: &str, cause: &std::io::Error) -> Self {
         let message = format!("cannot be read: {cause}");
         let list = vec![Problem { line: 1, column: 1, message, span: 0..0 }];
-        Self { file: file.to_owned(), list, unreadable: true, masked: String::new() }
+        Self { file: file.to_owned(), list, unreadable: true, files: Files::new(), masked: String::new() }
+    }
+
+    /// With the files that were read for it.
+    pub(super) fn after_reading(self, files: Files) -> Self {
+        Self { files, ..self }
     }
 
     fn write(&self, level: &Level<'static>, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -7,6 +7,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::files::{Files, Seen};
 use super::node::{Entry, Item, Node, Text};
 use super::problem::Span;
 
@@ -18,6 +19,8 @@ pub struct Reader<'a> {
     /// The directory of the file: relative paths start here.
     pub base: &'a Path,
     pub environment: Environment<'a>,
+    /// The files that are read.
+    pub files: Seen,
     problems: RefCell<Vec<(Span, String)>>,
     warnings: RefCell<Vec<(Span, String)>>,
     known: RefCell<BTreeSet<String>>,
@@ -29,6 +32,7 @@ pub struct Gathered {
     pub warnings: Vec<(Span, String)>,
     /// Every key that was asked for, as a dotted path; documentation is held to it.
     pub known: BTreeSet<String>,
+    pub files: Files,
 }
 
 impl<'a> Reader<'a> {
@@ -36,6 +40,7 @@ impl<'a> Reader<'a> {
         Self {
             base,
             environment,
+            files: Seen::default(),
             problems: RefCell::default(),
             warnings: RefCell::default(),
             known: RefCell::default(),
@@ -47,6 +52,7 @@ impl<'a> Reader<'a> {
             problems: self.problems.into_inner(),
             warnings: self.warnings.into_inner(),
             known: self.known.into_inner(),
+            files: self.files.all(),
         }
     }
 
@@ -249,22 +255,46 @@ impl<'r> Table<'r> {
         value
     }
 
+    /// A list of tables, or one that stands for a list of it alone.
+    pub fn table_or_tables<T>(
+        &mut self,
+        key: &'static str,
+        read: impl FnMut(&mut Table<'r>) -> Option<T>,
+    ) -> Vec<Placed<Option<T>>> {
+        match self.ask(key) {
+            Some(node @ Node { item: Item::Table(_), .. }) => {
+                self.tables_of(key, std::slice::from_ref(node), None, read)
+            }
+            _ => self.tables(key, None, read),
+        }
+    }
+
     /// A list of tables. Where `short` is given, a string stands for a table with that one key.
     pub fn tables<T>(
         &mut self,
         key: &'static str,
         short: Option<fn(&Reader<'_>, &Node) -> Option<T>>,
+        read: impl FnMut(&mut Table<'r>) -> Option<T>,
+    ) -> Vec<Placed<Option<T>>> {
+        match self.ask(key) {
+            Some(Node { item: Item::List(list), .. }) => self.tables_of(key, list, short, read),
+            Some(Node { at, item }) => {
+                let path = self.path_of(key);
+                self.reader.problem(at, format!("`{path}` is a list, not {}", item.kind()));
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
+    }
+
+    fn tables_of<T>(
+        &mut self,
+        key: &'static str,
+        list: &'r [Node],
+        short: Option<fn(&Reader<'_>, &Node) -> Option<T>>,
         mut read: impl FnMut(&mut Table<'r>) -> Option<T>,
     ) -> Vec<Placed<Option<T>>> {
         let path = self.path_of(key);
-        let list: &[Node] = match self.ask(key) {
-            Some(Node { item: Item::List(list), .. }) => list,
-            Some(Node { at, item }) => {
-                self.reader.problem(at, format!("`{path}` is a list, not {}", item.kind()));
-                return Vec::new();
-            }
-            None => return Vec::new(),
-        };
         let mut effective = Vec::with_capacity(list.len());
         let values = list.iter().map(|node| {
             let value = match (&node.item, short) {

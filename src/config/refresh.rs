@@ -53,6 +53,13 @@ pub fn token_from(reader: &Reader<'_>, node: &Node) -> Option<Vec<Placed<FromPla
 #[derive(Clone, PartialEq)]
 pub struct FromPlace(From);
 
+impl FromPlace {
+    /// Whether it is a place in the body.
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.0, From::Body(_))
+    }
+}
+
 fn from(text: &str) -> Result<From, String> {
     match text.split_once(':') {
         Some(("body", name)) => BodyPlace::parse(name).map(From::Body),

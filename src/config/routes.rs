@@ -10,8 +10,9 @@ use super::ledger::ON_OUTAGE;
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table, did_you_mean};
 use super::upstreams::{self, Upstream, is_host_name};
-use super::{observers, refresh};
+use super::{forward_auth, observers, rate, refresh};
 use crate::ledger::preset::Preset;
+use crate::rate::{By, RateLimit};
 use crate::route::{Access, Anonymous, ClientCertificate, Observer, OnOutage, Policy, RouteSettings};
 use crate::upstream::settings::Patience;
 
@@ -47,6 +48,7 @@ pub struct Written {
     timeouts: Option<Patience>,
     client_certificate: Option<ClientCertificate>,
     token_from: Option<Vec<Placed<refresh::FromPlace>>>,
+    rate_limits: Option<Vec<Placed<RateLimit>>>,
     observers: Option<Vec<Observer>>,
 }
 
@@ -55,12 +57,16 @@ pub struct Around<'a> {
     pub upstreams: &'a [Upstream],
     /// Whether any issuer is configured.
     pub issuers: bool,
+    /// Whether there is a Redis.
+    pub redis: bool,
     /// Whether any listener asks for them.
     pub client_certificates: bool,
     /// `[ledger] on_outage`
     pub on_outage: Option<OnOutage>,
     /// `[ledger] presets`
     pub presets: &'a [Preset],
+    /// Whether proxies ask here and forward by themselves.
+    pub is_asked: bool,
 }
 
 const CLIENT_CERTIFICATE: [(&str, ClientCertificate); 2] =
@@ -80,7 +86,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         path: table.need("path", parsed(super::path::pattern)),
         hosts: table.or("hosts", list(parsed(host)), []),
         methods: table.or("methods", list(parsed(method)), []),
-        upstream: table.need("upstream", placed(name)),
+        upstream: table.maybe("upstream", placed(name)),
         auth: table.or("auth", word(&words), "required"),
         require: table.table("require", require),
         on_outage: table.maybe("on_outage", word(&ON_OUTAGE)),
@@ -89,6 +95,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         timeouts: None,
         client_certificate: table.or("client_certificate", word(&CLIENT_CERTIFICATE), "optional"),
         token_from: table.maybe("token_from", refresh::token_from),
+        rate_limits: rate::limits(table, around.redis),
         observers: observers::on_response(table, around.presets),
     };
     let inherited = around.upstreams.iter().find(|upstream| written.leads_to(&upstream.name.value));
@@ -122,11 +129,19 @@ fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
         let message = "this route asks for tokens, and there is no `[[issuers]]` whose tokens are believed";
         reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
     }
+    let by_subject = |limit: &&Placed<RateLimit>| limit.value.by == By::Subject;
+    for limit in written.rate_limits.iter().flatten().filter(by_subject) {
+        if written.auth == Some(Auth::Public) {
+            let message = "nobody is known on a public route: this limit counts by address";
+            reader.warn(&limit.at, message);
+        }
+    }
     if written.client_certificate == Some(ClientCertificate::Required) && !around.client_certificates {
         let message = "no listener asks for client certificates: this route would refuse every request";
         reader.problem(&table.place("client_certificate"), message);
     }
     of_refresh(table, written);
+    forward_auth::route(table, written, around.is_asked);
     if written.auth == Some(Auth::Public)
         && observers::revokes(written.observers.as_deref().unwrap_or_default())
     {
@@ -220,6 +235,16 @@ impl Written {
         self.upstream.as_ref().is_some_and(|own| &*own.value == upstream)
     }
 
+    /// Whether it asks for client certificates.
+    pub fn wants_certificate(&self) -> bool {
+        self.client_certificate == Some(ClientCertificate::Required)
+    }
+
+    /// Whether its token may be in a body.
+    pub fn wants_body(&self) -> bool {
+        self.token_from.iter().flatten().any(|place| place.value.is_in_body())
+    }
+
     fn resolve(
         self,
         reader: &Reader<'_>,
@@ -242,6 +267,7 @@ impl Written {
             timeouts,
             client_certificate,
             token_from,
+            rate_limits,
             observers,
         } = self;
         let Require { scopes, roles, claims } = require;
@@ -261,12 +287,13 @@ impl Written {
             hosts: hosts?,
             path: path?,
             methods: methods?,
-            upstream: upstream?.value.into(),
+            upstream: upstream.map(|upstream| upstream.value.into()),
             access,
             client_certificate: client_certificate?,
             html: html?,
             redirect,
             timeouts: timeouts?,
+            rate_limits: rate_limits?.into_iter().map(|limit| limit.value).collect(),
             observers: observers?,
         })
     }

@@ -15,6 +15,7 @@ use super::reader::{Placed, Table};
 use crate::admin::settings::{AdminSettings, UNGUESSABLE};
 use crate::identity::IdentitySettings;
 use crate::proxy::settings::{Limits, ServerSettings};
+use crate::rate::{By, RateLimit};
 use crate::report::settings::{AccessLog, Format, LogSettings};
 use crate::target::Ambiguous;
 use crate::template::Template;
@@ -25,23 +26,27 @@ const MOST_HEADERS: i64 = 256;
 /// Pingora keeps no more of a body for a second reading.
 const MOST_BODY: u64 = 64 << 10;
 
-pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
+/// `alone`: proxies ask here, and nothing is forwarded. `redis`: whether there is one.
+pub fn server(table: &mut Table<'_>, alone: bool, redis: bool) -> Option<ServerSettings> {
     let tls = table.tables("tls", None, super::tls::listener);
     let encrypted = !tls.is_empty();
     let tls: Option<Vec<_>> = tls.into_iter().map(|listener| listener.value).collect();
     // Who asks for TLS alone gets TLS alone: a plain listener beside it is a decision.
-    let default = if encrypted { Node::from([]) } else { Node::from(["0.0.0.0:8080"]) };
+    let default = if encrypted || alone { Node::from([]) } else { Node::from(["0.0.0.0:8080"]) };
     let listen = table.or("listen", list(placed(socket)), default);
     let h2c = table.or("h2c", boolean, false);
     let threads = table.or("threads", integer::<usize>(0..=1024), 0);
     let trusted = table.or("trusted_proxies", list(placed(parsed(network))), []);
     let drain = table.or("drain", duration(Duration::ZERO..=HOUR), "30s");
+    let shutdown_delay = table.or("shutdown_delay", duration(Duration::ZERO..=HOUR), "0s");
+    let upgrade_socket = table.maybe("upgrade_socket", path);
     let limits = table.table("limits", limits);
+    let rate_limits = rate_limits(table, redis);
     let ambiguous = table.table("paths", |paths| {
         let words = [("reject", Ambiguous::Reject), ("normalize", Ambiguous::Normalize)];
         paths.or("ambiguous", word(&words), "reject")
     });
-    if !encrypted && listen.as_ref().is_some_and(Vec::is_empty) {
+    if !encrypted && !alone && listen.as_ref().is_some_and(Vec::is_empty) {
         table.reader.problem(&table.place("listen"), "without `[[server.tls]]` this list must not be empty");
     }
     let also =
@@ -62,27 +67,50 @@ pub fn server(table: &mut Table<'_>) -> Option<ServerSettings> {
         },
         trusted_proxies: trusted?.into_iter().map(|network| network.value).collect(),
         limits: limits?,
+        rate_limits: rate_limits?,
         ambiguous: ambiguous?,
         drain: drain?,
+        shutdown_delay: shutdown_delay?,
+        upgrade_socket,
     })
+}
+
+/// Of whatever comes, before there is a route: nothing but the address is known.
+fn rate_limits(table: &mut Table<'_>, redis: bool) -> Option<Vec<RateLimit>> {
+    let limits = super::rate::limits(table, redis)?;
+    for limit in limits.iter().filter(|limit| limit.value.by != By::Ip) {
+        table
+            .reader
+            .problem(&limit.at, "here only `by = \"ip\"` is possible: it is asked before there is a route");
+    }
+    Some(limits.into_iter().map(|limit| limit.value).collect())
 }
 
 fn limits(table: &mut Table<'_>) -> Option<Limits> {
     let header_bytes = table.or("header_bytes", size(1 << 10..=1 << 20), "32KiB");
     let headers = table.or("headers", integer(1..=MOST_HEADERS), 100);
     let body_bytes = table.or("body_bytes", size(0..=1 << 40), "10MiB");
+    let body_min_rate = table.or("body_min_rate", size(0..=1 << 30), "500B");
     let header_timeout = table.or("header_timeout", duration(100 * MILLISECOND..=5 * MINUTE), "10s");
     let idle_timeout = table.or("idle_timeout", duration(SECOND..=HOUR), "60s");
     let connections = table.or("connections", integer(1..=10_000_000), 100_000);
+    let per_address = table.maybe("connections_per_address", integer(1..=10_000_000));
+    let has_per_address = table.has("connections_per_address");
+    let ipv6_prefix = table.or("ipv6_prefix", integer(16..=128), 64);
+    let rate_keys = table.or("rate_keys", integer(1_000..=100_000_000), 200_000);
     let idle_upstreams = table.or("idle_upstreams", integer(1..=1_000_000), 1024);
     let streams = table.or("streams", integer(1..=10_000), 100);
     Some(Limits {
         header_bytes: header_bytes?,
         headers: headers?,
         body_bytes: body_bytes?,
+        body_min_rate: body_min_rate?,
         header_timeout: header_timeout?,
         idle_timeout: idle_timeout?,
         connections: connections?,
+        connections_per_address: if has_per_address { per_address? } else { usize::MAX },
+        ipv6_prefix: ipv6_prefix?,
+        rate_keys: rate_keys?,
         idle_upstreams: idle_upstreams?,
         streams: streams?,
     })
@@ -100,7 +128,7 @@ fn distinct(table: &Table<'_>, listen: Vec<Placed<SocketAddr>>) -> Vec<SocketAdd
     seen
 }
 
-fn network(text: &str) -> Result<IpNet, String> {
+pub fn network(text: &str) -> Result<IpNet, String> {
     let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
     network.map(|network| network.trunc()).map_err(|_| "expected a network, such as \"10.0.0.0/8\"".into())
 }

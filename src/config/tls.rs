@@ -1,10 +1,8 @@
 //! `[[server.tls]]`: listeners with certificates. Every file is read here, so that a bad one is refused with its place.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use super::kinds::{boolean, file, list, parsed, path, placed, secret_file, socket, word};
-use super::node::Node;
+use super::kinds::{boolean, file, list, parsed, placed, secret_file, socket, word};
 use super::problem::Span;
 use super::reader::{Placed, Reader, Table};
 use super::upstreams::is_host_name;
@@ -48,8 +46,8 @@ pub fn listener(table: &mut Table<'_>) -> Option<Placed<TlsSettings>> {
 /// `client_ca` and `client_auth`.
 fn clients(table: &mut Table<'_>) -> Option<ClientCertificates> {
     let written = table.has("client_ca");
-    let roots = table.maybe("client_ca", placed(with_path(file))).map(|Placed { at, value }| {
-        let roots = Roots::read(value.0, &value.1);
+    let roots = table.maybe("client_ca", placed(file)).map(|Placed { at, value }| {
+        let roots = Roots::read(&value);
         roots.map_err(|error| table.reader.problem(&at, error.to_string())).ok()
     });
     if !written {
@@ -71,12 +69,12 @@ fn clients(table: &mut Table<'_>) -> Option<ClientCertificates> {
 fn certificate(table: &mut Table<'_>) -> Option<Placed<Certificate>> {
     let written = table.has("hosts");
     let hosts = table.maybe("hosts", list(placed(parsed(host))));
-    let cert = table.need("cert", placed(with_path(file)));
-    let key = table.need("key", placed(with_path(secret_file)));
+    let cert = table.need("cert", placed(file));
+    let key = table.need("key", placed(secret_file));
     let (Placed { at: cert_at, value: cert }, Placed { at: key_at, value: key }) = (cert?, key?);
     let named = if written { Some(hosts?) } else { None };
     let hosts = named.as_ref().map(|hosts| hosts.iter().map(|host| host.value.clone()).collect());
-    let read = Certificate::read((cert.0, &cert.1), (key.0, &key.1), hosts);
+    let read = Certificate::read(&cert, &key, hosts);
     let read = read.map_err(|wrong| match wrong {
         Wrong::Chain(error) => table.reader.problem(&cert_at, error.to_string()),
         Wrong::Key(error) => table.reader.problem(&key_at, error.to_string()),
@@ -134,11 +132,4 @@ fn host(text: &str) -> Result<Box<str>, String> {
         return Err("expected the name of a host, such as \"api.example.com\" or \"*.example.org\"".into());
     }
     Ok(text.to_ascii_lowercase().into())
-}
-
-/// The content of a file, and where it lies: it is looked at again when it changes.
-pub fn with_path(
-    read: impl Fn(&Reader<'_>, &Node) -> Option<Vec<u8>>,
-) -> impl Fn(&Reader<'_>, &Node) -> Option<(PathBuf, Vec<u8>)> {
-    move |reader, node| Some((path(reader, node)?, read(reader, node)?))
 }

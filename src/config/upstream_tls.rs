@@ -6,25 +6,16 @@ use rustls::sign::CertifiedKey;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use std::path::PathBuf;
-
 use super::kinds::{boolean, file, parsed, placed, secret_file};
 use super::reader::{Placed, Reader, Table};
-use super::tls::with_path;
 use crate::upstream::settings::{ClientCertificate, Tls, TlsName, Trust};
 
 pub fn tls(table: &mut Table<'_>) -> Option<Tls> {
     let name = table.maybe("sni", parsed(server_name));
     let named = table.has("sni");
-    let mut files = Vec::new();
-    let mut content = |read: Option<Placed<(PathBuf, Vec<u8>)>>| {
-        let Placed { at, value: (path, content) } = read?;
-        files.push(path);
-        Some(Placed { at, value: content })
-    };
-    let ca = content(table.maybe("ca", placed(with_path(file))));
-    let cert = content(table.maybe("cert", placed(with_path(file))));
-    let key = content(table.maybe("key", placed(with_path(secret_file))));
+    let ca = table.maybe("ca", placed(file));
+    let cert = table.maybe("cert", placed(file));
+    let key = table.maybe("key", placed(secret_file));
     let verify = table.or("verify", boolean, true);
     for (one, other) in [("cert", "key"), ("key", "cert")] {
         if table.has(one) && !table.has(other) {
@@ -53,7 +44,7 @@ pub fn tls(table: &mut Table<'_>) -> Option<Tls> {
         false => None,
     };
     let name = if named { TlsName::Given(name?) } else { TlsName::Server };
-    Some(Tls { name, trust, client, files })
+    Some(Tls { name, trust, client })
 }
 
 /// Whether a certificate can be checked against this name.

@@ -1,5 +1,6 @@
 //! What can be written: a user's status, a cut-off, a token's or a session's revocation.
 
+use super::store::StoreError;
 use crate::claims::User;
 use crate::time::Timestamp;
 
@@ -148,6 +149,15 @@ pub enum ChangeError {
     Invalid { field: &'static str, why: String },
     #[error("the database could not be asked")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ChangeError {
+    /// A serialization failure or a deadlock: another transaction went first.
+    pub(super) fn is_conflict(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        matches!(cause.downcast_ref(), Some(StoreError::Unavailable(said))
+            if ["40001", "40P01", "1213", "1205"].iter().any(|code| said.ends_with(code)))
+    }
 }
 
 /// What is known of a user.

@@ -2,7 +2,9 @@
 //!
 //! One connection for both, and torn down as a whole: answers of one server and pushes of another would never meet. It
 //! speaks RESP3 and is tracked by prefix (`CLIENT TRACKING … BCAST`), so that keys nobody has read yet are told of too.
-//! Nothing here is needed for an answer: without the link every request asks Redis over the ledger's other connection.
+//! To a cluster it is one connection to each primary, torn down together when any of them falters or the primaries are
+//! not what they were. Nothing here is needed for an answer: without the link every request asks Redis over the ledger's
+//! other connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +13,6 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
 use parking_lot::Mutex;
-use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, ProtocolVersion, Value};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::coherence::{Coherence, Tick};
 use super::metrics::LinkMetrics;
-use super::redis::{Primary, RedisStore, deposed, of_error};
+use super::redis::{self as store, Connection, RedisStore, Sight, deposed};
 use super::rule::Rule;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
@@ -76,11 +77,10 @@ impl Trouble {
     }
 }
 
-/// A connection that is tracked, to a server that has said who it is.
+/// A connection that is tracked, to servers that have said who they are.
 struct Tracked {
-    connection: MultiplexedConnection,
-    primary: Primary,
-    run_id: Box<str>,
+    connection: Connection,
+    sight: Sight,
 }
 
 /// A read over the link, begun under one generation; see [`Link::begin`].
@@ -158,15 +158,21 @@ impl Link {
         let authority = &self.redis.authority;
         questions.add_command(authority.command().clone());
         let before = authority.capture();
-        let mut connection = reading.connection.connection.clone();
-        let asking = connection.send_packed_commands(&questions, 0, questions.len());
-        let Ok(Ok(mut replies)) = timeout(self.redis.timeout(), asking).await else {
+        let connection = &reading.connection.connection;
+        let Ok(replies) = timeout(self.redis.timeout(), connection.round_trip_straight(&questions)).await
+        else {
             self.hushed.store(true, Ordering::Relaxed);
             return None;
         };
+        let mut replies = replies.ok()?;
+        // Whoever serves the key by now may be somebody of whom we hear nothing.
+        if replies.iter().any(store::leads_elsewhere) {
+            self.ear.everything_changed();
+            connection.look_anew();
+            return None;
+        }
         let watermark = replies.pop()?;
-        let whole = replies.len() + 1 == questions.len() && reading.connection.primary.stands();
-        (whole && authority.hear(before, &watermark, &reading.connection.run_id)).then_some(replies)
+        authority.hear(before, &watermark, &connection.server().run_id).then_some(replies)
     }
 
     /// Whether a reading's answers may be kept: the connection is still the one in use, and the generation the same.
@@ -224,10 +230,6 @@ impl Link {
     }
 
     async fn connect(&self) -> Result<(), Trouble> {
-        if self.redis.servers().are_a_cluster() {
-            return Err(Trouble::refused("the keys of a cluster lie on several servers"));
-        }
-        let primary = self.redis.servers().primary()?;
         let ear = Arc::clone(&self.ear);
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.patience()))
@@ -240,11 +242,12 @@ impl Link {
                 Ok::<(), std::convert::Infallible>(())
             });
         // Only in RESP3 does a connection carry pushes among answers.
-        let connecting = timeout(self.patience() * 2, primary.connect(ProtocolVersion::RESP3, &config));
-        let mut connection = connecting.await.map_err(|_| Trouble::Silent)??;
-        let shaken = timeout(self.patience(), self.shake_hands(&mut connection));
-        let run_id = shaken.await.map_err(|_| Trouble::Silent)??;
-        let connection = Arc::new(Tracked { connection, primary, run_id });
+        let connecting =
+            timeout(self.patience() * 2, self.redis.servers().connect(ProtocolVersion::RESP3, &config));
+        let connection = connecting.await.map_err(|_| Trouble::Silent)??;
+        let shaken = timeout(self.patience(), self.shake_hands(&connection));
+        let sight = shaken.await.map_err(|_| Trouble::Silent)??;
+        let connection = Arc::new(Tracked { connection, sight });
         self.connections.fetch_add(1, Ordering::AcqRel);
         self.current.store(Some(Arc::clone(&connection)));
         self.ear.everything_changed();
@@ -261,12 +264,12 @@ impl Link {
             tokio::select! {
                 _ = beats.tick() => {}
                 () = self.ear.alarm.notified() => {}
-                () = connection.primary.deposed() => return deposed().into(),
+                () = connection.connection.deposed() => return deposed().into(),
             }
             let beat = async {
                 if canary.is_due() {
                     self.probe(&connection.connection).await?;
-                    canary = Canary::fly(&self.redis, &self.ear, &self.coherence);
+                    canary = Canary::fly(&self.redis, &self.ear, &connection.connection);
                 }
                 // It has to be written before the fence is sent, for the fence to prove anything.
                 let written = canary.is_written();
@@ -283,32 +286,21 @@ impl Link {
     async fn fence(&self, link: &Tracked) -> Result<(), Trouble> {
         let authority = &self.redis.authority;
         let (sent, generation) = (self.coherence.now(), self.coherence.generation());
-        let mut questions = Pipeline::with_capacity(2);
-        questions.cmd("ROLE");
-        questions.add_command(authority.command().clone());
         let before = authority.capture();
-        let mut asked = link.connection.clone();
-        let asking = asked.send_packed_commands(&questions, 0, questions.len());
+        let asking = link.connection.fence(authority.command(), &link.sight);
         tokio::pin!(asking);
-        let replies = match timeout(self.lease, &mut asking).await {
-            Ok(replies) => replies,
+        let fenced = match timeout(self.lease, &mut asking).await {
+            Ok(fenced) => fenced,
             Err(_) => {
                 // The lease is over by now; a stalled server gets as long again to come back to us.
                 self.turned.notify_one();
                 timeout(self.lease, asking).await.map_err(|_| Trouble::Silent)?
             }
         };
-        let replies = replies.map_err(|error| of_error(&error))?;
-        let [role, watermark] = &*replies else {
-            return Err(StoreError::malformed("not one reply for each command").into());
-        };
-        handshake::is_master(role)?;
-        // It may have been deposed while it hung, and not know.
-        if !link.primary.stands() {
-            return Err(deposed().into());
-        }
+        let fenced = fenced.map_err(|failure| failure.error)?;
+        fenced.roles.iter().try_for_each(handshake::is_master)?;
         let was_live = self.is_live(self.coherence.now());
-        let believed = authority.hear(before, watermark, &link.run_id);
+        let believed = authority.hear(before, &fenced.mark, &link.connection.server().run_id);
         // Redis was filled anew, and somebody else may have heard of that before this fence was sent.
         let round = authority.round();
         let anew = self.round.swap(round, Ordering::AcqRel) != round;

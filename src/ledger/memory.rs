@@ -2,7 +2,7 @@
 //! query. What is kept are rows, not judgments: `iat` and the clock are compared anew each time.
 //!
 //! The price: where only the database is asked, a ban given through another gateway takes effect here within
-//! [`LIFE`]. A change made through this gateway takes effect at once ([`Memory::clear`]). While somebody tells us of
+//! [`super::database::Database::life`], at most [`LIFE`]. A change made through this gateway takes effect at once ([`Memory::clear`]). While somebody tells us of
 //! every change of a table (the feed), answers from it live for [`LONG_LIFE`]: they are forgotten when it changes.
 
 use std::hash::{BuildHasher, Hash, RandomState};

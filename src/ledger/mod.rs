@@ -17,6 +17,7 @@ mod chores;
 mod coherence;
 mod condition;
 mod database;
+mod doubt;
 mod feed;
 mod foundation;
 mod keeper;
@@ -56,6 +57,7 @@ use alias::Aliases;
 use breaker::Breaker;
 use chores::Chores;
 use database::Database;
+use doubt::Doubt;
 use feed::Keys;
 use foundation::Foundation;
 use mode::LastMode;
@@ -292,6 +294,11 @@ impl Ledger {
         Box::pin(self.find_meant(questions, claims, Thoroughness::Usual, now)).await
     }
 
+    /// The Redis that gateways count requests in together, where there is one.
+    pub fn redis(&self) -> Option<&RedisStore> {
+        self.redis.as_deref()
+    }
+
     /// How answers are found at present.
     pub fn mode(&self) -> Mode {
         let answers = |redis: &Arc<RedisStore>| !redis.breaker.is_open() && redis.authority.is_believed();
@@ -391,35 +398,6 @@ pub async fn migrate(settings: &LedgerSettings) -> Result<usize, StoreError> {
 
 /// Answers of the database on their way to Redis at one time.
 const WRITE_BACKS: usize = 32;
-
-/// Whether Redis is to be believed. Each doubt has its own number: who found everything delivered settles the doubts
-/// from before it looked, and not one that was raised meanwhile.
-#[derive(Default)]
-struct Doubt {
-    /// Zero: none.
-    open: AtomicU64,
-    raised: AtomicU64,
-}
-
-impl Doubt {
-    fn raise(&self) {
-        self.open.store(self.raised.fetch_add(1, Ordering::AcqRel) + 1, Ordering::Release);
-    }
-
-    fn is_raised(&self) -> bool {
-        self.number() != 0
-    }
-
-    /// To be read before looking, and given back to [`Doubt::settle`].
-    fn number(&self) -> u64 {
-        self.open.load(Ordering::Acquire)
-    }
-
-    fn settle(&self, number: u64) {
-        // A failure means that there is another doubt by now.
-        let _ = self.open.compare_exchange(number, 0, Ordering::AcqRel, Ordering::Acquire);
-    }
-}
 
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,9 @@ use super::{OpenError, Unaskable, adopt};
 use crate::claims::{Claims, User};
 use crate::template::{Field, RenderError, Template, is_separator};
 use crate::token::Token;
+use command::command;
+
+mod command;
 
 /// A rule with its query parsed.
 #[derive(Debug)]
@@ -372,31 +375,4 @@ impl fmt::Debug for Questions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.asked.iter().map(|asked| &asked.rule.rule.name)).finish()
     }
-}
-
-fn command(condition: &Condition, key: &str, member: Option<&str>) -> Cmd {
-    let mut command = redis::cmd(match condition {
-        Condition::Exists | Condition::Missing => "EXISTS",
-        Condition::Equals(_)
-        | Condition::Json { .. }
-        | Condition::IssuedBefore { .. }
-        | Condition::NativeUser
-        | Condition::UserStatus { .. }
-        | Condition::Flag(_)
-        | Condition::Record { .. }
-        | Condition::Leads
-        | Condition::LiveSession
-        | Condition::Profile => "GET",
-        Condition::Field { .. } => "HGET",
-        Condition::Contains(_) | Condition::Lacks(_) => "SISMEMBER",
-        Condition::ContainsSorted(_) => "ZSCORE",
-    });
-    command.arg(key);
-    if let Condition::Field { field, .. } = condition {
-        command.arg(&**field);
-    }
-    if let Some(member) = member {
-        command.arg(member);
-    }
-    command
 }

@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use backon::BackoffBuilder as _;
-use redis::{Pipeline, RedisError, Value};
+use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
 use super::coherence::Coherence;
-use super::condition::Reply;
 use super::settings::RedisSettings;
 use super::store::StoreError;
 use super::watermark::Authority;
@@ -22,26 +21,35 @@ use connection::Failure;
 use script::{Form, Lua};
 use write::{Scripted, WRITE_BACK, millis};
 
+pub use connection::{Connection, Fenced, One};
 pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
+pub(super) use said::{deposed, leads_elsewhere, of_error, outage, reply};
 pub use servers::{Primary, Servers};
+pub use sight::Sight;
+pub use throttle::Throttled;
 pub(super) use write::version_key;
 pub use write::{Parcel, RedisWrite, Told};
 
 mod cluster;
 mod connection;
+mod ground;
 mod keyspace;
 mod lease;
 mod link;
+mod many;
 mod mark;
 mod members;
 mod poll;
 mod scan;
+mod said;
 mod script;
 mod sentinel;
 mod servers;
+mod sight;
 mod slots;
+mod throttle;
 mod write;
 
 /// How often the background task asks whether Redis is well.
@@ -234,12 +242,14 @@ impl RedisStore {
         }
     }
 
-    /// Changes a key for the link to hear of. `false` where the server does not let us.
-    pub(super) async fn write_canary(&self, key: &[u8]) -> Result<bool, StoreError> {
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(60_000);
-        let reply = self.round_trip(&pipeline).await?.pop();
-        Ok(!matches!(reply, None | Some(Value::ServerError(_))))
+    /// Changes keys for the link to hear of. `false` where a server does not let us.
+    pub(super) async fn write_canaries(&self, keys: &[String]) -> Result<bool, StoreError> {
+        let mut pipeline = Pipeline::with_capacity(keys.len());
+        for key in keys {
+            pipeline.cmd("SET").arg(key).arg(1).arg("PX").arg(60_000);
+        }
+        let replies = self.round_trip(&pipeline).await?;
+        Ok(!replies.iter().any(|reply| matches!(reply, Value::ServerError(_))))
     }
 
     /// How long one round trip may take.
@@ -375,50 +385,6 @@ impl RedisStore {
         }
         failure.error
     }
-}
-
-/// Why answers of a server that was the primary count for nothing.
-pub(super) fn deposed() -> StoreError {
-    StoreError::unavailable("nobody vouches for this primary any more")
-}
-
-/// What one reply says to the command of a question.
-pub(super) fn reply(value: &Value) -> Result<Reply<'_>, StoreError> {
-    match value {
-        Value::Nil | Value::Int(0) | Value::Boolean(false) => Ok(Reply::Absent),
-        Value::Int(_) | Value::Boolean(true) | Value::Double(_) => Ok(Reply::Present),
-        Value::BulkString(bytes) => Ok(Reply::Value(bytes)),
-        Value::SimpleString(text) => Ok(Reply::Value(text.as_bytes())),
-        Value::ServerError(error) => Err(match outage(value) {
-            Some(outage) => outage,
-            None => StoreError::malformed(error.code()),
-        }),
-        _ => Err(StoreError::malformed("a reply of an unexpected type")),
-    }
-}
-
-/// The error of a server that cannot answer anything, as opposed to a key of the wrong type or one it must not read.
-pub(super) fn outage(reply: &Value) -> Option<StoreError> {
-    match reply {
-        // Only the code: the details may repeat a key.
-        Value::ServerError(error)
-            if !matches!(
-                error.code(),
-                "WRONGTYPE" | "NOPERM" | "MOVED" | "ASK" | "CROSSSLOT" | "TRYAGAIN"
-            ) =>
-        {
-            Some(StoreError::unavailable(error.code()))
-        }
-        _ => None,
-    }
-}
-
-/// The code or kind alone: an error's text may repeat addresses, user names and keys.
-pub(super) fn of_error(error: &RedisError) -> StoreError {
-    if error.is_timeout() {
-        return StoreError::Timeout;
-    }
-    StoreError::unavailable(error.code().unwrap_or_else(|| error.category()))
 }
 
 #[cfg(test)]

@@ -115,9 +115,7 @@ impl Writer {
             // Cut off here, the transaction has either happened as a whole, outbox row and all, or not at all.
             let made = timeout(PATIENCE, self.attempt(change, now)).await;
             match made.unwrap_or_else(|_| Err(unavailable(StoreError::Timeout))) {
-                Err(ChangeError::Unavailable(error)) if attempt < ATTEMPTS && is_conflict(&*error) => {
-                    attempt += 1
-                }
+                Err(error) if attempt < ATTEMPTS && error.is_conflict() => attempt += 1,
                 done => return done,
             }
         }
@@ -387,12 +385,6 @@ fn is_over(expires_at: Option<Timestamp>, context: &PresetContext, now: Timestam
 
 fn unavailable(error: StoreError) -> ChangeError {
     ChangeError::Unavailable(Box::new(error))
-}
-
-/// A serialization failure or a deadlock: another transaction went first.
-fn is_conflict(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
-    matches!(error.downcast_ref(), Some(StoreError::Unavailable(said))
-        if ["40001", "40P01", "1213", "1205"].iter().any(|code| said.ends_with(code)))
 }
 
 mod rows;

@@ -6,7 +6,6 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap};
-use pingora::http::RequestHeader;
 use pingora::prelude::*;
 use pingora::protocols::ALPN;
 use pingora::proxy::Session;
@@ -14,7 +13,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType, RetryType};
 
 use super::exchange::Exchange;
-use super::hygiene;
+use super::tunnel;
 use crate::upstream::settings::HashBy;
 use crate::upstream::{self, Chosen, Upstream};
 use crate::verdict::Grant;
@@ -48,24 +47,27 @@ enum Kind {
 
 /// Chooses a server and says how it is to be reached.
 pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
-    let Exchange { verdict, attempts, client, .. } = exchange;
+    let Exchange { verdict, attempts, client, websocket, talks, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok());
     let grant = grant.ok_or_else(|| Error::explain(ErrorType::InternalError, "no grant"))?;
     let request = session.req_header();
     let key = |by: &HashBy| key(by, grant, &request.headers, *client);
     attempts.answered = false;
-    attempts.chosen = grant.route.upstream.choose(&attempts.tried, key);
+    attempts.chosen =
+        grant.route.upstream.as_ref().and_then(|upstream| upstream.choose(&attempts.tried, key));
     let Some(chosen) = &attempts.chosen else {
         attempts.refused.get_or_insert_with(|| "no server is well, or none has an address".to_owned());
         return Err(Error::explain(ErrorType::ConnectNoRoute, "no server can be asked").into_up());
     };
     let mut peer = chosen.peer();
     let patience = &grant.route.settings.timeouts;
-    let kind = kind(request);
+    let kind = if *websocket { Kind::WebSocket } else { kind(&request.headers) };
+    *talks = speaks_both_ways(request, kind);
     peer.options.write_timeout = Some(patience.write);
     peer.options.read_timeout = if kind == Kind::Plain { Some(patience.read) } else { patience.stream };
     if kind == Kind::WebSocket {
         peer.options.alpn = ALPN::H1;
+        tunnel::prepare(&mut peer);
         // The connection itself is watched by TCP.
         session.set_read_timeout(patience.stream);
     }
@@ -87,18 +89,39 @@ fn key(by: &HashBy, grant: &Grant, headers: &HeaderMap, client: IpAddr) -> u64 {
     given.map_or_else(by_client, upstream::hash)
 }
 
+/// Whether the body is one side of a conversation, which may pause and trickle. Events are asked for with a body like any
+/// other; and gRPC speaks both ways over HTTP/2 alone.
+fn speaks_both_ways(request: &RequestHeader, kind: Kind) -> bool {
+    match kind {
+        Kind::Plain => false,
+        Kind::WebSocket => true,
+        Kind::Stream => {
+            request.version == http::Version::HTTP_2
+                && request.headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
+        }
+    }
+}
+
+/// `application/grpc`, `application/grpc+proto`; not `application/grpc-web`.
+fn is_grpc(kind: &[u8]) -> bool {
+    const GRPC: &[u8] = b"application/grpc";
+    let (start, rest) = kind.split_at(GRPC.len().min(kind.len()));
+    start.eq_ignore_ascii_case(GRPC) && !rest.starts_with(b"-")
+}
+
 /// What the answer will be, as far as the request tells. Pingora takes the time-out before there is an answer: whoever
 /// wants events says so (every `EventSource` does), and gRPC has deadlines of its own.
-fn kind(request: &RequestHeader) -> Kind {
-    if hygiene::is_websocket(request) {
-        return Kind::WebSocket;
-    }
-    let texts = |name| request.headers.get_all(name).iter().map(|value| value.as_bytes());
+fn kind(headers: &HeaderMap) -> Kind {
     let starts =
         |text: &[u8], with: &[u8]| text.get(..with.len()).is_some_and(|it| it.eq_ignore_ascii_case(with));
-    let mut accepted = texts(header::ACCEPT).flat_map(|text| text.split(|byte| *byte == b','));
-    let streams = accepted.any(|range| starts(range.trim_ascii(), b"text/event-stream"))
-        || texts(header::CONTENT_TYPE).any(|text| starts(text, b"application/grpc"));
+    let streams = headers.iter().any(|(name, value)| match *name {
+        header::ACCEPT => {
+            let mut ranges = value.as_bytes().split(|byte| *byte == b',');
+            ranges.any(|range| starts(range.trim_ascii(), b"text/event-stream"))
+        }
+        header::CONTENT_TYPE => starts(value.as_bytes(), b"application/grpc"),
+        _ => false,
+    });
     if streams { Kind::Stream } else { Kind::Plain }
 }
 
@@ -188,5 +211,5 @@ impl Attempts {
 fn parts(exchange: &mut Exchange) -> Option<(&Upstream, &mut Attempts)> {
     let Exchange { verdict, attempts, .. } = exchange;
     let grant = verdict.as_ref().and_then(|verdict| verdict.as_ref().ok())?;
-    Some((&grant.route.upstream, attempts))
+    Some((grant.route.upstream.as_ref()?, attempts))
 }

@@ -7,7 +7,7 @@ use pingora::ErrorType;
 use pingora::proxy::Session;
 use tokio::time::{Instant, timeout_at};
 
-use super::door;
+use super::{arrival, hop};
 use crate::route::Refresh;
 use crate::token::{self, Conflict};
 use crate::verdict::DenyReason;
@@ -81,19 +81,19 @@ fn bound(refresh: &Refresh) -> u64 {
 async fn read(session: &mut Session, most: usize) -> Result<Vec<u8>, DenyReason> {
     const BROKEN: DenyReason = DenyReason::RequestAmbiguous("the body ends before its end, or is malformed");
     if session.req_header().headers.contains_key(header::EXPECT) {
-        session.as_mut().write_continue_response().await.map_err(|_| BROKEN)?;
+        hop::ask_for_body(session).await.map_err(|_| BROKEN)?;
     }
     session.as_mut().enable_retry_buffering();
     let mut body = Vec::new();
     loop {
         match session.as_mut().read_request_body().await {
             Ok(None) => {
-                door::body_moved(true);
+                arrival::body_moved(true);
                 return Ok(body);
             }
             Ok(Some(part)) if body.len() + part.len() > most => return Err(DenyReason::BodyTooLarge),
             Ok(Some(part)) => {
-                door::body_moved(false);
+                arrival::body_moved(false);
                 body.extend_from_slice(&part);
             }
             Err(error) if *error.etype() == ErrorType::ReadTimedout => return Err(DenyReason::BodyTimeout),

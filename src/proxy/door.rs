@@ -2,12 +2,14 @@
 //! in time is waited for.
 
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
+use futures_util::future::abortable;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp as _};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -16,39 +18,16 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::arrival::{ARRIVAL, Arrival, Peer};
+use super::connections::{Connections, Place, Refused};
 use super::entrance::{Entrance, Failed, Opened, Scheme};
+use super::head::Head;
 use super::settings::Limits;
+use super::waiting::Waiting;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
 use crate::tls::{HandshakeError, TlsMetrics};
-
-/// How many connections there may be, and are. Cheap to clone.
-#[derive(Clone)]
-pub struct Connections {
-    free: Arc<Semaphore>,
-    capacity: u32,
-}
-
-impl Connections {
-    /// Room for `limit` of them.
-    pub fn new(limit: usize) -> Self {
-        let capacity = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
-        Self { free: Arc::new(Semaphore::new(usize::try_from(capacity).unwrap_or(usize::MAX))), capacity }
-    }
-
-    /// How many are open.
-    pub fn open(&self) -> usize {
-        usize::try_from(self.capacity).unwrap_or(usize::MAX).saturating_sub(self.free.available_permits())
-    }
-
-    /// Waits until none is open. Only to be asked for when none is accepted any more.
-    pub async fn all_closed(&self) {
-        // The semaphore is never closed.
-        let _ = self.free.acquire_many(self.capacity).await;
-    }
-}
 
 /// Where every connection comes in, whatever it speaks.
 pub struct Door {
@@ -57,6 +36,8 @@ pub struct Door {
     metrics: Metrics,
     tls: TlsMetrics,
     connections: Connections,
+    waiting: Arc<Waiting>,
+    closing: Arc<AtomicBool>,
 }
 
 /// How long clients have to come back for an answer that says `Connection: close`, before idle connections are closed
@@ -64,6 +45,7 @@ pub struct Door {
 const LAME_DUCK: Duration = Duration::from_secs(1);
 
 impl Door {
+    /// Needs a runtime: how long connections wait is looked at in the background.
     pub fn new(
         conf: &Arc<ServerConf>,
         snapshot: Arc<ArcSwap<Snapshot>>,
@@ -71,20 +53,33 @@ impl Door {
         tls: TlsMetrics,
         connections: Connections,
     ) -> Self {
-        let proxy = Arc::new(http_proxy(conf, Proxy { snapshot: Arc::clone(&snapshot) }));
-        Self { proxy, snapshot, metrics, tls, connections }
+        let closing = Arc::<AtomicBool>::default();
+        let proxy = Proxy { snapshot: Arc::clone(&snapshot), closing: Arc::clone(&closing) };
+        let proxy = Arc::new(http_proxy(conf, proxy));
+        let waiting = Arc::new(Waiting::default());
+        tokio::spawn(Waiting::look(Arc::downgrade(&waiting), Arc::clone(&snapshot), metrics.clone()));
+        Self { proxy, snapshot, metrics, tls, connections, waiting, closing }
     }
 
-    /// A place for one more connection; one too many is closed before a byte of it is read. Taken where connections are
-    /// accepted, so that they count in the order in which they come.
-    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.connections.free).try_acquire_owned().ok()
+    /// A place for one more connection. Taken where connections are accepted, so that they count in the order in which
+    /// they come.
+    pub fn place(&self, tcp: &TcpStream, peer: SocketAddr, entrance: &Entrance) -> Option<Place> {
+        let snapshot = self.snapshot.load();
+        let (server, peer) = (&snapshot.server, peer.ip().to_canonical());
+        let is_one = !matches!(entrance, Entrance::ForwardAuth) && !server.trusts(&peer);
+        match self.connections.place(tcp.as_raw_fd(), peer, &server.limits, is_one) {
+            Ok(place) => return Some(place),
+            Err(Refused::Full) => self.metrics.refused().full.inc(),
+            Err(Refused::Address) => self.metrics.refused().address.inc(),
+            Err(Refused::Descriptors) => self.metrics.refused().descriptors.inc(),
+        }
+        None
     }
 
     /// Serves a connection from its first byte to its last.
     pub async fn serve(
         self: Arc<Self>,
-        _place: OwnedSemaphorePermit,
+        _place: Place,
         tcp: TcpStream,
         peer: SocketAddr,
         entrance: &Entrance,
@@ -95,22 +90,32 @@ impl Door {
         drop(snapshot);
         let opening = entrance.open(tcp, peer, h2c, self.metrics.floods());
         let opened = tokio::time::timeout(limits.header_timeout, opening).await;
-        let Some(Opened { stream, http2, scheme }) = self.tell(opened.ok(), entrance, peer) else { return };
+        let Some(Opened { stream, http2, scheme, head }) = self.tell(opened.ok(), entrance, peer) else {
+            return;
+        };
+        let peer = Peer::new(peer);
+        let one_by_one =
+            (!http2).then(|| Arc::new(Arrival::new(scheme.clone(), peer.clone(), Arc::clone(&head))));
         let connection = Arc::new(Connection {
             door: Arc::clone(&self),
             scheme,
+            peer,
+            head,
             options: options(&limits),
             limits,
-            http2,
+            one_by_one,
             fresh: AtomicBool::new(true),
             running: AtomicUsize::new(0),
         });
-        let patience = connection.limits.header_timeout;
         let work = connection.process_new(stream, &shutdown);
-        if !http2 {
-            work.await;
+        if let Some(arrival) = &connection.one_by_one {
+            let (work, abort) = abortable(work);
+            self.waiting.watch(Arc::clone(arrival), abort);
+            // Ended from outside or by itself: it is over.
+            let _ = work.await;
             return;
         }
+        let patience = connection.limits.header_timeout;
         // Pingora comes back only with the first request; of the preface and the settings before, nobody keeps time.
         let mut work = std::pin::pin!(work);
         tokio::select! {
@@ -159,27 +164,60 @@ impl Door {
 
     /// Runs when nothing is accepted any more.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
         let _ = tokio::time::timeout(LAME_DUCK, self.connections.all_closed()).await;
         self.proxy.http_cleanup().await;
     }
 }
 
-/// One connection. Bounds the time from the first wait for a request to the end of its head: Pingora's own time-outs are
-/// for each read, and a client that sends a byte now and then would be waited for without end.
+/// One connection.
 struct Connection {
     door: Arc<Door>,
     scheme: Scheme,
+    peer: Peer,
+    /// HTTP/1.1: what may come of a head.
+    head: Arc<Head>,
     options: HttpServerOptions,
     /// Those in force when it came.
     limits: Limits,
-    http2: bool,
-    /// Whether the next request is the first.
+    /// HTTP/1.1: its requests follow one another, and share what there is to know of how they came.
+    one_by_one: Option<Arc<Arrival>>,
+    /// HTTP/2: whether the next request is the first.
     fresh: AtomicBool,
     /// Requests that are being served.
     running: AtomicUsize,
 }
 
 impl Connection {
+    /// Serves one request of HTTP/2. Of its body Pingora keeps no time.
+    async fn one_of_many(
+        self: &Arc<Self>,
+        session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        let _running = Running::new(&self.running);
+        self.fresh.store(false, Ordering::Relaxed);
+        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), Arc::clone(&self.head)));
+        let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
+        let mut work = std::pin::pin!(work);
+        loop {
+            let (before, expected) = arrival.body();
+            if !expected {
+                return work.await;
+            }
+            tokio::select! {
+                biased;
+                reused = &mut work => return reused,
+                () = fast_sleep(self.limits.idle_timeout) => {}
+            }
+            if arrival.body() == (before, true) {
+                self.door.metrics.slow_body();
+                // Dropping the request resets its stream, and no other.
+                return None;
+            }
+        }
+    }
+
     /// Waits until clients have been told to go (HTTP/2: GOAWAY) and nothing more is being served. Who has not gone by
     /// then is a telephone asleep: Pingora would wait for it until the drain's deadline.
     async fn left_behind(&self, mut shutdown: ShutdownWatch) {
@@ -215,45 +253,6 @@ fn options(limits: &Limits) -> HttpServerOptions {
     options
 }
 
-/// What a request is told of how it came, and tells of how it goes on.
-struct Arrival {
-    scheme: Scheme,
-    head_was_read: AtomicBool,
-    /// Grows with every piece of the body.
-    pieces: AtomicU32,
-    /// Whether the client has said all it had to say before it hears something.
-    said: AtomicBool,
-}
-
-impl Arrival {
-    fn new(scheme: Scheme) -> Self {
-        let [head_was_read, said] = [false, false].map(AtomicBool::new);
-        Self { scheme, head_was_read, pieces: AtomicU32::new(0), said }
-    }
-}
-
-tokio::task_local! {
-    static ARRIVAL: Arc<Arrival>;
-}
-
-/// Called by the first hook that runs with a parsed head; says by which scheme it came.
-pub(super) fn head_was_read() -> Scheme {
-    let told = ARRIVAL.try_with(|arrival| {
-        arrival.head_was_read.store(true, Ordering::Relaxed);
-        arrival.scheme.clone()
-    });
-    // Without the scope, in a test say, nobody waits.
-    told.unwrap_or(Scheme::Http)
-}
-
-/// Called with every piece of a body. `over`: it was the last, or the answer has begun: what follows may be a conversation.
-pub(super) fn body_moved(over: bool) {
-    let _ = ARRIVAL.try_with(|arrival| {
-        arrival.pieces.fetch_add(1, Ordering::Relaxed);
-        arrival.said.fetch_or(over, Ordering::Relaxed);
-    });
-}
-
 #[async_trait]
 impl HttpServerApp for Connection {
     async fn process_new_http(
@@ -265,42 +264,9 @@ impl HttpServerApp for Connection {
             // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
             session.set_keepalive(Some(0));
         }
-        let _running = Running::new(&self.running);
-        // A kept connection may be idle; a new one is expected to say something.
-        let first = self.fresh.swap(false, Ordering::Relaxed);
-        let patience = {
-            let limits = &self.door.snapshot.load().server.limits;
-            if first { limits.header_timeout } else { limits.idle_timeout }
-        };
-        let arrival = Arc::new(Arrival::new(self.scheme.clone()));
-        let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            biased;
-            reused = &mut work => return reused,
-            () = fast_sleep(patience) => {}
-        }
-        if !arrival.head_was_read.load(Ordering::Relaxed) {
-            if first {
-                self.door.metrics.slow_head();
-            }
-            return None;
-        }
-        // Pingora keeps time on the bodies of HTTP/1.1, and on those of HTTP/2 it does not.
-        while self.http2 && !arrival.said.load(Ordering::Relaxed) {
-            let before = arrival.pieces.load(Ordering::Relaxed);
-            tokio::select! {
-                biased;
-                reused = &mut work => return reused,
-                () = fast_sleep(self.limits.idle_timeout) => {}
-            }
-            let stalled = arrival.pieces.load(Ordering::Relaxed) == before;
-            if stalled && !arrival.said.load(Ordering::Relaxed) {
-                // Dropping the request resets its stream, and no other.
-                return None;
-            }
-        }
-        work.await
+        let Some(arrival) = &self.one_by_one else { return self.one_of_many(session, shutdown).await };
+        arrival.head_is_waited_for(self.limits.header_bytes);
+        ARRIVAL.scope(Arc::clone(arrival), self.door.proxy.process_new_http(session, shutdown)).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::frames::PREFACE;
+use super::head::Head;
 use super::wire::Wire;
 use crate::tls::{HandshakeError, Listener, Secured};
 use crate::upstream::KEEPALIVE;
@@ -28,6 +29,8 @@ pub enum Entrance {
     Plain,
     /// HTTPS.
     Tls(Arc<Listener>),
+    /// Plain HTTP, from proxies that ask and forward by themselves.
+    ForwardAuth,
 }
 
 /// By which scheme a request came.
@@ -35,15 +38,22 @@ pub enum Entrance {
 pub(super) enum Scheme {
     Http,
     Https(Arc<Secured>),
+    /// It is a question: see [`super::asked`].
+    Asked,
 }
 
 impl Scheme {
     /// `X-Forwarded-Proto`.
     pub(super) fn word(&self) -> &'static str {
         match self {
-            Self::Http => "http",
+            Self::Http | Self::Asked => "http",
             Self::Https(_) => "https",
         }
+    }
+
+    /// Whether a proxy asks, and forwards by itself.
+    pub(super) fn asks(&self) -> bool {
+        matches!(self, Self::Asked)
     }
 
     /// Whether the client has shown a certificate that is believed.
@@ -71,6 +81,8 @@ pub(super) struct Opened {
     pub(super) stream: Stream,
     pub(super) http2: bool,
     pub(super) scheme: Scheme,
+    /// What may come of a head of HTTP/1.1.
+    pub(super) head: Arc<Head>,
 }
 
 impl Entrance {
@@ -82,6 +94,7 @@ impl Entrance {
         h2c: bool,
         floods: &IntCounter,
     ) -> Result<Opened, Failed> {
+        let head = Arc::new(Head::default());
         match self {
             Self::Plain if h2c => {
                 let mut tcp = prepared(tcp, peer)?;
@@ -89,13 +102,14 @@ impl Entrance {
                 let stream: Stream = if http2 {
                     Box::new(Wire::http2(tcp, floods.clone()))
                 } else {
-                    Box::new(Wire::http1(tcp))
+                    Box::new(Wire::http1(tcp, Arc::clone(&head)))
                 };
-                Ok(Opened { stream, http2, scheme: Scheme::Http })
+                Ok(Opened { stream, http2, scheme: Scheme::Http, head })
             }
-            Self::Plain => {
-                let stream = Box::new(Wire::http1(prepared(tcp, peer)?));
-                Ok(Opened { stream, http2: false, scheme: Scheme::Http })
+            Self::Plain | Self::ForwardAuth => {
+                let stream = Box::new(Wire::http1(prepared(tcp, peer)?, Arc::clone(&head)));
+                let scheme = if matches!(self, Self::Plain) { Scheme::Http } else { Scheme::Asked };
+                Ok(Opened { stream, http2: false, scheme, head })
             }
             Self::Tls(listener) => {
                 let tcp = refuse_plaintext(tcp).await?;
@@ -104,9 +118,9 @@ impl Entrance {
                 let stream: Stream = if http2 {
                     Box::new(Wire::http2(tls, floods.clone()))
                 } else {
-                    Box::new(Wire::http1(tls))
+                    Box::new(Wire::http1(tls, Arc::clone(&head)))
                 };
-                Ok(Opened { stream, http2, scheme: Scheme::Https(Arc::new(secured)) })
+                Ok(Opened { stream, http2, scheme: Scheme::Https(Arc::new(secured)), head })
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What one request carries through Pingora's phases.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,9 +8,11 @@ use http::{HeaderValue, Method};
 use pingora::proxy::Session;
 
 use super::Snapshot;
+use super::arrival::Arrival;
+use super::asked::Original;
 use super::attempts::Attempts;
-use super::entrance::Scheme;
 use super::observe::Held;
+use crate::rate::Standing;
 use crate::report::Finished;
 use crate::verdict::{Grant, Verdict};
 
@@ -22,12 +24,12 @@ pub struct Exchange {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) verdict: Option<Verdict>,
     pub(super) id: RequestId,
-    /// How it came.
-    pub(super) scheme: Scheme,
-    /// Who is at the other end of the connection.
-    pub(super) peer: IpAddr,
+    /// How it came, and from whom.
+    pub(super) arrival: Arc<Arrival>,
     /// Whose request it is: the peer, or whom trusted proxies name.
     pub(super) client: IpAddr,
+    /// Whether it is a WebSocket handshake.
+    pub(super) websocket: bool,
     /// Whether the peer is in `trusted_proxies`.
     pub(super) trusted: bool,
     pub(super) began: Instant,
@@ -35,40 +37,50 @@ pub struct Exchange {
     pub(super) upstream: Option<SocketAddr>,
     pub(super) forwarded: Option<Instant>,
     pub(super) attempts: Attempts,
+    /// What the client is told of rate limits; empty where none counts.
+    pub(super) standings: Vec<Standing>,
     /// The token that the body carries, where the route says that it is there.
     pub(super) in_body: Option<String>,
     /// Whether the body was read for that; a client that expects to be asked for it was asked.
     pub(super) body_read: bool,
     /// Bytes of the request body seen so far.
     pub(super) body_bytes: u64,
+    /// Whether the body is one side of a conversation.
+    pub(super) talks: bool,
     /// The answer, where it is held back until what it opens is stored.
     pub(super) held: Option<Box<Held>>,
     /// What the client was told.
     pub(super) status: u16,
+    /// The request that another proxy asks about.
+    pub(super) asked: Option<Box<Original>>,
     told: bool,
 }
 
 impl Exchange {
     /// A request that is about to be read.
-    pub(super) fn new(snapshot: Arc<Snapshot>, scheme: Scheme) -> Self {
+    pub(super) fn new(snapshot: Arc<Snapshot>, arrival: Arc<Arrival>) -> Self {
+        let client = arrival.peer.address;
         Self {
             snapshot,
             verdict: None,
             id: RequestId::random(),
-            scheme,
-            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-            client: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            arrival,
+            client,
+            websocket: false,
             trusted: false,
             began: Instant::now(),
             judgment: Duration::ZERO,
             upstream: None,
             forwarded: None,
             attempts: Attempts::default(),
+            standings: Vec::new(),
             in_body: None,
             body_read: false,
             body_bytes: 0,
+            talks: false,
             held: None,
             status: 0,
+            asked: None,
             told: false,
         }
     }
@@ -80,29 +92,40 @@ impl Exchange {
 
     /// Tells the fact, once.
     pub(super) fn finish(&mut self, session: &Session) {
+        let bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
+        if let Some(asked) = self.asked.take() {
+            return self.tell(&asked.method, asked.path(), bytes);
+        }
         let header = session.req_header();
         // What is told apart from the path is never the query: it may hold a token.
         let target = std::str::from_utf8(header.raw_path()).unwrap_or_default();
         let path = target.split('?').next().unwrap_or_default();
-        let bytes = u64::try_from(session.body_bytes_sent()).unwrap_or(u64::MAX);
         self.tell(&header.method, path, bytes);
     }
 
     fn tell(&mut self, method: &Method, path: &str, bytes: u64) {
         self.told = true;
         let Some(verdict) = &self.verdict else { return };
+        let ended = Instant::now();
         self.snapshot.report.finished(&Finished {
             method,
             path,
             status: self.status,
             verdict,
             upstream: self.upstream,
-            total: self.began.elapsed(),
-            upstream_time: self.forwarded.map(|since| since.elapsed()),
+            total: ended.duration_since(self.began),
+            upstream_time: self.forwarded.map(|since| ended.duration_since(since)),
             judgment: self.judgment,
             request_id: self.id.as_str(),
             client: self.client,
             bytes,
+            asked_by: self
+                .arrival
+                .scheme
+                .asks()
+                .then(|| self.snapshot.forward_auth.as_ref())
+                .flatten()
+                .map(|it| it.style.word()),
         });
     }
 }
@@ -114,7 +137,10 @@ impl Drop for Exchange {
             if self.status == 0 {
                 self.status = if std::thread::panicking() { 500 } else { CLIENT_WENT_AWAY };
             }
-            self.tell(&Method::default(), "", 0);
+            match self.asked.take() {
+                Some(asked) => self.tell(&asked.method, asked.path(), 0),
+                None => self.tell(&Method::default(), "", 0),
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::route::{Access, Observer, Route};
 use crate::token::{self, Place};
 
 // As text, not as `HeaderName`: Pingora keeps the spelling of every name, and static text is kept without a copy.
-const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub(super) const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(super) const X_REQUEST_ID: &str = "x-request-id";
@@ -73,17 +73,17 @@ fn tracks(route: &Route) -> bool {
 /// Where the request came from. A trusted proxy's word is kept and ours added; anybody else's is gone by now.
 fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     let said = |request: &RequestHeader, name: &str| exchange.trusted && request.headers.contains_key(name);
-    let peer = exchange.peer.to_string();
-    // Several lines are one list (RFC 9110 section 5.2): some proxies add one of their own behind the client's.
-    let path = if exchange.trusted {
-        let before = request.headers.get_all(X_FORWARDED_FOR).iter().filter_map(|line| line.to_str().ok());
-        before.chain([peer.as_str()]).collect::<Vec<_>>().join(", ")
+    let peer = &exchange.arrival.peer.text;
+    if said(request, X_FORWARDED_FOR) {
+        // Several lines are one list (RFC 9110 section 5.2): some proxies add one of their own behind the client's.
+        let before = request.headers.get_all(X_FORWARDED_FOR).iter().chain([peer]);
+        let path = before.filter_map(|line| line.to_str().ok()).collect::<Vec<_>>().join(", ");
+        request.insert_header(X_FORWARDED_FOR, path)?;
     } else {
-        peer
-    };
-    request.insert_header(X_FORWARDED_FOR, path)?;
+        request.insert_header(X_FORWARDED_FOR, peer.clone())?;
+    }
     if !said(request, X_FORWARDED_PROTO) {
-        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(exchange.scheme.word()))?;
+        request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(exchange.arrival.scheme.word()))?;
     }
     if !said(request, X_FORWARDED_HOST)
         && let Some(host) = request.headers.get(header::HOST).cloned()

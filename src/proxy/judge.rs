@@ -6,7 +6,9 @@ use http::header;
 use pingora::http::RequestHeader;
 use pingora::proxy::Session;
 
+use super::Snapshot;
 use super::exchange::Exchange;
+use super::limits::Count;
 use super::{body, hygiene};
 use crate::gate;
 use crate::route::{Access, Refresh, Route};
@@ -18,16 +20,31 @@ use crate::verdict::{Denial, DenyReason, Verdict};
 /// One verdict for the request at hand.
 pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Verdict {
     let snapshot = Arc::clone(&exchange.snapshot);
+    let mut count = Count::new(&snapshot, exchange.client);
+    let verdict = judge_counted(session, exchange, &snapshot, &mut count).await;
+    exchange.standings = count.told();
+    verdict
+}
+
+async fn judge_counted(
+    session: &mut Session,
+    exchange: &mut Exchange,
+    snapshot: &Snapshot,
+    count: &mut Count<'_>,
+) -> Verdict {
     let limits = &snapshot.server.limits;
-    hygiene::check(session, limits).map_err(deny)?;
+    // First: who frames one request in two ways is not asked for another, whatever else there is to say.
+    exchange.websocket = hygiene::check(session, limits).map_err(deny)?;
+    count.anything().await.map_err(deny)?;
     if let Some(route) = looks_into_body(session, exchange)?
         && let Access::Refresh(refresh) = &route.settings.access
     {
+        let deny = |reason| Denial { route: Some(Arc::clone(&route)), credential: None, reason };
+        count.arrival(&route).await.map_err(deny)?;
         // As long as a head may take: both are small, and nobody is known yet.
         let found = body::token(session, refresh, limits.header_timeout).await;
         exchange.body_read = true;
-        exchange.in_body =
-            found.map_err(|reason| Denial { route: Some(Arc::clone(&route)), credential: None, reason })?;
+        exchange.in_body = found.map_err(deny)?;
     }
     let header = session.req_header();
     let target = target(exchange, header)?;
@@ -35,11 +52,12 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
         method: &header.method,
         target: &target,
         headers: &header.headers,
-        websocket: hygiene::is_websocket(header),
-        client_certificate: exchange.scheme.client_certificate(),
+        websocket: exchange.websocket,
+        client_certificate: exchange.arrival.scheme.client_certificate(),
         in_body: exchange.in_body.as_deref().map(Token::new),
+        forwarder: gate::Forwarder::Us,
     };
-    let verdict = snapshot.gate.judge(&request, Timestamp::now()).await;
+    let verdict = count.judge(&request, Timestamp::now()).await;
     if !target.as_received {
         // From here on there is only the path that was judged.
         let judged = target.origin_form();
@@ -50,7 +68,7 @@ pub(super) async fn judge(session: &mut Session, exchange: &mut Exchange) -> Ver
     verdict
 }
 
-fn deny(reason: DenyReason) -> Denial {
+pub(super) fn deny(reason: DenyReason) -> Denial {
     Denial { route: None, credential: None, reason }
 }
 
@@ -63,7 +81,7 @@ fn target<'a>(exchange: &Exchange, header: &'a RequestHeader) -> Result<Target<'
     if host.is_none() && (header.version == http::Version::HTTP_11 || !target.host.is_empty()) {
         return Err(deny(DenyReason::RequestAmbiguous("there is no Host field")));
     }
-    if exchange.scheme.misdirects(&target.host) {
+    if exchange.arrival.scheme.misdirects(&target.host) {
         return Err(deny(DenyReason::MisdirectedRequest));
     }
     Ok(target)

@@ -1,6 +1,7 @@
 //! Pingora's phases, in the order in which they happen.
 
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,16 +12,17 @@ use pingora::proxy::{FailToProxy, ProxyHttp, Session};
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{ErrorSource, ErrorType};
 
+use super::arrival::Arrival;
 use super::exchange::CLIENT_WENT_AWAY;
 use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
-use super::{Proxy, attempts, door, forward, hygiene, observe};
+use super::{Proxy, arrival, asked, attempts, forward, hop, hygiene, limits, observe};
 use crate::answer::{self, Answer};
 use crate::verdict::{Denial, DenyReason};
 
 /// What `request_filter` returns: Pingora's `true` means that an answer was given.
-const ANSWERED: bool = true;
+pub(super) const ANSWERED: bool = true;
 const GO_ON: bool = false;
 
 /// A refused body this long is read to its end, so that the connection can be used again; a longer one costs it.
@@ -32,7 +34,9 @@ impl ProxyHttp for Proxy {
     type CTX = Exchange;
 
     fn new_ctx(&self) -> Exchange {
-        Exchange::new(self.snapshot.load_full(), door::head_was_read())
+        let arrival = Arrival::at_hand();
+        arrival.head_was_read();
+        Exchange::new(self.snapshot.load_full(), arrival)
     }
 
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
@@ -40,19 +44,24 @@ impl ProxyHttp for Proxy {
     }
 
     async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+        if self.closing.load(Ordering::Relaxed) {
+            // Pingora looks when it begins to wait for a request; this one may have been waited for since before.
+            session.set_keepalive(None);
+        }
         let limits = &exchange.snapshot.server.limits;
         session.set_read_timeout(Some(limits.idle_timeout));
         session.set_write_timeout(Some(limits.idle_timeout));
-        if let Some(address) = session.client_addr().and_then(|address| address.as_inet()) {
-            // An IPv4 client on a dual-stack socket is still an IPv4 client.
-            exchange.peer = address.ip().to_canonical();
+        if session.as_mut().is_body_empty() {
+            // Nothing more is waited for, however long it takes to find a server.
+            arrival::body_moved(true);
         }
+        hop::begin(session);
         let server = &exchange.snapshot.server;
-        exchange.trusted = server.trusts(&exchange.peer);
-        exchange.client = exchange.peer;
+        let peer = exchange.arrival.peer.address;
+        exchange.trusted = server.trusts(&peer);
         if exchange.trusted {
             let headers = &session.req_header().headers;
-            exchange.client = forward::client(headers, exchange.peer, |address| server.trusts(address));
+            exchange.client = forward::client(headers, peer, |address| server.trusts(address));
             if let Some(id) = headers.get(forward::X_REQUEST_ID).and_then(RequestId::given) {
                 exchange.id = id;
             }
@@ -61,6 +70,9 @@ impl ProxyHttp for Proxy {
     }
 
     async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+        if exchange.arrival.scheme.asks() {
+            return asked::answer(session, exchange).await;
+        }
         let verdict = judge(session, exchange).await;
         exchange.judgment = exchange.began.elapsed();
         let answer = verdict.as_ref().err().map(|denial| {
@@ -84,7 +96,8 @@ impl ProxyHttp for Proxy {
     async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
         let peer = attempts::choose(session, exchange)?;
         observe::start_over(session, exchange);
-        exchange.forwarded.get_or_insert_with(Instant::now);
+        // Between the verdict and here lies nothing that takes time.
+        exchange.forwarded.get_or_insert(exchange.began + exchange.judgment);
         Ok(peer)
     }
 
@@ -117,8 +130,15 @@ impl ProxyHttp for Proxy {
     ) -> Result<()> {
         if session.as_mut().is_body_empty() {
             // On the way to a service that speaks HTTP/2 Pingora has no body filtered that is not there.
-            door::body_moved(true);
             observe::hear_out(session, exchange);
+        }
+        if exchange.talks {
+            arrival::body_moved(true);
+        }
+        if request.version == http::Version::HTTP_2 && request.headers.contains_key(header::EXPECT) {
+            // Interim answers do not come back from there.
+            request.remove_header(&header::EXPECT);
+            hop::ask_for_body(session).await?;
         }
         // Of a body that is sent once more every byte comes by again.
         exchange.body_bytes = 0;
@@ -132,7 +152,7 @@ impl ProxyHttp for Proxy {
         end: bool,
         exchange: &mut Exchange,
     ) -> Result<()> {
-        door::body_moved(end);
+        arrival::body_moved(end);
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
@@ -149,6 +169,8 @@ impl ProxyHttp for Proxy {
             if body.as_ref().is_some_and(Bytes::is_empty) {
                 *body = None;
             }
+        } else if limits::is_slow(exchange) {
+            return Error::e_explain(ErrorType::HTTPStatus(408), "the request body comes too slowly");
         }
         Ok(())
     }
@@ -176,11 +198,13 @@ impl ProxyHttp for Proxy {
             response.remove_header(&header::TRANSFER_ENCODING);
             session.set_keepalive(None);
         }
+        hop::head(session, response);
         let status = response.status;
         attempts::answered(exchange, status.as_u16());
-        door::body_moved(!status.is_informational());
+        arrival::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
+            limits::tell(response, exchange)?;
             observe::answered(session, response, exchange).await?;
         }
         // Of an answer that is held back the client has not heard yet.
@@ -192,9 +216,12 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         body: &mut Option<Bytes>,
-        _end: bool,
+        end: bool,
         exchange: &mut Exchange,
     ) -> Result<Option<Duration>> {
+        if end {
+            hop::said(session);
+        }
         if exchange.held.is_some() {
             observe::collect(session, body, exchange)?;
         }
@@ -225,6 +252,9 @@ impl ProxyHttp for Proxy {
             let cause = exchange.attempts.refused.as_deref();
             tracing::warn!(route, request_id = id.as_str(), error = %error.etype().as_str(), cause, upstream = exchange.upstream.map(tracing::field::display), "Upstream failed");
         }
+        if reason == Some(DenyReason::BodyTimeout) {
+            exchange.snapshot.report.slow_body();
+        }
         if reason.is_none() && exchange.status == 0 {
             // Nobody is there to be told. The log and the metrics call it what nginx calls it.
             exchange.status = CLIENT_WENT_AWAY;
@@ -253,6 +283,7 @@ impl ProxyHttp for Proxy {
             let _ = send(session, exchange, answer).await;
         }
         exchange.finish(session);
+        hop::farewell(session).await;
     }
 
     /// Pingora's own line holds the query, which may hold a token. Ours says the same with less.
@@ -273,6 +304,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
     };
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(413)) => Some(DenyReason::BodyTooLarge),
+        (_, HTTPStatus(408)) | (ErrorSource::Downstream, ReadTimedout) => Some(DenyReason::BodyTimeout),
         (_, other) if *other == UNRECORDED => Some(DenyReason::Unrecorded),
         (ErrorSource::Downstream, ReadError | WriteError | ConnectionClosed | WriteTimedout) => None,
         (ErrorSource::Downstream, _) => Some(DenyReason::RequestAmbiguous("the request is malformed")),
@@ -284,7 +316,7 @@ fn failure(error: &Error) -> Option<DenyReason> {
 }
 
 /// Writes a whole answer, and keeps the connection where what is left of the request can be read without harm.
-async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
+pub(super) async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) -> Result<()> {
     let request = session.req_header();
     let is_head = request.method == http::Method::HEAD;
     let framed = !request.headers.contains_key(header::TRANSFER_ENCODING)
@@ -298,6 +330,7 @@ async fn send(session: &mut Session, exchange: &mut Exchange, answer: Answer) ->
         response.append_header(name, value)?;
     }
     response.insert_header(header::CONTENT_LENGTH, answer.body.len())?;
+    limits::tell(&mut response, exchange)?;
     exchange.status = answer.status.as_u16();
     let body = (!is_head && !answer.body.is_empty()).then_some(answer.body);
     session.write_response_header(Box::new(response), body.is_none()).await?;

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,6 +19,7 @@ use prometheus::IntCounter;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 
 use super::frames::Frames;
+use super::head::{Head, TOO_LONG};
 
 /// What lies over a TCP connection, or is one.
 pub(super) trait OverTcp: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug {
@@ -61,23 +62,51 @@ const BUFFER: usize = 1460;
 
 /// One connection.
 #[derive(Debug)]
-pub(super) struct Wire<S> {
+pub(super) struct Wire<S: OverTcp> {
     inner: BufWriter<S>,
     digest: Option<Arc<SslDigest>>,
-    /// HTTP/2: what the client sends is watched.
-    frames: Option<Frames>,
+    watched: Watched,
+}
+
+/// What is looked for in what a client sends.
+#[derive(Debug)]
+enum Watched {
+    /// HTTP/1.1: a head that never ends.
+    Head(Arc<Head>),
+    /// HTTP/2: floods of frames.
+    Frames(Box<Frames>),
 }
 
 impl<S: OverTcp> Wire<S> {
     /// HTTP/1.1 is spoken on it.
-    pub(super) fn http1(inner: S) -> Self {
-        let digest = inner.digest().map(Arc::new);
-        Self { inner: BufWriter::with_capacity(BUFFER, inner), digest, frames: None }
+    pub(super) fn http1(inner: S, head: Arc<Head>) -> Self {
+        Self::new(inner, Watched::Head(head))
     }
 
     /// HTTP/2 is spoken on it; a client that floods it is cut off, and `floods` counts that.
     pub(super) fn http2(inner: S, floods: IntCounter) -> Self {
-        Self { frames: Some(Frames::new(floods)), ..Self::http1(inner) }
+        Self::new(inner, Watched::Frames(Box::new(Frames::new(floods))))
+    }
+
+    fn new(inner: S, watched: Watched) -> Self {
+        let digest = inner.digest().map(Arc::new);
+        Self { inner: BufWriter::with_capacity(BUFFER, inner), digest, watched }
+    }
+
+    /// HTTP/2: how much was written, for which the client may answer.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Watched::Frames(frames), Poll::Ready(Ok(bytes))) = (&mut self.watched, written) {
+            frames.wrote(*bytes);
+        }
+    }
+}
+
+/// An exchange that breaks off is dropped: of its answer the client sees what there was, as far as it can be written now.
+impl<S: OverTcp> Drop for Wire<S> {
+    fn drop(&mut self) {
+        if !self.inner.buffer().is_empty() {
+            let _ = Pin::new(&mut self.inner).poll_flush(&mut Context::from_waker(Waker::noop()));
+        }
     }
 }
 
@@ -86,10 +115,23 @@ impl<S: OverTcp> AsyncRead for Wire<S> {
         let this = self.get_mut();
         let before = buf.filled().len();
         let read = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if let (Poll::Ready(Ok(())), Some(frames)) = (&read, &mut this.frames)
-            && let Err(flood) = frames.follow(buf.filled().get(before..).unwrap_or_default())
-        {
-            return Poll::Ready(Err(io::Error::other(flood)));
+        if !matches!(read, Poll::Ready(Ok(()))) {
+            return read;
+        }
+        match &mut this.watched {
+            Watched::Head(head) => {
+                if !head.read(buf.filled().len() - before) {
+                    // As far as the client takes it at once; nothing else is on its way to it.
+                    let _ = Pin::new(&mut this.inner).poll_write(cx, TOO_LONG);
+                    let _ = Pin::new(&mut this.inner).poll_flush(cx);
+                    return Poll::Ready(Err(io::Error::other("the head of a request does not end")));
+                }
+            }
+            Watched::Frames(frames) => {
+                if let Err(flood) = frames.follow(buf.filled().get(before..).unwrap_or_default()) {
+                    return Poll::Ready(Err(io::Error::other(flood)));
+                }
+            }
         }
         read
     }
@@ -97,7 +139,10 @@ impl<S: OverTcp> AsyncRead for Wire<S> {
 
 impl<S: OverTcp> AsyncWrite for Wire<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.wrote(&written);
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -113,7 +158,10 @@ impl<S: OverTcp> AsyncWrite for Wire<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -141,7 +189,10 @@ impl<S: OverTcp> Ssl for Wire<S> {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        Some(if self.frames.is_some() { ALPN::H2 } else { ALPN::H1 })
+        Some(match self.watched {
+            Watched::Frames(_) => ALPN::H2,
+            Watched::Head(_) => ALPN::H1,
+        })
     }
 }
 

@@ -47,6 +47,7 @@ struct Line {
     judgment: Duration,
     client: IpAddr,
     bytes: u64,
+    asked_by: Option<&'static str>,
 }
 
 enum Outcome {
@@ -89,6 +90,7 @@ impl Line {
             judgment: finished.judgment,
             client: finished.client,
             bytes: finished.bytes,
+            asked_by: finished.asked_by,
         }
     }
 

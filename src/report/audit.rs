@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntCounter;
 use serde::Serialize;
@@ -42,54 +42,85 @@ fn as_text<S: serde::Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok,
 
 /// Where audit lines go.
 pub struct Audit {
-    sink: Sink,
+    sink: Mutex<Sink>,
     lost: IntCounter,
 }
 
-enum Sink {
-    File { path: PathBuf, file: Mutex<File> },
+/// One place for them.
+pub enum Sink {
+    /// Appended to.
+    File {
+        /// Where it was opened, and is opened again.
+        path: PathBuf,
+        /// As it was opened last.
+        file: File,
+    },
+    /// Where there is no file.
     Log,
+}
+
+impl Sink {
+    fn open(file: Option<&Path>) -> io::Result<Self> {
+        match file {
+            Some(path) => Ok(Self::File { path: path.into(), file: append(path)? }),
+            None => Ok(Self::Log),
+        }
+    }
 }
 
 impl Audit {
     /// Opens `audit_file` for appending, or takes the log where there is none.
     pub fn open(file: Option<&Path>, metrics: &Metrics) -> io::Result<Self> {
         let lost = metrics.audit_lines_lost().clone();
-        let Some(path) = file else { return Ok(Self { sink: Sink::Log, lost }) };
-        let file = Mutex::new(append(path)?);
-        Ok(Self { sink: Sink::File { path: path.into(), file }, lost })
+        Ok(Self { sink: Mutex::new(Sink::open(file)?), lost })
     }
 
     /// Opens the file anew, after a log rotation moved it. The old one stays in use when that fails.
     pub fn reopen(&self) -> io::Result<()> {
-        if let Sink::File { path, file } = &self.sink {
-            let new = append(path)?;
-            *file.lock().unwrap_or_else(PoisonError::into_inner) = new;
-        }
+        let Sink::File { path, file } = &mut *self.sink() else { return Ok(()) };
+        *file = append(path)?;
         Ok(())
+    }
+
+    /// Opens another place; `None`: it is the one in use.
+    pub fn moved_to(&self, file: Option<&Path>) -> io::Result<Option<Sink>> {
+        let same = match &*self.sink() {
+            Sink::File { path, .. } => file == Some(path),
+            Sink::Log => file.is_none(),
+        };
+        if same { Ok(None) } else { Sink::open(file).map(Some) }
+    }
+
+    /// Lines go there from now on.
+    pub fn replace(&self, sink: Sink) {
+        *self.sink() = sink;
+    }
+
+    fn sink(&self) -> MutexGuard<'_, Sink> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records an action that has happened. A line that cannot be written is an error in the log, which then holds it.
     pub fn record(&self, line: &AuditLine<'_>) {
-        match &self.sink {
-            Sink::File { file, .. } => {
-                if let Err(error) = write_line(file, line) {
-                    self.lost.inc();
-                    tracing::error!(target: "audit", %error, line = %Json(line), "the audit file cannot be written");
-                }
-            }
+        let written = match &mut *self.sink() {
+            Sink::File { file, .. } => write_line(file, line),
             Sink::Log => {
-                tracing::info!(target: "audit", line = %Json(line), "{} {}", line.action, line.outcome)
+                tracing::info!(target: "audit", line = %Json(line), "{} {}", line.action, line.outcome);
+                Ok(())
             }
+        };
+        if let Err(error) = written {
+            self.lost.inc();
+            tracing::error!(target: "audit", %error, line = %Json(line), "the audit file cannot be written");
         }
     }
 }
 
 /// One write per line: with `O_APPEND` lines of several processes do not mix.
-fn write_line(file: &Mutex<File>, line: &AuditLine<'_>) -> io::Result<()> {
+fn write_line(file: &mut File, line: &AuditLine<'_>) -> io::Result<()> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
-    file.lock().unwrap_or_else(PoisonError::into_inner).write_all(&text)
+    file.write_all(&text)
 }
 
 fn append(path: &Path) -> io::Result<File> {

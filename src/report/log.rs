@@ -1,12 +1,13 @@
 //! The log of the process itself: JSON or text on the standard output, `RUST_LOG` before `[log] level`.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use super::Metrics;
 use super::settings::{Format, LogSettings};
@@ -43,10 +44,11 @@ pub enum LogError {
 
 /// Sets up the log of this process. Called once, before anything is worth a line.
 pub fn start(settings: &LogSettings) -> Result<(), LogError> {
-    let filter = match std::env::var("RUST_LOG") {
-        Ok(directives) if !directives.is_empty() => parse("RUST_LOG", &directives)?,
-        _ => parse("`[log] level`", &settings.level)?,
+    let filter = match environment() {
+        Some(directives) => parse("RUST_LOG", &directives)?,
+        None => parse("`[log] level`", &settings.level)?,
     };
+    let (filter, handle) = reload::Layer::new(filter);
     let capped = filter_fn(|line| *line.level() <= cap(line.target()));
     let registry = tracing_subscriber::registry().with(filter).with(capped);
     let lines = tracing_subscriber::fmt::layer();
@@ -54,7 +56,30 @@ pub fn start(settings: &LogSettings) -> Result<(), LogError> {
         Format::Json => registry.with(lines.json().flatten_event(true).with_current_span(false)).try_init(),
         Format::Text => registry.with(lines.with_ansi(std::io::stdout().is_terminal())).try_init(),
     }
-    .map_err(|_| LogError::Taken)
+    .map_err(|_| LogError::Taken)?;
+    // Whoever set up the log is the first to come here.
+    let _ = LEVEL.set(handle);
+    Ok(())
+}
+
+/// Puts another `[log] level` in force. `RUST_LOG` still wins.
+pub fn set_level(level: &str) {
+    let Some(handle) = LEVEL.get() else { return };
+    if environment().is_some() {
+        tracing::warn!("`log.level` has changed and does nothing: the environment's RUST_LOG wins");
+        return;
+    }
+    let changed = parse("`[log] level`", level).map(|filter| handle.reload(filter));
+    // The configuration has read it already, and the log lives as long as the process.
+    if !matches!(changed, Ok(Ok(()))) {
+        tracing::warn!(level, "The level of the log stays as it was");
+    }
+}
+
+static LEVEL: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
+fn environment() -> Option<String> {
+    std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty())
 }
 
 fn parse(whence: &'static str, directives: &str) -> Result<EnvFilter, LogError> {

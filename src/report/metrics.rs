@@ -52,11 +52,24 @@ pub struct Metrics {
     reloads_applied: IntCounter,
     reloads_refused: IntCounter,
     slow_heads: IntCounter,
+    slow_bodies: IntCounter,
+    refused: RefusedConnections,
     floods: IntCounter,
     panics: IntCounter,
     access_lines_lost: IntCounter,
     audit_lines_lost: IntCounter,
     observed: IntCounterVec,
+}
+
+/// Connections closed at once, because there were as many as there may be.
+#[derive(Clone)]
+pub struct RefusedConnections {
+    /// In all.
+    pub full: IntCounter,
+    /// Of one address.
+    pub address: IntCounter,
+    /// As far as descriptors go.
+    pub descriptors: IntCounter,
 }
 
 impl Metrics {
@@ -86,6 +99,8 @@ impl Metrics {
         let build = IntGaugeVec::new(Opts::new("portcullis_build_info", BUILD_HELP), &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(build))?;
+        let refused =
+            counters("portcullis_connections_refused_total", CONNECTIONS_REFUSED_HELP, &["reason"])?;
         let reloads = counters("portcullis_reloads_total", RELOADS_HELP, &["outcome"])?;
         Ok(Self {
             requests: counters("portcullis_requests_total", REQUESTS_HELP, &["route", "method", "status"])?,
@@ -96,6 +111,12 @@ impl Metrics {
             reloads_applied: reloads.with_label_values(&["applied"]),
             reloads_refused: reloads.with_label_values(&["refused"]),
             slow_heads: counter("portcullis_slow_heads_total", SLOW_HEADS_HELP)?,
+            slow_bodies: counter("portcullis_slow_bodies_total", SLOW_BODIES_HELP)?,
+            refused: RefusedConnections {
+                full: refused.with_label_values(&["connections"]),
+                address: refused.with_label_values(&["address"]),
+                descriptors: refused.with_label_values(&["descriptors"]),
+            },
             floods: counter("portcullis_http2_floods_total", FLOODS_HELP)?,
             panics: counter("portcullis_panics_total", PANICS_HELP)?,
             access_lines_lost: counter("portcullis_access_lines_lost_total", ACCESS_LOST_HELP)?,
@@ -119,7 +140,21 @@ impl Metrics {
         self.slow_heads.inc();
     }
 
-    /// HTTP/2 connections that were cut for resetting streams without end.
+    pub(super) fn slow_bodies(&self) -> &IntCounter {
+        &self.slow_bodies
+    }
+
+    /// The body of a request paused for too long, or came too slowly.
+    pub fn slow_body(&self) {
+        self.slow_bodies.inc();
+    }
+
+    /// Connections closed at once.
+    pub fn refused(&self) -> &RefusedConnections {
+        &self.refused
+    }
+
+    /// HTTP/2 connections that were cut for resetting streams, or for frames that ask for nothing, without end.
     pub fn floods(&self) -> &IntCounter {
         &self.floods
     }
@@ -155,8 +190,12 @@ const RELOADS_HELP: &str =
 const BUILD_HELP: &str = "Always 1; the version is in the label.";
 const SLOW_HEADS_HELP: &str = "Connections closed because the head of a request did not come in time. Slow networks cause \
     some; very many are an attack that tries to hold connections.";
-const FLOODS_HELP: &str = "HTTP/2 connections cut because most of their requests were taken back at once (rapid reset). No \
-    browser does this.";
+const SLOW_BODIES_HELP: &str = "Requests given up because their bodies paused for too long, or came too slowly. A service \
+    that does not read what it is sent looks the same.";
+const FLOODS_HELP: &str = "HTTP/2 connections cut because most of their requests were taken back at once (rapid reset), or \
+    because of frames that ask for nothing. No browser does this.";
+const CONNECTIONS_REFUSED_HELP: &str = "Connections closed before a byte was read, because there were as many as there may \
+    be: in all, of one address, or for want of file descriptors.";
 const PANICS_HELP: &str = "Panics. Each cost one connection or task, and each is a bug to be reported.";
 const ACCESS_LOST_HELP: &str =
     "Access lines that were not written because the log could not keep up or failed.";

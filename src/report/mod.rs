@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use prometheus::IntCounterVec;
+use prometheus::{IntCounter, IntCounterVec};
 
 use crate::route::Route;
 use crate::verdict::{Assurance, Verdict};
@@ -45,6 +45,8 @@ pub struct Finished<'a> {
     pub client: IpAddr,
     /// Bytes of the answer's body sent to the client.
     pub bytes: u64,
+    /// The kind of proxy that has asked, where the request was not forwarded here.
+    pub asked_by: Option<&'static str>,
 }
 
 /// What is said of requests under one configuration; a reload makes a new one from the same metrics and writer.
@@ -54,6 +56,7 @@ pub struct Report {
     sample: f64,
     writer: AccessWriter,
     observed: IntCounterVec,
+    slow_bodies: IntCounter,
     audit: Arc<Audit>,
 }
 
@@ -76,8 +79,14 @@ impl Report {
             sample: settings.sample,
             writer: writer.clone(),
             observed,
+            slow_bodies: metrics.slow_bodies().clone(),
             audit: Arc::clone(audit),
         }
+    }
+
+    /// A body was given up because it came too slowly.
+    pub fn slow_body(&self) {
+        self.slow_bodies.inc();
     }
 
     /// Tells what an observer has learnt from an answer.

@@ -119,6 +119,7 @@ fn fill(trie: &mut Trie<Arc<Route>>, routes: &[&Arc<Route>], wanted: impl Fn(&Ro
 mod tests {
     use super::super::{ClientCertificate, RouteSettings};
     use super::*;
+    use crate::rate::Limits;
     use crate::upstream::{Upstream, UpstreamMetrics, UpstreamSettings};
 
     /// Name, hosts, path and methods.
@@ -135,15 +136,17 @@ mod tests {
                 hosts: hosts.iter().map(|host| (*host).into()).collect(),
                 path: (*path).into(),
                 methods: methods.to_vec(),
-                upstream: "app".into(),
+                upstream: Some("app".into()),
                 access: Access::Open,
                 client_certificate: ClientCertificate::Optional,
                 html: false,
                 redirect: None,
                 timeouts: patience.clone(),
+                rate_limits: Vec::new(),
                 observers: Vec::new(),
             };
-            Arc::new(Route { settings, index, upstream: Arc::clone(&upstream) })
+            let (upstream, limits) = (Some(Arc::clone(&upstream)), Limits::default());
+            Arc::new(Route { settings, index, upstream, limits })
         };
         RouteTable::new(&routes.iter().enumerate().map(route).collect::<Vec<_>>())
     }

@@ -7,6 +7,9 @@ use super::Ambiguity;
 
 /// The host in its one form. The port plays no part in routing, as in nginx's `server_name`.
 pub(super) fn canonical(host: &[u8]) -> Result<Cow<'_, str>, Ambiguity> {
+    if let Some(name) = plain(host) {
+        return Ok(Cow::Borrowed(name));
+    }
     const INVALID: Ambiguity = Ambiguity("the host is not valid");
     let text = std::str::from_utf8(host).map_err(|_| INVALID)?;
     let name = match text.strip_prefix('[') {
@@ -51,6 +54,31 @@ pub(super) fn port(host: &[u8]) -> &[u8] {
         },
         None => b"",
     }
+}
+
+/// The common case in one pass: a name that is in the one form already, with a port perhaps. `None` says nothing yet.
+fn plain(host: &[u8]) -> Option<&str> {
+    let end = host.iter().position(|byte| *byte == b':').unwrap_or(host.len());
+    let (name, port) = host.split_at_checked(end)?;
+    // As if a dot stood before it: one more is refused like two in a row.
+    let mut before = b'.';
+    for byte in name {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => {}
+            b'.' if before != b'.' => {}
+            _ => return None,
+        }
+        before = *byte;
+    }
+    // Up to four digits are a port, whichever they are.
+    let is_port = match port {
+        [] => true,
+        [_, digits @ ..] => (1..=4).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit),
+    };
+    if before == b'.' || name.len() > 255 || !is_port {
+        return None;
+    }
+    std::str::from_utf8(name).ok()
 }
 
 fn is_port(text: &str) -> bool {

@@ -1,7 +1,6 @@
 //! Certificates and keys as operators have them: PEM files. What is wrong with one is found here, never in a handshake.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::RootCertStore;
@@ -52,32 +51,27 @@ pub struct Certificate {
     key: Arc<CertifiedKey>,
     not_before: Timestamp,
     not_after: Timestamp,
-    files: [PathBuf; 2],
 }
 
 impl Certificate {
     /// Reads the chain from one file's content, the key from another's. Where `hosts` is `None`, they are the names in
     /// the certificate.
-    pub fn read(
-        chain: (PathBuf, &[u8]),
-        key: (PathBuf, &[u8]),
-        hosts: Option<Vec<Box<str>>>,
-    ) -> Result<Self, Wrong> {
-        let certificates = certificates(chain.1).map_err(Wrong::Chain)?;
+    pub fn read(chain: &[u8], key: &[u8], hosts: Option<Vec<Box<str>>>) -> Result<Self, Wrong> {
+        let certificates = certificates(chain).map_err(Wrong::Chain)?;
         let own = certificates.first().ok_or(Wrong::Chain(BadCertificate::NoCertificate))?;
         let parsed = parse(own).map_err(Wrong::Chain)?;
         let validity = parsed.validity();
         let not_before = Timestamp::from_seconds(validity.not_before.timestamp());
         let not_after = Timestamp::from_seconds(validity.not_after.timestamp());
         let hosts = hosts.unwrap_or_else(|| names(&parsed));
-        let signing = private_key(key.1).map_err(Wrong::Key)?;
+        let signing = private_key(key).map_err(Wrong::Key)?;
         let certified = CertifiedKey::new(certificates, signing);
         match certified.keys_match() {
             Ok(()) => {}
             Err(rustls::Error::InconsistentKeys(_)) => return Err(Wrong::Key(BadCertificate::KeyMismatch)),
             Err(_) => return Err(Wrong::Chain(BadCertificate::Malformed)),
         }
-        Ok(Self { hosts, key: Arc::new(certified), not_before, not_after, files: [chain.0, key.0] })
+        Ok(Self { hosts, key: Arc::new(certified), not_before, not_after })
     }
 
     /// Whom it is shown to.
@@ -117,16 +111,12 @@ impl Certificate {
     pub(super) fn key(&self) -> &Arc<CertifiedKey> {
         &self.key
     }
-
-    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(PathBuf::as_path)
-    }
 }
 
 /// A key that is not the same does not fit the same certificate.
 impl PartialEq for Certificate {
     fn eq(&self, other: &Self) -> bool {
-        self.hosts == other.hosts && self.key.cert == other.key.cert && self.files == other.files
+        self.hosts == other.hosts && self.key.cert == other.key.cert
     }
 }
 
@@ -148,32 +138,27 @@ pub enum Wrong {
 pub struct Roots {
     store: Arc<RootCertStore>,
     certificates: Vec<CertificateDer<'static>>,
-    file: PathBuf,
 }
 
 impl Roots {
     /// Reads every certificate of a file.
-    pub fn read(file: PathBuf, content: &[u8]) -> Result<Self, BadCertificate> {
+    pub fn read(content: &[u8]) -> Result<Self, BadCertificate> {
         let certificates = certificates(content)?;
         let mut store = RootCertStore::empty();
         for certificate in &certificates {
             store.add(certificate.clone()).map_err(|_| BadCertificate::Malformed)?;
         }
-        Ok(Self { store: Arc::new(store), certificates, file })
+        Ok(Self { store: Arc::new(store), certificates })
     }
 
     pub(super) fn store(&self) -> &Arc<RootCertStore> {
         &self.store
     }
-
-    pub(super) fn file(&self) -> &Path {
-        &self.file
-    }
 }
 
 impl PartialEq for Roots {
     fn eq(&self, other: &Self) -> bool {
-        self.certificates == other.certificates && self.file == other.file
+        self.certificates == other.certificates
     }
 }
 

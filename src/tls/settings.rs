@@ -1,7 +1,6 @@
 //! `[[server.tls]]`, resolved.
 
 use std::net::SocketAddr;
-use std::path::Path;
 
 use super::{Certificate, Roots};
 
@@ -36,15 +35,4 @@ pub enum ClientCertificates {
 pub enum MinVersion {
     Tls12,
     Tls13,
-}
-
-impl TlsSettings {
-    /// Every file this was read from.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let roots = match &self.clients {
-            ClientCertificates::NotAsked => None,
-            ClientCertificates::Optional(roots) | ClientCertificates::Required(roots) => Some(roots.file()),
-        };
-        self.certificates.iter().flat_map(Certificate::files).chain(roots)
-    }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,17 +28,6 @@ pub struct UpstreamSettings {
     pub timeouts: Timeouts,
     /// How many other servers are asked when one fails and nothing is repeated by it.
     pub retries: usize,
-}
-
-impl UpstreamSettings {
-    /// What was read for it: certificates are renewed.
-    pub fn files(&self) -> impl Iterator<Item = &Path> {
-        let files: &[PathBuf] = match &self.transport {
-            Transport::Plain => &[],
-            Transport::Tls(tls) => &tls.files,
-        };
-        files.iter().map(PathBuf::as_path)
-    }
 }
 
 /// One server of an upstream.
@@ -101,8 +89,6 @@ pub struct Tls {
     pub name: TlsName,
     pub trust: Trust,
     pub client: Option<ClientCertificate>,
-    /// What was read for it.
-    pub files: Vec<PathBuf>,
 }
 
 /// The name that is asked for and that the certificate must have.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::ledger_common::{World, patient, presets, verdict};
+use crate::support::cluster::Cluster;
 use crate::support::gateway::Gateway;
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
@@ -67,10 +68,24 @@ struct Tally {
 
 #[test]
 fn whatever_happens_to_redis_no_banned_user_passes_and_no_clean_user_is_refused() {
+    let mut redis = Redis::start();
+    let section = redis.config_toml();
+    under_load(&section, |dice, until| torment(&mut redis, dice, until));
+}
+
+#[test]
+fn whatever_happens_to_a_cluster_no_banned_user_passes_and_no_clean_user_is_refused() {
+    let mut cluster = Cluster::start_with_replicas(&[]);
+    let section = cluster.config_toml(&[0, 1, 2]);
+    under_load(&section, |dice, until| torment_all(&mut cluster, dice, until));
+}
+
+/// Three gateways over this Redis, asked and told all the while that it is tormented.
+fn under_load(redis: &str, torment: impl FnOnce(Dice, Instant) -> Vec<String>) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let lasts = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(12));
     let seed = number("CHAOS_SEED").unwrap_or_else(|| crate::support::now() | 1);
-    let (world, mut redis) = (World::new(), Redis::start());
+    let world = World::new();
     let database = Postgres::shared().create_database();
     database.psql(
         "CREATE TABLE users (user_id text PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
@@ -80,7 +95,7 @@ fn whatever_happens_to_redis_no_banned_user_passes_and_no_clean_user_is_refused(
     for person in &people {
         database.psql(&format!("INSERT INTO users (user_id) VALUES ('{}')", person.name));
     }
-    let sections = [redis.config_toml(), patient(&database), presets(&["native", "invalid-users"])];
+    let sections = [redis.to_owned(), patient(&database), presets(&["native", "invalid-users"])];
     let setup = world.setup(&sections.each_ref().map(String::as_str)).log("level = \"info\"");
     let gateways = [setup.start(), setup.start(), setup.start()];
     let (tally, over) = (Tally::default(), AtomicBool::new(false));
@@ -102,7 +117,7 @@ fn whatever_happens_to_redis_no_banned_user_passes_and_no_clean_user_is_refused(
                 pause(Duration::from_millis(20));
             }
         });
-        let trouble = torment(&mut redis, Dice(seed.rotate_left(17) | 1), Instant::now() + lasts);
+        let trouble = torment(Dice(seed.rotate_left(17) | 1), Instant::now() + lasts);
         over.store(true, Ordering::Relaxed);
         eprintln!("seed {seed}: {}", trouble.join(", "));
     });
@@ -204,6 +219,58 @@ fn torment(redis: &mut Redis, mut dice: Dice, until: Instant) -> Vec<String> {
             _ => {
                 redis.cmd(&["CLIENT", "KILL", "TYPE", "normal"]);
                 redis.cmd(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+                "disconnected"
+            }
+        };
+        done.push(what.to_owned());
+    }
+    done
+}
+
+/// The same to a cluster. Every primary has a replica, and takes back its place in time.
+fn torment_all(cluster: &mut Cluster, mut dice: Dice, until: Instant) -> Vec<String> {
+    let mut done = Vec::new();
+    while Instant::now() < until {
+        pause(Duration::from_millis(200 + 100 * dice.below(14) as u64));
+        let pair = dice.below(3);
+        let (primary, replica) = if cluster.is_primary(pair) { (pair, pair + 3) } else { (pair + 3, pair) };
+        let what = match dice.below(6) {
+            0 => {
+                cluster.fail_over(replica);
+                cluster.follows(primary);
+                "failed over"
+            }
+            1 => {
+                cluster.nodes[primary].kill();
+                cluster.is_promoted(replica);
+                cluster.nodes[primary].restart();
+                cluster.is_well();
+                cluster.follows(primary);
+                "killed"
+            }
+            2 => {
+                let stopped = cluster.nodes[primary].stop_cont();
+                pause(Duration::from_millis(100 + 100 * dice.below(5) as u64));
+                drop(stopped);
+                "paused"
+            }
+            3 => {
+                cluster.nodes[primary].cmd(&["FLUSHALL"]);
+                "flushed"
+            }
+            4 => {
+                let other = (pair + 1) % 3;
+                let to = if cluster.is_primary(other) { other } else { other + 3 };
+                let slots = cluster.slots_of(primary);
+                for slot in slots.iter().take(5).map(u16::to_string) {
+                    cluster.begin_move(&slot, primary, to);
+                    cluster.move_keys(&slot, primary, to, || ());
+                    cluster.end_move(&slot, primary, to, || ());
+                }
+                "resharded"
+            }
+            _ => {
+                cluster.nodes[primary].cmd(&["CLIENT", "KILL", "TYPE", "pubsub"]);
                 "disconnected"
             }
         };

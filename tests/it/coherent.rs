@@ -10,7 +10,7 @@ use crate::support::redis::{Redis, Reply};
 const ALL: [&str; 3] = ["native", "token-blacklist", "invalid-users"];
 
 /// How often Redis has run a command, for anybody.
-fn calls(redis: &Redis, command: &str) -> u64 {
+pub fn calls(redis: &Redis, command: &str) -> u64 {
     let Reply::Text(info) = redis.cmd(&["INFO", "commandstats"]) else { panic!("no text") };
     let line = info.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
     line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())

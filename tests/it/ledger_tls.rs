@@ -1,10 +1,12 @@
 //! Redis over TLS, and under an ACL: what docs/redis.md says is enough must be enough.
 
-use crate::ledger_common::{World, metric, presets, readiness_becomes, verdict};
+use crate::ledger_common::{World, becomes, metric, presets, readiness_becomes, verdict};
+use crate::support::cluster::Cluster;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Reply};
+use crate::support::sentinels::Sentinels;
 use crate::support::tls::Authority;
-use crate::support::{free_port, leaks, unique};
+use crate::support::{eventually, free_port, leaks, unique};
 
 const DOCUMENTED: &str = include_str!("../../docs/redis.md");
 
@@ -88,4 +90,79 @@ fn the_documented_acl_is_enough_for_every_preset() {
     assert_eq!(errors, 0.0, "nothing was refused");
     assert!(!gateway.log().contains("NOPERM"), "nothing was refused:\n{}", gateway.log());
     assert_eq!(redis.cmd(&["ACL", "LOG"]), Reply::List(Vec::new()), "nothing was even tried");
+}
+
+/// The documented user on each of these servers.
+fn admit(servers: &[Redis], password: &str) {
+    let acl = documented_acl(password);
+    for server in servers {
+        server.cmd(&acl.iter().map(String::as_str).collect::<Vec<_>>());
+        server.cmd(&["ACL", "LOG", "RESET"]);
+    }
+}
+
+#[test]
+fn a_cluster_is_reached_over_tls_by_the_documented_user_and_its_promoted_replica_too() {
+    let (world, authority, password) = (World::new(), Authority::new(), unique("acl-"));
+    leaks::secret(&password);
+    let cluster = Cluster::start_over_tls(&authority, &[]);
+    admit(&cluster.nodes, &password);
+    let section =
+        cluster.config_toml(&[0, 1]).replace("redis://", &format!("rediss://portcullis:{password}@"));
+    let ca = format!("ca = \"{}\"\ntimeout = \"5s\"\n", authority.path("ca.pem").display());
+    let all = presets(&["native", "token-blacklist", "invalid-users"]);
+    let gateway = world.start(&[&format!("{section}{ca}"), &all]);
+    bans(&world, &gateway);
+    gateway.ban("9");
+    cluster.fail_over(3);
+    eventually("the new primary is followed, and nobody is misjudged on the way", || {
+        assert_eq!(verdict(&gateway, &world.issuer.good("9")), "403 user_banned");
+        assert_eq!(verdict(&gateway, &world.issuer.good("10")), "200");
+        let told = cluster.nodes[3].cmd(&["CLIENT", "LIST", "TYPE", "pubsub"]);
+        match told {
+            Reply::Text(clients) if clients.contains("name=portcullis-link") => Ok(()),
+            other => Err(other),
+        }
+    });
+    readiness_becomes(&gateway, 200, "ready", "coherent");
+    cluster.follow(&["SET", "invalid_user:11", "1"]);
+    becomes(&gateway, &world.issuer.good("11"), "403 user_banned");
+    for node in &cluster.nodes {
+        assert_eq!(node.cmd(&["ACL", "LOG"]), Reply::List(Vec::new()), "nothing was refused");
+    }
+    let stranger = world.start(&[&format!("{section}timeout = \"5s\"\n"), &all]);
+    readiness_becomes(&stranger, 200, "degraded", "database");
+}
+
+#[test]
+fn sentinels_are_asked_over_tls_and_the_primary_they_name_is_too() {
+    let (world, authority, password) = (World::new(), Authority::new(), unique("acl-"));
+    leaks::secret(&password);
+    let sentinels = Sentinels::start_over_tls(&authority);
+    admit(sentinels.servers(), &password);
+    let section = sentinels
+        .config_toml()
+        .replace("redis+sentinel://", &format!("rediss+sentinel://portcullis:{password}@"));
+    let ca = format!("ca = \"{}\"\ntimeout = \"5s\"\n", authority.path("ca.pem").display());
+    let gateway = world.start(&[&format!("{section}{ca}"), &presets(&["native", "token-blacklist"])]);
+    bans(&world, &gateway);
+    gateway.ban("9");
+    let old = sentinels.servers()[0].port();
+    sentinels.fail_over();
+    let new = sentinels.primary_after(old);
+    eventually("the new primary is followed, and nobody is misjudged on the way", || {
+        assert_eq!(verdict(&gateway, &world.issuer.good("9")), "403 user_banned");
+        assert_eq!(verdict(&gateway, &world.issuer.good("10")), "200");
+        match new.cmd(&["CLIENT", "LIST", "TYPE", "pubsub"]) {
+            Reply::Text(clients) if clients.contains("name=portcullis-link") => Ok(()),
+            other => Err(other),
+        }
+    });
+    readiness_becomes(&gateway, 200, "ready", "coherent");
+    for server in sentinels.servers() {
+        assert_eq!(server.cmd(&["ACL", "LOG"]), Reply::List(Vec::new()), "nothing was refused");
+    }
+    let other = Authority::new();
+    let wrong = format!("{section}ca = \"{}\"\ntimeout = \"5s\"\n", other.path("ca.pem").display());
+    readiness_becomes(&world.start(&[&wrong, &presets(&["native"])]), 200, "degraded", "database");
 }

@@ -186,17 +186,6 @@ fn a_changed_file_is_noticed_without_a_signal() {
 }
 
 #[test]
-fn what_takes_effect_at_the_next_start_is_told() {
-    let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup = Gateway::guarding(&issuer, &origin);
-    let gateway = setup.start();
-    reload(&gateway, &setup.toml().replace("threads = 2", "threads = 3"));
-    let log = gateway.log_lines();
-    assert!(log.iter().any(|line| line["keys"] == "server.threads"), "{}", gateway.log());
-    assert_eq!(gateway.get("/x", Some(&issuer.good("alice"))).status, 200);
-}
-
-#[test]
 fn sigterm_lets_running_requests_end_and_takes_no_new_ones() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let mut gateway = Gateway::guarding(&issuer, &origin).start();

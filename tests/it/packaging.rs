@@ -125,12 +125,12 @@ fn the_readmes_configuration_is_accepted() {
     fs::write(directory.path().join("admin.token"), unique("")).unwrap();
     let file = directory.path().join("gateway.toml");
     let toml = blocks(&read("README.md"), "toml");
-    assert_eq!(toml.len(), 5, "a whole file, and listeners, an upstream, a rule and routes to add to it");
+    assert_eq!(toml.len(), 6, "a whole file, and listeners, an upstream, a rule and routes to add to it");
     let authority = Authority::new();
     authority.server(&["api.example.com"]).write(directory.path(), "api");
     authority.server(&["*.example.org"]).write(directory.path(), "wildcard");
     fs::write(directory.path().join("ca.pem"), &authority.pem).unwrap();
-    let routes = blocks(&read("docs/configuration.md"), "toml").concat();
+    let routes = blocks(&read("docs/configuration.md"), "toml").join("\n");
     assert!(routes.contains("track = "), "the routes of a login, a refresh and a logout");
     let with_sessions = format!("\n[ledger]\npresets = [\"native\", \"token-blacklist\"]\n{routes}");
     for text in [toml[0].clone(), toml.join("\n"), toml[0].clone() + &with_sessions] {
@@ -146,9 +146,11 @@ fn every_command_that_pages_show_exists() {
         "README.md",
         "docs/configuration.md",
         "docs/control-api.md",
+        "docs/operations.md",
         "examples/token-blacklist/README.md",
         "examples/invalid-users/README.md",
         "examples/native/README.md",
+        "examples/forward-auth/README.md",
         "examples/docker-compose/README.md",
     ];
     let mut checked = 0;

@@ -1,5 +1,7 @@
 //! What the configuration accepts and what it says to the rest.
 
+mod files;
+mod forward_auth;
 mod sessions;
 mod shipped;
 mod upstreams;

@@ -46,6 +46,7 @@ fn the_shipped_file_is_a_working_default_and_so_are_its_examples() {
     let mut server = everything.server;
     assert_eq!(server.tls.len(), 1);
     server.tls.clear();
+    assert!(server.upgrade_socket.take().is_some_and(|path| path.ends_with("upgrade.sock")));
     assert_eq!(server, default.config.server);
     assert!(
         everything.log.level == default.config.log.level

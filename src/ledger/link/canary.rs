@@ -4,23 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::cmd;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use super::Trouble;
 use super::ear::Ear;
-use crate::ledger::coherence::{Coherence, Tick};
+use crate::ledger::coherence::Tick;
 use crate::ledger::metrics::LinkMetrics;
-use crate::ledger::redis::{RedisStore, of_error};
+use crate::ledger::redis::{Connection, RedisStore};
 use crate::ledger::store::StoreError;
 
 /// How often one is sent, and how long it may take to be heard.
 const EVERY: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_millis(250);
 
-/// One canary, or the waiting for the next one.
+/// One canary on each server, or the waiting for the next ones.
 pub struct Canary {
     writing: Option<JoinHandle<Result<bool, StoreError>>>,
     sent: Tick,
@@ -33,12 +32,13 @@ impl Canary {
         Self { writing: None, sent: Tick::ZERO, since: Instant::now() }
     }
 
-    /// Writes one.
-    pub fn fly(redis: &Arc<RedisStore>, ear: &Arc<Ear>, coherence: &Coherence) -> Self {
-        ear.forget_canary();
-        let (redis, key) = (Arc::clone(redis), ear.canary().to_vec());
-        let writing = tokio::spawn(async move { redis.write_canary(&key).await });
-        Self { writing: Some(writing), sent: coherence.now(), since: Instant::now() }
+    /// Writes them.
+    pub fn fly(redis: &Arc<RedisStore>, ear: &Ear, connection: &Connection) -> Self {
+        let keys = connection.key_on_each(ear.canary());
+        let sent = ear.listen_for(&keys);
+        let redis = Arc::clone(redis);
+        let writing = tokio::spawn(async move { redis.write_canaries(&keys).await });
+        Self { writing: Some(writing), sent, since: Instant::now() }
     }
 
     pub fn is_due(&self) -> bool {
@@ -54,13 +54,13 @@ impl Canary {
     /// it back for a moment longer.
     pub async fn judge(&mut self, ear: &Ear, metrics: &LinkMetrics) -> Result<(), Trouble> {
         let Some(writing) = &mut self.writing else { return Ok(()) };
-        if self.since.elapsed() < SOON && ear.canary_heard().is_none() {
+        if self.since.elapsed() < SOON && ear.canaries_heard().is_none() {
             // Nothing to say yet: the next fence comes before long.
             return Ok(());
         }
         let written = if writing.is_finished() { writing.await.unwrap_or(Ok(false)) } else { Ok(false) };
         *self = Self { writing: None, since: Instant::now(), ..*self };
-        match (written, ear.canary_heard()) {
+        match (written, ear.canaries_heard()) {
             (Ok(true), None) => Err(deaf()),
             (Ok(true), Some(heard)) => {
                 metrics.push_lag.observe(heard.since(self.sent).as_secs_f64());
@@ -71,21 +71,20 @@ impl Canary {
         }
     }
 
-    /// Writes one and waits for it, behind an answer over `connection`: however slow we are ourselves, the push is
-    /// heard before that. `false` where it may not be written, which proves nothing either way.
-    pub async fn prove(
-        redis: &RedisStore,
-        ear: &Ear,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<bool, Trouble> {
-        ear.forget_canary();
-        if !redis.write_canary(ear.canary()).await? {
+    /// Writes them and waits for them, behind an answer of each server: however slow we are ourselves, the push is heard
+    /// before that. `false` where one may not be written, which proves nothing either way.
+    pub async fn prove(redis: &RedisStore, ear: &Ear, connection: &Connection) -> Result<bool, Trouble> {
+        let keys = connection.key_on_each(ear.canary());
+        ear.listen_for(&keys);
+        if !redis.write_canaries(&keys).await? {
             return Ok(false);
         }
         for patience in [Duration::ZERO, SOON] {
             sleep(patience).await;
-            connection.send_packed_command(&cmd("PING")).await.map_err(|error| of_error(&error))?;
-            if ear.canary_heard().is_some() {
+            for one in connection.each() {
+                one.ask(&cmd("PING")).await?;
+            }
+            if ear.canaries_heard().is_some() {
                 return Ok(true);
             }
         }

@@ -3,8 +3,9 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};
 use tokio::sync::{Notify, mpsc};
 
@@ -18,10 +19,10 @@ const WAITING: usize = 16 * 1024;
 /// One gateway's ear, the same for one connection after the other.
 pub struct Ear {
     coherence: Arc<Coherence>,
-    /// The key that only this gateway writes, to hear itself.
-    canary: Box<[u8]>,
-    /// When the canary was last heard, in nanoseconds; 0: not since [`Ear::forget_canary`].
-    canary_heard: AtomicU64,
+    /// What the keys begin with that only this gateway writes, to hear itself.
+    canary: Box<str>,
+    /// Those that are listened for.
+    canaries: Mutex<Vec<Flown>>,
     /// Rung when something was heard that calls for a fence now, or for an end.
     pub alarm: Notify,
     followed: AtomicBool,
@@ -32,14 +33,20 @@ pub struct Ear {
     pub stumble: AtomicBool,
 }
 
+/// One key that was written to be heard of.
+struct Flown {
+    key: Box<[u8]>,
+    heard: Option<Tick>,
+}
+
 impl Ear {
     /// The ear, and where the names it hears come out.
     pub fn new(coherence: Arc<Coherence>, metrics: LinkMetrics) -> (Self, mpsc::Receiver<Vec<u8>>) {
         let (names, heard) = mpsc::channel(WAITING);
         let ear = Self {
             coherence,
-            canary: format!("{WATERMARK}:canary:{}", uuid::Uuid::new_v4().simple()).into_bytes().into(),
-            canary_heard: AtomicU64::new(0),
+            canary: format!("{WATERMARK}:canary:{}", uuid::Uuid::new_v4().simple()).into(),
+            canaries: Mutex::default(),
             alarm: Notify::new(),
             followed: AtomicBool::new(false),
             names,
@@ -55,18 +62,21 @@ impl Ear {
         self.followed.store(true, Ordering::Relaxed);
     }
 
-    pub fn canary(&self) -> &[u8] {
+    pub fn canary(&self) -> &str {
         &self.canary
     }
 
-    pub fn forget_canary(&self) {
-        self.canary_heard.store(0, Ordering::Relaxed);
+    /// From now on these are listened for, and whatever was heard so far is forgotten.
+    pub fn listen_for(&self, keys: &[String]) -> Tick {
+        *self.canaries.lock() =
+            keys.iter().map(|key| Flown { key: key.as_bytes().into(), heard: None }).collect();
+        self.coherence.now()
     }
 
-    /// When the canary was heard.
-    pub fn canary_heard(&self) -> Option<Tick> {
-        let at = self.canary_heard.load(Ordering::Acquire);
-        (at != 0).then(|| Tick::from_nanos(at))
+    /// When the last of them was heard; `None` while one is missing.
+    pub fn canaries_heard(&self) -> Option<Tick> {
+        let heard: Option<Vec<Tick>> = self.canaries.lock().iter().map(|it| it.heard).collect();
+        heard?.into_iter().max()
     }
 
     /// A panic in here would end the connection's driver without a word to anybody.
@@ -103,8 +113,11 @@ impl Ear {
         for name in names {
             let Value::BulkString(name) = name else { return self.everything_changed() };
             self.coherence.changed(&name);
-            if *name == *self.canary {
-                self.canary_heard.store(self.coherence.now().nanos().max(1), Ordering::Release);
+            if name.starts_with(self.canary.as_bytes()) {
+                let mut canaries = self.canaries.lock();
+                if let Some(canary) = canaries.iter_mut().find(|it| *it.key == *name) {
+                    canary.heard = Some(self.coherence.now());
+                }
             } else if self.followed.load(Ordering::Relaxed)
                 && !name.starts_with(WATERMARK.as_bytes())
                 && self.names.try_send(name).is_err()
@@ -148,10 +161,15 @@ mod tests {
         assert_eq!(heard.try_recv().ok().as_deref(), Some(&b"a"[..]));
         assert_eq!(heard.try_recv().ok().as_deref(), Some(&b"b"[..]));
         assert!(heard.try_recv().is_err(), "the watermark is not what rules guard");
-        assert_eq!(ear.canary_heard(), None);
-        let canary = String::from_utf8(ear.canary().to_vec()).expect("text");
-        ear.hear(names(&[&canary]));
-        assert!(ear.canary_heard().is_some());
+        assert_eq!(ear.canaries_heard(), None);
+        let canaries = ["{1}", "{2}"].map(|tag| format!("{}:{tag}", ear.canary()));
+        ear.listen_for(&canaries);
+        ear.hear(names(&[&canaries[0]]));
+        assert_eq!(ear.canaries_heard(), None, "one server is deaf");
+        ear.hear(names(&[&canaries[1]]));
+        assert!(ear.canaries_heard().is_some());
+        ear.listen_for(&canaries);
+        assert_eq!(ear.canaries_heard(), None);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What a server has to show before it is followed. Found out by asking, never by its name or version.
 
-use redis::aio::MultiplexedConnection;
+use futures_util::future::try_join_all;
 use redis::{Pipeline, Value};
 
 use super::canary::Canary;
 use super::prefixes::WATERMARK;
 use super::{Link, Trouble};
-use crate::ledger::redis::{ServerIdentity, of_error};
+use crate::ledger::redis::{Connection, One, Sight, leads_elsewhere, of_error};
 use crate::ledger::rule::Rule;
 use crate::ledger::store::StoreError;
 
@@ -33,12 +33,25 @@ pub fn probes<'a>(rules: impl Iterator<Item = &'a Rule>) -> Box<[Probe]> {
 }
 
 impl Link {
-    /// Turns tracking on and finds out whether it works. Returns the server's `run_id`.
-    pub(super) async fn shake_hands(
-        &self,
-        connection: &mut MultiplexedConnection,
-    ) -> Result<Box<str>, Trouble> {
-        if let Err(error) = connection.subscribe(CHANNEL).await {
+    /// Turns tracking on everywhere and finds out whether it works. Returns who the servers are to each other.
+    pub(super) async fn shake_hands(&self, connection: &Connection) -> Result<Sight, Trouble> {
+        let told = try_join_all(connection.each().map(|one| self.track(one))).await?;
+        self.probe(connection).await?;
+        if !Canary::prove(&self.redis, &self.ear, connection).await? {
+            if told.contains(&false) {
+                return Err(Trouble::refused(
+                    "neither CLIENT TRACKINGINFO nor a key to write proves tracking",
+                ));
+            }
+            tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
+        }
+        // Behind the tracking: who takes changes from now on is one of those, or is seen to be none.
+        Ok(connection.look().await?)
+    }
+
+    /// Turns it on at one server. Returns whether the server says so.
+    async fn track(&self, one: &One) -> Result<bool, Trouble> {
+        if let Err(error) = one.connection().subscribe(CHANNEL).await {
             if error.is_unrecoverable_error() {
                 return Err(of_error(&error).into());
             }
@@ -47,45 +60,35 @@ impl Link {
                 "Redis lets us subscribe to nothing: it does not limit what it keeps for us should we hang"
             );
         }
-        let mut setting_up = Pipeline::with_capacity(4);
+        let mut setting_up = Pipeline::with_capacity(3);
         setting_up.cmd("CLIENT").arg("SETNAME").arg(NAME);
         let tracking = setting_up.cmd("CLIENT").arg("TRACKING").arg("ON").arg("BCAST");
         for prefix in self.prefixes.iter().filter(|prefix| !prefix.is_empty()) {
             tracking.arg("PREFIX").arg(&**prefix);
         }
         setting_up.cmd("CLIENT").arg("TRACKINGINFO");
-        setting_up.cmd("INFO").arg("server");
-        let replies = ask(connection, &setting_up).await?;
-        let [_, tracking, tracked, server] = &*replies else {
+        let replies = one.round_trip(&setting_up).await.map_err(|failure| failure.error)?;
+        let [_, tracking, tracked] = &*replies else {
             return Err(StoreError::malformed("not one reply for each command").into());
         };
         if let Value::ServerError(error) = tracking {
             return Err(Trouble::refused(format_args!("CLIENT TRACKING is refused ({})", error.code())));
         }
-        let told = self.is_tracked(tracked)?;
-        self.probe(connection).await?;
-        if !Canary::prove(&self.redis, &self.ear, connection).await? {
-            if !told {
-                return Err(Trouble::refused(
-                    "neither CLIENT TRACKINGINFO nor a key to write proves tracking",
-                ));
-            }
-            tracing::info!("The canary cannot be written: that pushes arrive is not checked again");
-        }
-        Ok(ServerIdentity::read(server).run_id)
+        self.is_tracked(tracked)
     }
 
     /// Whether every key that a rule asks for may be read: Redis keeps quiet about changes of others (since 8.10), and
-    /// an answer without the life of its key is not kept.
-    pub(super) async fn probe(&self, connection: &MultiplexedConnection) -> Result<(), Trouble> {
+    /// an answer without the life of its key is not kept. Each server has users of its own, so each is asked for all,
+    /// and most refer us to another then.
+    pub(super) async fn probe(&self, connection: &Connection) -> Result<(), Trouble> {
         let mut probing = Pipeline::with_capacity(self.probes.len());
         for probe in &self.probes {
             probing.cmd("PTTL").arg(&probe.key);
         }
-        let mut connection = connection.clone();
-        let replies = tokio::time::timeout(self.patience(), ask(&mut connection, &probing));
-        let replies = replies.await.map_err(|_| Trouble::Silent)??;
-        for (probe, reply) in self.probes.iter().zip(&replies) {
+        let each = try_join_all(connection.each().map(|one| one.round_trip(&probing)));
+        let each = tokio::time::timeout(self.patience(), each).await.map_err(|_| Trouble::Silent)?;
+        let each = each.map_err(|failure| failure.error)?;
+        for (probe, reply) in each.iter().flat_map(|replies| self.probes.iter().zip(replies)) {
             match reply {
                 Value::ServerError(error) if error.code() == "NOPERM" => {
                     let rule = &probe.rule;
@@ -93,7 +96,9 @@ impl Link {
                         "the keys of {rule} may not be read with PTTL (NOPERM)"
                     )));
                 }
-                Value::ServerError(error) => return Err(StoreError::unavailable(error.code()).into()),
+                Value::ServerError(error) if !leads_elsewhere(reply) => {
+                    return Err(StoreError::unavailable(error.code()).into());
+                }
                 _ => {}
             }
         }
@@ -131,11 +136,6 @@ pub(super) fn is_master(role: &Value) -> Result<(), Trouble> {
         Value::ServerError(error) => Err(StoreError::unavailable(error.code()).into()),
         _ => Err(StoreError::unavailable("it is not the master").into()),
     }
-}
-
-async fn ask(connection: &mut MultiplexedConnection, questions: &Pipeline) -> Result<Vec<Value>, StoreError> {
-    let replies = connection.send_packed_commands(questions, 0, questions.len()).await;
-    replies.map_err(|error| of_error(&error))
 }
 
 fn text(value: &Value) -> Option<&[u8]> {

@@ -2,16 +2,14 @@
 
 use std::time::Duration;
 
-use super::TableRows;
-use super::flagged::{Flagged, is_down};
+use super::flagged::{FlagLayout, Flagged, is_down};
 use super::{
-    Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
-    SqlWrite, Standing, UnknownUser, UserLayout, Watched, literal, template,
+    Condition, Guards, IfAbsent, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion, Standing,
+    UnknownUser, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::rule::{Flag, Spelling};
-use crate::ledger::sql::Value;
 use crate::time::Timestamp;
 
 /// A flag for each user who was asked about lately. Absence asks the database.
@@ -57,19 +55,27 @@ impl ActiveFlagCache {
         }
     }
 
-    fn users<'a>(&self, context: &'a PresetContext) -> Option<Flagged<'a>> {
-        Flagged::find(context, &self.table, &self.user_id, &self.is_active)
-    }
-
     /// Whether `portcullis_users` stands in for a table of users that does not exist, or has not the columns.
     pub(in crate::ledger) fn stands_in(&self, context: &PresetContext) -> bool {
         self.users(context).is_none()
     }
 }
 
-impl UserLayout for ActiveFlagCache {
+impl FlagLayout for ActiveFlagCache {
+    fn users<'a>(&self, context: &'a PresetContext) -> Option<Flagged<'a>> {
+        Flagged::find(context, &self.table, &self.user_id, &self.is_active)
+    }
+
+    fn unknown_user(&self) -> UnknownUser {
+        self.unknown_user
+    }
+
+    fn life(&self, _context: &PresetContext) -> Duration {
+        self.ttl
+    }
+
     /// A flag that is down is written, and renewed while the database says so; one that may be up is asked for.
-    fn writes(&self, standing: &Standing, _context: &PresetContext, now: Timestamp) -> Vec<RedisWrite> {
+    fn keys(&self, standing: &Standing, now: Timestamp) -> Vec<RedisWrite> {
         let key = format!("{}{}{}", self.prefix, standing.user.subject, self.suffix);
         let ttl = standing.until.map_or(self.ttl, |until| now.until(until).min(self.ttl));
         match self.flag().text(false) {
@@ -77,41 +83,5 @@ impl UserLayout for ActiveFlagCache {
             _ if standing.status == Status::Active => vec![RedisWrite::Delete { key }],
             _ => Vec::new(),
         }
-    }
-
-    fn row_write(
-        &self,
-        standing: &Standing,
-        occasion: Occasion,
-        context: &PresetContext,
-        _now: Timestamp,
-    ) -> Result<Option<SqlWrite>, String> {
-        self.users(context).map_or(Ok(None), |users| users.write(standing, occasion, self.unknown_user))
-    }
-
-    /// The record beside it does.
-    fn carries_cut_off(&self, _context: &PresetContext) -> bool {
-        false
-    }
-
-    fn watched<'a>(&self, context: &'a PresetContext) -> Option<Watched<'a>> {
-        Some(self.users(context)?.watched())
-    }
-
-    fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {
-        self.users(context)?.standing_query(subject)
-    }
-
-    fn denied_rows<'a>(&self, context: &'a PresetContext) -> Option<TableRows<'a>> {
-        self.users(context).map(Flagged::denied)
-    }
-
-    /// A user without a row is refused: so whoever is banned has one.
-    fn decides_alone(&self, context: &PresetContext) -> bool {
-        self.unknown_user == UnknownUser::Deny && self.users(context).is_some()
-    }
-
-    fn ttl(&self, _context: &PresetContext) -> Duration {
-        self.ttl
     }
 }

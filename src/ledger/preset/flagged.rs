@@ -3,10 +3,73 @@
 //! The flag knows two states, a status five: which word it was stands in `portcullis_users`. The flag decides; the word
 //! only tells why. Where the table does not exist, `portcullis_users` stands in for it.
 
-use super::{Occasion, PresetContext, SqlName, SqlWrite, Standing, TableRows, UnknownUser, Watched};
+use std::time::Duration;
+
+use super::{
+    Occasion, PresetContext, SqlName, SqlWrite, Standing, TableRows, UnknownUser, UserLayout, Watched,
+};
 use crate::ledger::change::Status;
+use crate::ledger::redis::RedisWrite;
 use crate::ledger::schema::{Column, Table};
 use crate::ledger::sql::{Cast, Value};
+use crate::time::Timestamp;
+
+/// A layout over such a table; what follows from that alone it has by [`UserLayout`].
+pub(super) trait FlagLayout: Send + Sync {
+    /// The table, where it exists with these columns.
+    fn users<'a>(&self, context: &'a PresetContext) -> Option<Flagged<'a>>;
+
+    /// Whether a user without a row in the table is refused or passes.
+    fn unknown_user(&self) -> UnknownUser;
+
+    /// As [`UserLayout::ttl`].
+    fn life(&self, context: &PresetContext) -> Duration;
+
+    /// As [`UserLayout::writes`].
+    fn keys(&self, standing: &Standing, now: Timestamp) -> Vec<RedisWrite>;
+}
+
+impl<L: FlagLayout> UserLayout for L {
+    fn writes(&self, standing: &Standing, _context: &PresetContext, now: Timestamp) -> Vec<RedisWrite> {
+        self.keys(standing, now)
+    }
+
+    fn row_write(
+        &self,
+        standing: &Standing,
+        occasion: Occasion,
+        context: &PresetContext,
+        _now: Timestamp,
+    ) -> Result<Option<SqlWrite>, String> {
+        self.users(context).map_or(Ok(None), |users| users.write(standing, occasion, self.unknown_user()))
+    }
+
+    /// The record beside it does.
+    fn carries_cut_off(&self, _context: &PresetContext) -> bool {
+        false
+    }
+
+    fn watched<'a>(&self, context: &'a PresetContext) -> Option<Watched<'a>> {
+        Some(self.users(context)?.watched())
+    }
+
+    fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {
+        self.users(context)?.standing_query(subject)
+    }
+
+    fn denied_rows<'a>(&self, context: &'a PresetContext) -> Option<TableRows<'a>> {
+        self.users(context).map(Flagged::denied)
+    }
+
+    /// A user without a row is refused: so whoever is banned has one.
+    fn decides_alone(&self, context: &PresetContext) -> bool {
+        self.unknown_user() == UnknownUser::Deny && self.users(context).is_some()
+    }
+
+    fn ttl(&self, context: &PresetContext) -> Duration {
+        self.life(context)
+    }
+}
 
 /// The table with the columns that are needed.
 #[derive(Clone, Copy)]

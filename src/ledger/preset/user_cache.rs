@@ -3,18 +3,17 @@
 
 use std::time::Duration;
 
-use super::TableRows;
-use super::flagged::Flagged;
+use super::flagged::{FlagLayout, Flagged};
 use super::{
-    Condition, Guards, IfAbsent, Occasion, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion,
-    SqlWrite, Standing, UnknownUser, UserLayout, Watched, literal, template,
+    Condition, Guards, IfAbsent, PresetContext, RedisQuestion, Rule, SqlName, SqlQuestion, Standing,
+    UnknownUser, literal, template,
 };
 use crate::ledger::change::Status;
 use crate::ledger::profile::is_secret;
 use crate::ledger::redis::RedisWrite;
 use crate::ledger::rule::{Flag, Spelling};
 use crate::ledger::schema::Column;
-use crate::ledger::sql::{Cast, Value};
+use crate::ledger::sql::Cast;
 use crate::time::Timestamp;
 
 /// Users as services cache them.
@@ -119,10 +118,6 @@ impl UserCache {
         !is_secret(column.bare()) && (chosen || known.into_iter().any(is))
     }
 
-    fn users<'a>(&self, context: &'a PresetContext) -> Option<Flagged<'a>> {
-        Flagged::find(context, &self.table, &self.columns.id, &self.columns.is_active)
-    }
-
     /// Whether `portcullis_users` stands in for a table of users that does not exist, or has not the columns.
     pub(in crate::ledger) fn stands_in(&self, context: &PresetContext) -> bool {
         self.users(context).is_none()
@@ -173,44 +168,25 @@ impl UserCache {
     }
 }
 
-impl UserLayout for UserCache {
+impl FlagLayout for UserCache {
+    fn users<'a>(&self, context: &'a PresetContext) -> Option<Flagged<'a>> {
+        Flagged::find(context, &self.table, &self.columns.id, &self.columns.is_active)
+    }
+
+    fn unknown_user(&self) -> UnknownUser {
+        self.unknown_user
+    }
+
+    /// Its keys are taken away only, which needs no renewal.
+    fn life(&self, context: &PresetContext) -> Duration {
+        context.refresh_lifetime
+    }
+
     /// The row is not known here: its services, and the gateway, read it anew. A security action concerns tokens alone.
-    fn writes(&self, standing: &Standing, _context: &PresetContext, _now: Timestamp) -> Vec<RedisWrite> {
+    fn keys(&self, standing: &Standing, _now: Timestamp) -> Vec<RedisWrite> {
         match standing.status {
             Status::SecurityAction => Vec::new(),
             _ => vec![RedisWrite::Delete { key: format!("{}{}", self.prefixes.id, standing.user.subject) }],
         }
-    }
-
-    fn row_write(
-        &self,
-        standing: &Standing,
-        occasion: Occasion,
-        context: &PresetContext,
-        _now: Timestamp,
-    ) -> Result<Option<SqlWrite>, String> {
-        self.users(context).map_or(Ok(None), |users| users.write(standing, occasion, self.unknown_user))
-    }
-
-    /// The record beside it does.
-    fn carries_cut_off(&self, _context: &PresetContext) -> bool {
-        false
-    }
-
-    fn watched<'a>(&self, context: &'a PresetContext) -> Option<Watched<'a>> {
-        Some(self.users(context)?.watched())
-    }
-
-    fn row_query(&self, context: &PresetContext, subject: &str) -> Option<(String, Value)> {
-        self.users(context)?.standing_query(subject)
-    }
-
-    fn denied_rows<'a>(&self, context: &'a PresetContext) -> Option<TableRows<'a>> {
-        self.users(context).map(Flagged::denied)
-    }
-
-    /// A user without a row is refused: so whoever is banned has one.
-    fn decides_alone(&self, context: &PresetContext) -> bool {
-        self.unknown_user == UnknownUser::Deny && self.users(context).is_some()
     }
 }

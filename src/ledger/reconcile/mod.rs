@@ -5,11 +5,12 @@
 //! of Redis that has the note has them too, and whoever has to take over goes on from there. A flush takes the note away
 //! with the rest; the mark is then not set, and the work begins anew. The mark is set last of all.
 
+mod gap;
 mod lifted;
 mod pages;
+mod parcel;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -18,12 +19,15 @@ use super::adopt::Adoption;
 use super::metrics::ReconcileMetrics;
 use super::migrate;
 use super::outbox::Outbox;
-use super::redis::{self, Link, RedisStore, RedisWrite};
+use super::redis::{self, Link, RedisStore};
 use super::store::StoreError;
 use super::watermark::{Mark, Why};
 use super::write::{Writer, next_version};
 use crate::time::Timestamp;
 use pages::{From, Source};
+use parcel::Parcel;
+
+pub use gap::Gap;
 
 /// Writes in one round trip: two or three milliseconds of Redis's time, for which others wait.
 const BATCH: usize = 200;
@@ -38,32 +42,6 @@ const STALE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the log says how far it is.
 const TELL: Duration = Duration::from_secs(5);
-
-/// Writes of one row.
-pub struct Parcel {
-    writes: Vec<RedisWrite>,
-    version: i64,
-    restrictive: bool,
-}
-
-impl Parcel {
-    /// Only what puts something there.
-    fn restrictive(mut writes: Vec<RedisWrite>, version: i64) -> Self {
-        writes.retain(RedisWrite::puts);
-        Self { writes, version, restrictive: true }
-    }
-
-    /// Only what is older than the row is taken away: at the same version it is gone already, and what is there now a
-    /// service has written.
-    fn permissive(writes: Vec<RedisWrite>, version: i64) -> Self {
-        Self { writes, version, restrictive: false }
-    }
-
-    fn as_told(&self) -> redis::Parcel<'_> {
-        let Self { writes, version, restrictive } = self;
-        redis::Parcel { writes, version: *version, restrictive: *restrictive, strict: !restrictive }
-    }
-}
 
 /// How an attempt ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,24 +78,6 @@ struct Note {
     source: String,
     after: Vec<String>,
     touched: i64,
-}
-
-/// Which gap is closed.
-#[derive(Clone, Copy, Debug)]
-pub enum Gap<'a> {
-    Any,
-    /// One that was there at the last look as well: an older copy of Redis looks like a gap to a gateway that has not
-    /// asked of late, and until the next look one that has will have noticed.
-    MustLast(&'a AtomicI64),
-}
-
-impl Gap<'_> {
-    fn lasts(self, seq: i64) -> bool {
-        match self {
-            Self::Any => true,
-            Self::MustLast(last) => last.swap(seq, Ordering::Relaxed) == seq,
-        }
-    }
 }
 
 /// Who fills.

@@ -15,7 +15,7 @@ use super::lease::{Lease, Term};
 use super::of_error;
 use super::poll::{LEASE, POLL, Poll};
 use super::servers::Maker;
-use super::slots::SLOTS;
+use super::slots::{SLOTS, slot_of};
 use crate::ledger::settings::HostPort;
 use crate::ledger::store::StoreError;
 
@@ -30,6 +30,8 @@ pub(super) struct Cluster {
     hurry: Arc<Notify>,
     /// Rung when there are other nodes to ask.
     others: Notify,
+    /// What marked each node, by its id, when we were last connected to it.
+    grounds: Mutex<BTreeMap<String, String>>,
 }
 
 #[derive(Default)]
@@ -86,9 +88,16 @@ impl Topology {
         self.owners.get(usize::from(slot)).filter(|owner| **owner != NOBODY).map(|owner| usize::from(*owner))
     }
 
-    /// The first slot that a primary serves.
-    pub fn first_slot(&self, primary: usize) -> Option<u16> {
-        (0..SLOTS).find(|slot| self.owner(*slot) == Some(primary))
+    /// A few of the slots that a primary serves, the same for everybody who sees the same. They are drawn by lot, from
+    /// its id: whichever slots come and go, most of these stay.
+    pub fn some_slots(&self, primary: usize) -> Vec<u16> {
+        let id = self.primaries.get(primary).map_or("", |node| &node.id);
+        let mut drawn: Vec<_> = (0..SLOTS)
+            .filter(|slot| self.owner(*slot) == Some(primary))
+            .map(|slot| (slot_of(format!("{slot}:{id}").as_bytes()), slot))
+            .collect();
+        drawn.sort_unstable();
+        drawn.into_iter().take(3).map(|(_, slot)| slot).collect()
     }
 }
 
@@ -102,6 +111,7 @@ impl Cluster {
             lease: Lease::new(),
             hurry: Arc::default(),
             others: Notify::new(),
+            grounds: Mutex::default(),
         }
     }
 
@@ -116,6 +126,16 @@ impl Cluster {
 
     pub fn slots(&self) -> Arc<ArcSwap<Topology>> {
         Arc::clone(&self.topology)
+    }
+
+    /// What marked a node when we were last connected to it.
+    pub fn ground(&self, id: &str) -> Option<String> {
+        self.grounds.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub fn note_ground(&self, id: &str, ground: &str) {
+        let mut grounds = self.grounds.lock().unwrap_or_else(PoisonError::into_inner);
+        grounds.insert(id.to_owned(), ground.to_owned());
     }
 
     /// To be rung by whoever was sent elsewhere.
@@ -343,7 +363,9 @@ mod tests {
             [0, 99, 100, 16383].map(|slot| topology.owner(slot)),
             [Some(0), Some(0), Some(1), Some(2)]
         );
-        assert_eq!(topology.first_slot(2), Some(200));
+        let drawn = topology.some_slots(2);
+        assert!(drawn.len() == 3 && drawn.iter().all(|slot| topology.owner(*slot) == Some(2)), "{drawn:?}");
+        assert!(topology.some_slots(0).iter().all(|slot| topology.owner(*slot) == Some(0)));
         let replica = said("r", now, &THREE);
         assert_eq!(opinion([&a, &replica].into_iter()).0, Opinion::Silent, "a replica has no vote");
         assert_eq!(opinion([&a, &a.clone()].into_iter()).0, Opinion::Silent, "nobody votes twice");

@@ -1,32 +1,25 @@
 //! What the store talks over: one connection, or one to each primary of a cluster, torn down as a unit.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use arc_swap::ArcSwap;
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, ProtocolVersion, RedisError, Value};
-use sha2::{Digest as _, Sha256};
-use tokio::sync::Notify;
 
-use super::cluster::{Cluster, Topology};
 use super::link::ServerIdentity;
+use super::many::Many;
 use super::of_error;
 use super::servers::Primary;
-use super::slots::{slot_of_command, tag_of};
-use crate::ledger::settings::HostPort;
+use super::sight::Sight;
 use crate::ledger::store::StoreError;
 
 /// Connected.
-pub(super) enum Connection {
+pub enum Connection {
     One(Box<One>),
     Many(Many),
 }
 
 /// A question without an answer, and whether there can be another on the same connection.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub struct Failure {
     pub error: StoreError,
     pub fatal: bool,
 }
@@ -37,23 +30,52 @@ impl From<RedisError> for Failure {
     }
 }
 
+/// What the servers said to a fence.
+pub struct Fenced {
+    /// Of each.
+    pub roles: Vec<Value>,
+    /// The reply to the authority's question.
+    pub mark: Value,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self { error, fatal: false }
+    }
+}
+
 impl Connection {
     /// One reply for each command, errors among them.
     pub async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
-        let replies = match self {
-            Self::One(one) => one.round_trip(pipeline).await,
-            Self::Many(many) => many.round_trip(pipeline).await,
-        };
-        // Asked after the answer: a server that hung meanwhile may have been deposed before it answered.
-        if self.primary().is_some_and(|it| !it.stands()) {
-            return Err(deposed());
-        }
+        self.whole(
+            pipeline,
+            match self {
+                Self::One(one) => one.round_trip(pipeline).await,
+                Self::Many(many) => many.round_trip(pipeline).await,
+            },
+        )
+    }
+
+    /// The same, each from whom it was asked of: a reply that sends us elsewhere is the answer.
+    pub async fn round_trip_straight(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
+        self.whole(
+            pipeline,
+            match self {
+                Self::One(one) => one.round_trip(pipeline).await,
+                Self::Many(many) => many.round_trip_straight(pipeline).await,
+            },
+        )
+    }
+
+    fn whole(
+        &self,
+        pipeline: &Pipeline,
+        replies: Result<Vec<Value>, Failure>,
+    ) -> Result<Vec<Value>, Failure> {
+        self.stands()?;
         let replies = replies?;
         if replies.len() != pipeline.len() {
-            return Err(Failure {
-                error: StoreError::malformed("not one reply for each command"),
-                fatal: false,
-            });
+            return Err(incomplete());
         }
         Ok(replies)
     }
@@ -74,10 +96,46 @@ impl Connection {
                 }
             }
         }
-        if self.primary().is_some_and(|it| !it.stands()) {
-            return Err(deposed());
+        self.stands()
+    }
+
+    /// Who the servers are to each other, to be compared at every fence; an error while that is not settled.
+    pub async fn look(&self) -> Result<Sight, StoreError> {
+        match self {
+            Self::One(_) => Ok(Sight::default()),
+            Self::Many(many) => many.look().await.map_err(|failure| failure.error),
         }
-        Ok(())
+    }
+
+    /// Asks all servers for a sign of life, and for the mark. An error where they are not to each other any more what
+    /// they were.
+    pub async fn fence(&self, mark: &Cmd, sight: &Sight) -> Result<Fenced, Failure> {
+        let fenced = match self {
+            Self::One(one) => one.fence(mark).await,
+            Self::Many(many) => many.fence(mark, sight).await,
+        };
+        self.stands()?;
+        fenced
+    }
+
+    /// A name of ours as a key on each server, in the order of [`Connection::each`].
+    pub fn key_on_each(&self, name: &str) -> Vec<String> {
+        match self {
+            Self::One(_) => vec![name.to_owned()],
+            Self::Many(many) => many.key_on_each(name),
+        }
+    }
+
+    /// Slots are not where we thought: everybody is asked at once where they are.
+    pub fn look_anew(&self) {
+        if let Self::Many(many) = self {
+            many.hurry();
+        }
+    }
+
+    /// Asked after each answer: a server that hung meanwhile may have been deposed before it answered.
+    fn stands(&self) -> Result<(), Failure> {
+        if self.primary().is_some_and(|it| !it.stands()) { Err(deposed()) } else { Ok(()) }
     }
 
     /// Until what we are connected to is not to be believed any more.
@@ -97,7 +155,7 @@ impl Connection {
     pub fn server(&self) -> &ServerIdentity {
         match self {
             Self::One(one) => &one.server,
-            Self::Many(many) => &many.server,
+            Self::Many(many) => many.server(),
         }
     }
 
@@ -105,25 +163,29 @@ impl Connection {
     pub fn each(&self) -> impl Iterator<Item = &One> {
         let (one, many) = match self {
             Self::One(one) => (Some(&**one), None),
-            Self::Many(many) => (None, Some(many.nodes.iter().map(|node| &node.one))),
+            Self::Many(many) => (None, Some(many.each())),
         };
         one.into_iter().chain(many.into_iter().flatten())
     }
 }
 
-fn deposed() -> Failure {
+pub(super) fn incomplete() -> Failure {
+    Failure { error: StoreError::malformed("not one reply for each command"), fatal: false }
+}
+
+pub(super) fn deposed() -> Failure {
     Failure { error: super::deposed(), fatal: true }
 }
 
 /// To one server.
-pub(super) struct One {
+pub struct One {
     connection: MultiplexedConnection,
     primary: Primary,
-    server: ServerIdentity,
+    pub(super) server: ServerIdentity,
 }
 
 impl One {
-    pub async fn open(
+    pub(super) async fn open(
         primary: Primary,
         protocol: ProtocolVersion,
         config: &AsyncConnectionConfig,
@@ -136,6 +198,21 @@ impl One {
         let info = one.round_trip(&pipeline).await.map_err(|failure| failure.error)?;
         one.server = info.first().map(ServerIdentity::read).unwrap_or_default();
         Ok(one)
+    }
+
+    /// The connection itself, for what is no question.
+    pub fn connection(&self) -> MultiplexedConnection {
+        self.connection.clone()
+    }
+
+    async fn fence(&self, mark: &Cmd) -> Result<Fenced, Failure> {
+        let mut questions = Pipeline::with_capacity(2);
+        questions.cmd("ROLE");
+        questions.add_command(mark.clone());
+        match <[Value; 2]>::try_from(self.round_trip(&questions).await?) {
+            Ok([role, mark]) => Ok(Fenced { roles: vec![role], mark }),
+            Err(_) => Err(incomplete()),
+        }
     }
 
     pub async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
@@ -160,151 +237,4 @@ impl One {
         let reply = self.round_trip(&pipeline).await.map_err(|failure| failure.error)?.pop();
         reply.ok_or_else(|| StoreError::malformed("no reply"))?.extract_error().map_err(|it| of_error(&it))
     }
-}
-
-/// To each primary of a cluster.
-pub(super) struct Many {
-    /// As in the topology.
-    nodes: Vec<ToNode>,
-    slots: Arc<ArcSwap<Topology>>,
-    hurry: Arc<Notify>,
-    server: ServerIdentity,
-}
-
-struct ToNode {
-    one: One,
-    address: HostPort,
-    ground: Ground,
-}
-
-/// A key that lies on this node and is read with every question. A node that was emptied has lost it; then what it
-/// does not know means nothing, and nobody else would notice: no other node has lost anything.
-#[derive(PartialEq)]
-struct Ground {
-    key: String,
-    value: String,
-}
-
-impl Many {
-    pub async fn open(
-        cluster: &Cluster,
-        protocol: ProtocolVersion,
-        config: &AsyncConnectionConfig,
-    ) -> Result<Self, StoreError> {
-        let (topology, term) = cluster.topology()?;
-        let each = topology.primaries.iter().enumerate().map(async |(place, node)| {
-            let primary = Primary::of_cluster(cluster.maker.info(&node.address)?, term.clone());
-            let one = One::open(primary, protocol, config).await?;
-            if one.server.run_id.is_empty() {
-                return Err(StoreError::unavailable("a node of the cluster does not tell its `run_id`"));
-            }
-            let slot =
-                topology.first_slot(place).ok_or_else(|| StoreError::malformed("a node without slots"))?;
-            let key = format!("pc:ground:{{{}}}", tag_of(slot));
-            let value = lay_ground(&one, &key).await?;
-            Ok::<_, StoreError>(ToNode { one, address: node.address.clone(), ground: Ground { key, value } })
-        });
-        let nodes = try_join_all(each).await?;
-        let life = |node: &ToNode| format!("{}:{}\n", node.one.server.run_id, node.ground.value);
-        let mut lives: Vec<_> = nodes.iter().map(life).collect();
-        lives.sort_unstable();
-        let digest = Sha256::digest(lives.concat());
-        let run_id = digest.iter().take(20).map(|byte| format!("{byte:02x}")).collect::<String>().into();
-        let first = nodes.first().map(|node| node.one.server.clone()).unwrap_or_default();
-        let server = ServerIdentity { run_id, ..first };
-        Ok(Self { nodes, slots: cluster.slots(), hurry: cluster.hurry(), server })
-    }
-
-    /// All nodes at once, and once more where a slot has moved meanwhile.
-    async fn round_trip(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failure> {
-        let slots = self.slots.load();
-        let mut groups: BTreeMap<usize, (Vec<usize>, Pipeline)> = BTreeMap::new();
-        let mut replies: Vec<Option<Value>> = pipeline.cmd_iter().map(|_| None).collect();
-        for (place, command) in pipeline.cmd_iter().enumerate() {
-            // Without a key it does not matter who is asked. A slot of nobody is asked of nobody.
-            let Some(node) = slot_of_command(command).map_or(Some(0), |slot| slots.owner(slot)) else {
-                continue;
-            };
-            let (places, group) = groups.entry(node).or_default();
-            places.push(place);
-            group.add_command(command.clone());
-        }
-        let each = groups.into_iter().map(async |(node, (places, group))| {
-            let node = self.nodes.get(node).ok_or_else(deposed)?;
-            Ok::<_, Failure>(places.into_iter().zip(node.ask(group).await?))
-        });
-        for (place, reply) in try_join_all(each).await?.into_iter().flatten() {
-            if let Some(it) = replies.get_mut(place) {
-                *it = Some(reply);
-            }
-        }
-        let redirected =
-            pipeline.cmd_iter().zip(&replies).enumerate().filter_map(|(place, (command, reply))| {
-                let (target, asking) = self.redirect(reply.as_ref()?)?;
-                Some(async move { Some((place, target.once_more(command, asking).await?)) })
-            });
-        for (place, reply) in join_all(redirected.collect::<Vec<_>>()).await.into_iter().flatten() {
-            if let Some(it) = replies.get_mut(place) {
-                *it = Some(reply);
-            }
-        }
-        replies.into_iter().map(|reply| reply.map_or_else(nobody, Ok)).collect()
-    }
-
-    /// Where a reply sends us, if we are connected there; and whether for this once only.
-    fn redirect(&self, reply: &Value) -> Option<(&ToNode, bool)> {
-        let Value::ServerError(error) = reply else { return None };
-        let asking = match error.code() {
-            "MOVED" => false,
-            "ASK" => true,
-            _ => return None,
-        };
-        self.hurry.notify_waiters();
-        let (_, address) = error.details()?.split_once(' ')?;
-        let (host, port) = address.trim().rsplit_once(':')?;
-        let port = port.parse::<u16>().ok()?;
-        let target = self.nodes.iter().find(|it| it.address.port == port && it.address.host == host)?;
-        Some((target, asking))
-    }
-}
-
-impl ToNode {
-    /// The replies to a group, if the ground is still there.
-    async fn ask(&self, mut group: Pipeline) -> Result<Vec<Value>, Failure> {
-        group.cmd("GET").arg(&self.ground.key);
-        let mut replies = self.one.round_trip(&group).await?;
-        match replies.pop() {
-            Some(Value::BulkString(value)) if value == self.ground.value.as_bytes() => Ok(replies),
-            Some(Value::ServerError(error)) if !matches!(error.code(), "MOVED" | "ASK") => {
-                Err(Failure { error: StoreError::unavailable(error.code()), fatal: false })
-            }
-            _ => Err(Failure {
-                error: StoreError::unavailable("a node of the cluster was emptied"),
-                fatal: true,
-            }),
-        }
-    }
-
-    /// `None`: no better answer than the one we have.
-    async fn once_more(&self, command: &Cmd, asking: bool) -> Option<Value> {
-        let mut pipeline = Pipeline::new();
-        if asking {
-            pipeline.cmd("ASKING");
-        }
-        pipeline.add_command(command.clone());
-        self.ask(pipeline).await.ok()?.pop()
-    }
-}
-
-/// The reply for a slot that nobody serves: no outage of Redis, but no answer either.
-fn nobody() -> Result<Value, Failure> {
-    Ok(redis::parse_redis_value(b"-TRYAGAIN the slot has no owner\r\n")?)
-}
-
-/// Where nobody has laid it before us, it is laid now.
-async fn lay_ground(one: &One, key: &str) -> Result<String, StoreError> {
-    let fresh = uuid::Uuid::new_v4().simple().to_string();
-    one.ask(redis::cmd("SET").arg(key).arg(&fresh).arg("NX")).await?;
-    let laid = one.ask(redis::cmd("GET").arg(key)).await?;
-    redis::from_redis_value(laid).map_err(|_| StoreError::malformed("what marks a node"))
 }

@@ -151,7 +151,7 @@ impl RedisStore {
         expected: &str,
         value: &str,
     ) -> Result<bool, StoreError> {
-        self.decide(link, &SWAP, &[field, expected, value]).await
+        self.decide(link, &SWAP, KEY, &[field, expected, value]).await
     }
 
     /// Sets the mark if `note` still holds what is expected, and takes the note away.
@@ -162,18 +162,20 @@ impl RedisStore {
         mark: &Mark,
     ) -> Result<bool, StoreError> {
         let Some(field) = self.authority.field() else { return Ok(false) };
-        self.decide(link, &FINISH, &[note.0, note.1, field, &mark.to_string()]).await
+        self.decide(link, &FINISH, KEY, &[note.0, note.1, field, &mark.to_string()]).await
     }
 
+    /// Runs a script over one key that answers whether it did what it is for.
     async fn decide(
         &self,
         link: &Arc<Link>,
         script: &'static Lua,
+        key: &str,
         arguments: &[&str],
     ) -> Result<bool, StoreError> {
         let build = |form: Form| {
             let mut command = script.command(form);
-            command.arg(1).arg(KEY).arg(arguments);
+            command.arg(1).arg(key).arg(arguments);
             let mut pipeline = Pipeline::with_capacity(1);
             pipeline.add_command(command);
             pipeline
@@ -181,7 +183,7 @@ impl RedisStore {
         match self.scripted(link, build).await?.pop() {
             Some(Value::Int(done)) => Ok(done == 1),
             Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
-            _ => Err(StoreError::malformed("the mark's script")),
+            _ => Err(StoreError::malformed("what a script says")),
         }
     }
 
@@ -229,18 +231,7 @@ impl RedisStore {
         owner: &str,
         life: std::time::Duration,
     ) -> Result<bool, StoreError> {
-        let build = |form: Form| {
-            let mut command = LOCK.command(form);
-            command.arg(1).arg(key).arg(owner).arg(super::millis(life));
-            let mut pipeline = Pipeline::with_capacity(1);
-            pipeline.add_command(command);
-            pipeline
-        };
-        match self.scripted(link, build).await?.pop() {
-            Some(Value::Int(done)) => Ok(done == 1),
-            Some(Value::ServerError(error)) => Err(StoreError::unavailable(error.code())),
-            _ => Err(StoreError::malformed("the lock's script")),
-        }
+        self.decide(link, &LOCK, key, &[owner, &super::millis(life).to_string()]).await
     }
 }
 

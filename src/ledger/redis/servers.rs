@@ -9,8 +9,9 @@ use redis::{
 };
 
 use super::cluster::Cluster;
-use super::connection::{Connection, Many, One};
+use super::connection::{Connection, One};
 use super::lease::Term;
+use super::many::Many;
 use super::of_error;
 use super::sentinel::Sentinels;
 use crate::ledger::settings::{HostPort, Login, RedisAddress, RedisServers, RedisSettings, RedisTls};
@@ -68,13 +69,8 @@ impl Servers {
         }
     }
 
-    /// Whether keys lie on several servers.
-    pub fn are_a_cluster(&self) -> bool {
-        matches!(self.0, Kind::Cluster(_))
-    }
-
     /// To all there are.
-    pub(super) async fn connect(
+    pub async fn connect(
         &self,
         protocol: ProtocolVersion,
         config: &AsyncConnectionConfig,

@@ -79,6 +79,12 @@ async fn live(redis: &Redis, layout: InvalidUsersLayout, steps: Vec<Step>) {
                 .iter()
                 .map(|at| (*at, committed.writes.clone(), committed.version, committed.restrictive)),
         );
+        // The end of a ban has the ban's own version, and counts for nothing while the database holds the ban.
+        if committed.restrictive {
+            let ends: Vec<_> = committed.writes.iter().filter_map(taken_back).collect();
+            let times = step.arrivals.iter().map(|at| at.rotate_left(8));
+            arrivals.extend(times.map(|at| (at, ends.clone(), committed.version, false)));
+        }
         newest.insert(user.subject.to_string(), committed);
     }
     arrivals.sort_by_key(|(at, ..)| *at);
@@ -97,6 +103,18 @@ async fn live(redis: &Redis, layout: InvalidUsersLayout, steps: Vec<Step>) {
         let sql = "SELECT version FROM portcullis_users WHERE subject = ?";
         let rows = server.sql.rows(sql, &[subject.as_str().into()]).await.expect("answered");
         assert_eq!(rows.first().and_then(|row| number(row, 0)), Some(committed.version));
+    }
+}
+
+/// What undoes a write.
+fn taken_back(write: &RedisWrite) -> Option<RedisWrite> {
+    match write {
+        RedisWrite::Set { key, .. } => Some(RedisWrite::Delete { key: key.clone() }),
+        RedisWrite::AddMember { key, member, score, .. } => {
+            let (key, member) = (key.clone(), member.clone());
+            Some(RedisWrite::RemoveMember { key, member, sorted: score.is_some() })
+        }
+        _ => None,
     }
 }
 

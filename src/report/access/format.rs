@@ -34,6 +34,8 @@ struct Fields<'a> {
     upstream_ms: Option<f64>,
     judgment_us: f64,
     bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asked_by: Option<&'static str>,
 }
 
 impl<'a> Fields<'a> {
@@ -65,6 +67,7 @@ impl<'a> Fields<'a> {
             upstream_ms: line.upstream_time.map(|time| thousandths(time, 1e3)),
             judgment_us: thousandths(line.judgment, 1e6),
             bytes: line.bytes,
+            asked_by: line.asked_by,
         }
     }
 }
@@ -76,9 +79,11 @@ fn detail(reason: &DenyReason) -> Option<Cow<'_, str>> {
         DenyReason::Unverified(why) => Some(Cow::Owned(why.to_string())),
         DenyReason::Revoked(revocation) => Some(Cow::Owned(format!("rule `{}`", revocation.rule))),
         DenyReason::LedgerUnavailable(outage) => Some(Cow::Owned(outage.to_string())),
+        DenyReason::RateLimited(exceeded) => Some(Cow::Owned(format!("limit `{}`", exceeded.limit))),
         DenyReason::NoRoute
         | DenyReason::MisdirectedRequest
         | DenyReason::ClientCertificateMissing
+        | DenyReason::AskerRefused
         | DenyReason::MethodRefused
         | DenyReason::HeadersTooLarge
         | DenyReason::BodyTooLarge
@@ -129,6 +134,9 @@ pub(super) fn text(line: &Line, buffer: &mut Vec<u8>) {
     }
     if let Some(upstream) = fields.upstream {
         let _ = write!(text, " upstream={upstream}");
+    }
+    if let Some(peer) = fields.asked_by {
+        let _ = write!(text, " asked_by={peer}");
     }
     let _ = write!(text, " total={}ms judgment={}us", fields.total_ms, fields.judgment_us);
     let _ = writeln!(text, " client={} id={}", fields.client, fields.request_id.escape_debug());

@@ -42,6 +42,7 @@ fn finished<'a>(path: &'a str, verdict: &'a Verdict) -> Finished<'a> {
         request_id: "r-1",
         client: IpAddr::from([192, 0, 2, 1]),
         bytes: 99,
+        asked_by: None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The real gateway as a process of its own. Dropped, it is stopped, and everything it ever said is searched for
 //! tokens and secrets.
 
+mod succession;
+
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -28,6 +30,8 @@ pub struct Gateway {
     proxy: SocketAddr,
     admin: SocketAddr,
     admin_token: String,
+    /// A process that has taken the place of `child` by itself.
+    successor: Option<u32>,
     /// Whether it has been stopped and searched already.
     finished: bool,
 }
@@ -138,21 +142,40 @@ impl Gateway {
         Self::start_unready_in(toml, &[])
     }
 
+    /// As [`Gateway::start_unready`], with no more file descriptors than these.
+    pub fn start_with_descriptors(toml: &str, most: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {most}; exec \"$0\" \"$@\""), BINARY]);
+        Self::launch(shell, toml, &[])
+    }
+
     fn start_unready_in(toml: &str, variables: &[(&str, &str)]) -> Self {
+        Self::launch(Command::new(BINARY), toml, variables)
+    }
+
+    fn launch(program: Command, toml: &str, variables: &[(&str, &str)]) -> Self {
         let (directory, admin_token) = place(toml);
-        let child = command(directory.path())
+        let child = prepared(program, directory.path())
             .envs(variables.iter().copied())
-            .stdout(File::create(directory.path().join("stdout.log")).unwrap())
-            .stderr(File::create(directory.path().join("stderr.log")).unwrap())
+            .stdout(log_file(directory.path(), "stdout.log"))
+            .stderr(log_file(directory.path(), "stderr.log"))
             .spawn()
             .unwrap();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut gateway =
-            Self { child, directory, proxy: nowhere, admin: nowhere, admin_token, finished: false };
+        let mut gateway = Self {
+            child,
+            directory,
+            proxy: nowhere,
+            admin: nowhere,
+            admin_token,
+            successor: None,
+            finished: false,
+        };
         (gateway.proxy, gateway.admin) = eventually("both listeners are named in the log", || {
             gateway.alive()?;
             let log = gateway.log();
             let proxy = listening(&log, "proxy").or_else(|| listening(&log, "tls"));
+            let proxy = proxy.or_else(|| listening(&log, "forward_auth"));
             proxy.zip(listening(&log, "admin")).ok_or(log)
         });
         gateway
@@ -182,6 +205,11 @@ impl Gateway {
     /// The first listener with TLS.
     pub fn tls_addr(&self) -> SocketAddr {
         listening(&self.log(), "tls").expect("a listener with TLS")
+    }
+
+    /// Where proxies ask.
+    pub fn asked_at(&self) -> SocketAddr {
+        listening(&self.log(), "forward_auth").expect("a listener for forward-auth")
     }
 
     /// Whether there is a plain listener.
@@ -227,6 +255,13 @@ impl Gateway {
 
     pub fn request(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Response {
         raw::request(self.proxy, method, path, headers, body)
+    }
+
+    /// How much memory it holds, in bytes.
+    pub fn memory(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
     }
 
     /// The status and the document of `/readyz`.
@@ -300,7 +335,12 @@ impl Gateway {
     }
 
     pub fn signal(&self, signal: &str) {
-        send_signal(self.child.id(), signal);
+        send_signal(self.pid(), signal);
+    }
+
+    /// The process that serves.
+    pub fn pid(&self) -> u32 {
+        self.successor.unwrap_or_else(|| self.child.id())
     }
 
     /// Takes effect on SIGHUP, or when the gateway sees that the file has changed. Whole in one step, by a rename.
@@ -345,6 +385,7 @@ impl Gateway {
             }
             self.child.wait().map(drop).unwrap_or_default();
         }
+        found.extend(self.stop_successor());
         found.extend(leaks::search_directory(self.directory.path(), &may_hold_secrets));
         found
     }
@@ -391,8 +432,16 @@ fn place(toml: &str) -> (TempDir, String) {
     (directory, token)
 }
 
+/// Appended to: two processes may write to it at a time.
+fn log_file(directory: &Path, name: &str) -> File {
+    File::options().append(true).create(true).open(directory.join(name)).unwrap()
+}
+
 fn command(directory: &Path) -> Command {
-    let mut command = Command::new(BINARY);
+    prepared(Command::new(BINARY), directory)
+}
+
+fn prepared(mut command: Command, directory: &Path) -> Command {
     command.args(["-c", "gateway.toml"]).current_dir(directory).env_remove("RUST_LOG").stdin(Stdio::null());
     command
 }

@@ -43,6 +43,16 @@ impl Http2 {
         })
     }
 
+    /// As [`Http2::tls`], where the gateway may not be there.
+    pub fn try_tls(client: &Client<'_>, address: SocketAddr, name: &str) -> std::io::Result<Self> {
+        let config = client.clone().alpn(&[b"h2"]).config();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        Self::try_new(async move {
+            let tcp = TcpStream::connect(address).await?;
+            TlsConnector::from(Arc::new(config)).connect(name, tcp).await
+        })
+    }
+
     /// With prior knowledge.
     pub fn plain(address: SocketAddr) -> Self {
         Self::new(async move { TcpStream::connect(address).await.unwrap() })
@@ -52,14 +62,23 @@ impl Http2 {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        Self::try_new(async { Ok(stream.await) }).unwrap()
+    }
+
+    fn try_new<S>(stream: impl Future<Output = std::io::Result<S>>) -> std::io::Result<Self>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let (sender, connection) = runtime.block_on(async {
-            let stream = stream.await;
-            h2::client::Builder::new().max_local_error_reset_streams(None).handshake(stream).await.unwrap()
-        });
+            let stream = stream.await?;
+            let handshake =
+                h2::client::Builder::new().max_local_error_reset_streams(None).handshake(stream).await;
+            handshake.map_err(std::io::Error::other)
+        })?;
         let driver = runtime.spawn(connection);
-        Self { runtime, sender, driver }
+        Ok(Self { runtime, sender, driver })
     }
 
     /// Sends a head; what follows is up to the caller.

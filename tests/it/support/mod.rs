@@ -1,20 +1,26 @@
 //! What the tests stand on. Everything here cleans up after itself by `Drop`, or by a watchdog when the process dies.
 #![expect(dead_code, reason = "a helper may be waiting for the test that needs it")]
 
+pub mod browser;
 pub mod cluster;
 pub mod gateway;
 pub mod http2;
 pub mod https;
 pub mod issuer;
 pub mod leaks;
+pub mod load;
 pub mod mysql;
+pub mod nginx;
 pub mod origin;
+pub mod peers;
 pub mod pki;
 pub mod postgres;
+pub mod python;
 pub mod raw;
 pub mod redis;
 pub mod relay;
 pub mod sentinels;
+pub mod scripted;
 pub mod server;
 pub mod service;
 pub mod tls;

@@ -73,14 +73,23 @@ impl Redis {
 
     /// One command to whatever speaks RESP on a port of this machine.
     pub fn ask(port: u16, words: &[&str]) -> io::Result<Reply> {
+        Ok(Self::ask_all(port, &[words])?.remove(0))
+    }
+
+    /// Several commands on one connection.
+    pub fn ask_all(port: u16, commands: &[&[&str]]) -> io::Result<Vec<Reply>> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        let mut bytes = format!("*{}\r\n", words.len());
-        for word in words {
-            bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        let mut bytes = String::new();
+        for words in commands {
+            bytes.push_str(&format!("*{}\r\n", words.len()));
+            for word in *words {
+                bytes.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+            }
         }
         stream.write_all(bytes.as_bytes())?;
-        read_reply(&mut BufReader::new(stream))
+        let mut stream = BufReader::new(stream);
+        commands.iter().map(|_| read_reply(&mut stream)).collect()
     }
 
     /// Gone at once, without saving; the port stays known for [`Redis::restart`].

@@ -2,6 +2,7 @@
 
 use super::redis::{Redis, Reply, program};
 use super::server::{Directory, Launch, Server, Stopped};
+use super::tls::Authority;
 use super::{eventually, free_port};
 
 /// What the sentinels call the primary.
@@ -11,10 +12,13 @@ pub const SERVICE: &str = "ledger";
 pub struct Sentinels {
     sentinels: Vec<Sentinel>,
     servers: Vec<Redis>,
+    /// The ports by which the sentinels know the servers.
+    known: Vec<u16>,
 }
 
 struct Sentinel {
     port: u16,
+    tls: Option<u16>,
     server: Option<Server>,
     directory: Directory,
 }
@@ -22,19 +26,39 @@ struct Sentinel {
 impl Sentinels {
     /// With these options on the command line of both servers.
     pub fn start(options: &[&str]) -> Self {
-        let primary = Redis::start_with(options);
-        let port = primary.port().to_string();
-        let more: Vec<_> = ["--replicaof", "127.0.0.1", &port, "--repl-diskless-sync-delay", "0"]
+        Self::start_all([options, options], [None, None], None)
+    }
+
+    /// All speak TLS to gateways and to each other; the servers speak plainly to the test.
+    pub fn start_over_tls(authority: &Authority) -> Self {
+        let ports = [free_port(), free_port()];
+        let options = ports.map(|port| {
+            let mut options = authority.options(port);
+            options.extend(["--tls-replication".to_owned(), "yes".to_owned()]);
+            options
+        });
+        let options = options.each_ref().map(|it| it.iter().map(String::as_str).collect::<Vec<_>>());
+        Self::start_all(options.each_ref().map(Vec::as_slice), ports.map(Some), Some(authority))
+    }
+
+    fn start_all(options: [&[&str]; 2], tls: [Option<u16>; 2], authority: Option<&Authority>) -> Self {
+        let primary = Redis::start_with(options[0]);
+        let port = tls[0].unwrap_or_else(|| primary.port());
+        let text = port.to_string();
+        let more: Vec<_> = ["--replicaof", "127.0.0.1", &text, "--repl-diskless-sync-delay", "0"]
             .into_iter()
-            .chain(options.iter().copied())
+            .chain(options[1].iter().copied())
             .collect();
         let replica = Redis::start_with(&more);
-        let mut topology = Self { sentinels: Vec::new(), servers: vec![primary, replica] };
+        let servers = vec![primary, replica];
+        let known =
+            servers.iter().zip(tls).map(|(server, tls)| tls.unwrap_or_else(|| server.port())).collect();
+        let mut topology = Self { sentinels: Vec::new(), servers, known };
         eventually("the replica follows", || match topology.servers[1].cmd(&["ROLE"]) {
             Reply::List(role) if role.get(3) == Some(&Reply::Text("connected".into())) => Ok(()),
             other => Err(other),
         });
-        topology.sentinels = (0..3).map(|_| Sentinel::start(topology.servers[0].port())).collect();
+        topology.sentinels = (0..3).map(|_| Sentinel::start(port, authority)).collect();
         for sentinel in &topology.sentinels {
             eventually("the sentinels know of each other and of the replica", || {
                 let master = sentinel.master();
@@ -49,7 +73,8 @@ impl Sentinels {
 
     /// `[redis]` by way of the sentinels.
     pub fn config_toml(&self) -> String {
-        let hosts: Vec<_> = self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.port)).collect();
+        let hosts: Vec<_> =
+            self.sentinels.iter().map(|it| format!("127.0.0.1:{}", it.tls.unwrap_or(it.port))).collect();
         format!("[redis]\nurl = \"redis+sentinel://{}/{SERVICE}/0\"\n", hosts.join(","))
     }
 
@@ -60,12 +85,14 @@ impl Sentinels {
 
     /// The server that every sentinel calls the primary, once they agree on another than this one.
     pub fn primary_after(&self, old: u16) -> &Redis {
+        let place = |port: u16| self.known.iter().position(|it| *it == port).unwrap();
+        let old = self.known[self.servers.iter().position(|it| it.port() == old).unwrap()];
         let port = eventually("the sentinels agree on another primary", || {
             let ports: Vec<_> = self.sentinels.iter().map(Sentinel::primary).collect();
             let agreed = ports.iter().all(|port| *port == ports[0] && *port != old);
             if agreed { Ok(ports[0]) } else { Err(ports) }
         });
-        self.servers.iter().find(|it| it.port() == port).unwrap()
+        &self.servers[place(port)]
     }
 
     /// As an operator asks for it.
@@ -92,15 +119,19 @@ impl Sentinels {
 }
 
 impl Sentinel {
-    fn start(primary: u16) -> Self {
+    fn start(primary: u16, authority: Option<&Authority>) -> Self {
         let directory = Directory::for_user(None, "portcullis-sentinel-");
-        let mut sentinel = Self { port: free_port(), server: None, directory };
+        let tls = authority.map(|_| free_port());
+        let mut sentinel = Self { port: free_port(), tls, server: None, directory };
+        let options = authority.zip(tls).map(|(authority, port)| authority.options(port)).unwrap_or_default();
+        let words = options.chunks_exact(2).map(|pair| format!("{} {}\n", &pair[0][2..], pair[1]));
+        let secured: String = words.chain(authority.map(|_| "tls-replication yes\n".to_owned())).collect();
         let path = sentinel.directory.path();
         let (config, log) = (path.join("sentinel.conf"), path.join("sentinel.log"));
         std::fs::write(
             &config,
             format!(
-                "port {}\nbind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n\
+                "port {}\n{secured}bind 127.0.0.1\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {primary} 2\n\
                  sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 3000\n",
                 sentinel.port,
                 path.display()

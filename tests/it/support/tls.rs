@@ -40,6 +40,20 @@ impl Authority {
         authority
     }
 
+    /// For a Redis, or a sentinel, that speaks TLS on this port and asks nobody for a certificate.
+    pub fn options(&self, port: u16) -> Vec<String> {
+        let path = |name: &str| self.path(name).display().to_string();
+        let [certificate, key, ca] = ["server.pem", "server.key", "ca.pem"].map(path);
+        let named = [
+            ("port", port.to_string()),
+            ("cert-file", certificate),
+            ("key-file", key),
+            ("ca-cert-file", ca),
+            ("auth-clients", "no".to_owned()),
+        ];
+        named.into_iter().flat_map(|(option, value)| [format!("--tls-{option}"), value]).collect()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
