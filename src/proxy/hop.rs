@@ -55,21 +55,25 @@ pub(super) async fn ask_for_body(session: &mut Session) -> Result<()> {
 /// What the service says of its connection to us (RFC 9110 section 7.6.1): many send `Keep-Alive`, by which some clients
 /// would time theirs. `Connection` itself is set by Pingora, and for framing it has been taken account of.
 fn hop_by_hop(response: &mut ResponseHeader) {
-    let nominated = response.headers.get_all(header::CONNECTION).iter().filter_map(|it| it.to_str().ok());
-    let nominated = nominated.flat_map(|it| it.split(',')).map(str::trim);
-    let ordinary = |name: &&str| {
-        ["close", "keep-alive", "content-length", "transfer-encoding"]
-            .iter()
-            .any(|it| it.eq_ignore_ascii_case(name))
-    };
-    let nominated: Vec<HeaderName> =
-        nominated.filter(|it| !ordinary(it)).filter_map(|it| it.parse().ok()).collect();
-    for name in &nominated {
+    // Nearly every answer has at most `Connection: keep-alive`: one look at all fields finds nothing to take out.
+    let mut unwanted: Vec<HeaderName> = Vec::new();
+    for (name, value) in &response.headers {
+        if *name == header::CONNECTION {
+            let nominated = value.to_str().unwrap_or_default().split(',').map(str::trim);
+            unwanted.extend(nominated.filter(|it| !is_ordinary(it)).filter_map(|it| it.parse().ok()));
+        } else if matches!(name.as_str(), "keep-alive" | "proxy-connection") {
+            unwanted.push(name.clone());
+        }
+    }
+    for name in &unwanted {
         response.remove_header(name);
     }
-    for name in ["keep-alive", "proxy-connection"] {
-        response.remove_header(name);
-    }
+}
+
+/// Options of `Connection`, and fields that frame the answer, which nobody can nominate away.
+fn is_ordinary(option: &str) -> bool {
+    let ordinary = ["keep-alive", "close", "content-length", "transfer-encoding"];
+    ordinary.iter().any(|it| it.eq_ignore_ascii_case(option))
 }
 
 /// The answer has been said in full. Where the request has not, the client may be waiting to be asked for the rest, and
