@@ -14,7 +14,7 @@ fn names_secret(key: &str) -> bool {
     })
 }
 
-/// The same text with secrets replaced by asterisks; every byte keeps its place.
+/// The same text with secrets replaced by asterisks; every byte and every character keeps its place.
 pub fn mask(text: &str) -> String {
     let mut hidden = Vec::new();
     let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
@@ -44,9 +44,19 @@ pub fn mask(text: &str) -> String {
     text.char_indices()
         .map(|(at, c)| {
             let shown = c == '\n' || c == '\r' || !hidden.iter().any(|range| range.contains(&at));
-            if shown { c.to_string() } else { "*".repeat(c.len_utf8()) }
+            if shown { c } else { star(c) }
         })
         .collect()
+}
+
+/// Something like an asterisk that takes as many bytes as what it hides: then columns hold as well.
+fn star(hidden: char) -> char {
+    match hidden.len_utf8() {
+        1 => '*',
+        2 => '\u{d7}',
+        3 => '\u{ff0a}',
+        _ => '\u{1f7b6}',
+    }
 }
 
 /// The value after `=`, up to its closing quote, or as far as it can reach where there is none.
@@ -87,7 +97,7 @@ mod tests {
             ("token_file = \"abc\"", "token_file = \"abc\""),
             ("{ kid = \"a\", secert='ab', x = 1 }", "{ kid = \"a\", secert='**', x = 1 }"),
             ("secret = \"a\\\"b\" y", "secret = \"****\" y"),
-            ("pem = \"\"\"\nä\nb\"\"\"\nx", "pem = \"\"\"\n**\n*\"\"\"\nx"),
+            ("pem = \"\"\"\nä\nb\"\"\"\nx", "pem = \"\"\"\n\u{d7}\n*\"\"\"\nx"),
             ("secret = \"open\nx", "secret = \"****\nx"),
             ("url = \"redis://u:p@h/0\"", "url = \"redis://***@h/0\""),
             ("url = \"x://h/?password=a&b=c\"", "url = \"x://h/?password=*&b=c\""),

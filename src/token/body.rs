@@ -82,7 +82,12 @@ pub fn find_in_form(places: &[BodyPlace], body: &str) -> Result<Option<String>, 
     for (name, value) in parameters(body) {
         let name = percent_decoded(name)?;
         if names.contains(&&*name) {
-            let value = percent_decoded(value)?;
+            let raw = value;
+            let value = percent_decoded(raw)?;
+            // Bytes that are no text. Whoever divides them otherwise may find a token there.
+            if value.is_empty() && !raw.is_empty() {
+                return Err(NO_TEXT);
+            }
             keep(&mut found, Some(value.into_owned()))?;
         } else if names.iter().any(|wanted| field(wanted) == field(&name)) {
             return Err(LOOKALIKE);

@@ -15,6 +15,7 @@ use super::{Place, Token, alike};
 pub struct Conflict(pub &'static str);
 
 pub(super) const TWO_TOKENS: Conflict = Conflict("the request carries different tokens");
+const QUERY_UNREADABLE: Conflict = Conflict("the query parameter that may carry a token is not text");
 const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes that are not visible ASCII");
 const COOKIE_ALIKE: Conflict = Conflict("a cookie has a name that could be taken for the token's");
 const QUERY_ALIKE: Conflict = Conflict("the query has a name that could be taken for the token's");
@@ -70,6 +71,10 @@ pub fn find<'a>(
                     let parameter = percent_decoded(parameter)?;
                     if parameter == **name {
                         let token = Some(percent_decoded(value)?).filter(|it| !it.is_empty());
+                        // Bytes that are no text are no token. Whoever divides them otherwise may find one there.
+                        if token.is_none() && !value.is_empty() {
+                            return Err(QUERY_UNREADABLE);
+                        }
                         only_in_cookie &= token.is_none();
                         keep(&mut found, token)?;
                     } else if alike::is(&parameter, name) {
@@ -306,6 +311,12 @@ mod tests {
         assert_eq!(token(&[("authorization", "Bearer \u{e9}")], None), Err(UNREADABLE));
         assert_eq!(token(&[("cookie", "x=\u{e9}")], None), Err(UNREADABLE));
         assert!(token(&[], Some("access_token=%zz")).is_err());
+        assert_eq!(
+            token(&[], Some("access_token=a.b.c;x%ce=1")),
+            Err(QUERY_UNREADABLE),
+            "and `;` divides for some"
+        );
+        assert_eq!(token(&[], Some("access_token=&x=%ce")), Ok(None));
     }
 
     #[test]
