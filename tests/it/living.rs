@@ -11,24 +11,8 @@ use crate::support::gateway::{BINARY, Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::{self, Raw};
+use crate::support::reloads::{APPLIED, REFUSED, counted, reload};
 use crate::support::{eventually, leaks, unique};
-
-const APPLIED: &str = "portcullis_reloads_total{outcome=\"applied\"}";
-const REFUSED: &str = "portcullis_reloads_total{outcome=\"refused\"}";
-
-fn counted(gateway: &Gateway, series: &str, count: f64) {
-    eventually(series, || match gateway.metric(series) {
-        Some(seen) if seen >= count => Ok(()),
-        seen => Err((seen, gateway.log())),
-    });
-}
-
-fn reload(gateway: &Gateway, toml: &str) {
-    let before = gateway.metric(APPLIED).unwrap();
-    gateway.rewrite_config(toml);
-    gateway.signal("HUP");
-    counted(gateway, APPLIED, before + 1.0);
-}
 
 #[test]
 fn a_reload_brings_routes_upstreams_and_issuers_and_no_connection_is_lost() {

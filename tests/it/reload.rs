@@ -13,27 +13,11 @@ use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
 use crate::support::raw::{self, Raw};
 use crate::support::redis::Redis;
+use crate::support::reloads::{APPLIED, REFUSED, counted, reload};
 use crate::support::{eventually, free_port};
-
-const APPLIED: &str = "portcullis_reloads_total{outcome=\"applied\"}";
-const REFUSED: &str = "portcullis_reloads_total{outcome=\"refused\"}";
 
 fn guarding(issuer: &Issuer, origin: &Origin) -> Setup {
     Gateway::guarding(issuer, origin).section(PATIENT_DATABASE)
-}
-
-fn counted(gateway: &Gateway, series: &str, count: f64) {
-    eventually(series, || match gateway.metric(series) {
-        Some(seen) if seen >= count => Ok(()),
-        seen => Err((seen, gateway.log())),
-    });
-}
-
-fn reload(gateway: &Gateway, toml: &str) {
-    let before = gateway.metric(APPLIED).unwrap();
-    gateway.rewrite_config(toml);
-    gateway.signal("HUP");
-    counted(gateway, APPLIED, before + 1.0);
 }
 
 fn refuse(gateway: &Gateway, toml: &str) {

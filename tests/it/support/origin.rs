@@ -1,6 +1,6 @@
 //! The service behind the gateway: records the exact bytes it received and answers as told.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::raw::find;
-use super::{eventually, pause};
+use super::{eventually, listening, pause};
 
 /// What one request looked like on the wire.
 #[derive(Clone, Debug)]
@@ -320,38 +320,11 @@ impl Connection {
     }
 
     fn until(&mut self, found: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
-        loop {
-            if let Some(end) = found(&self.pending) {
-                return Some(end);
-            }
-            if !self.fill() {
-                return None;
-            }
-        }
+        listening::until(&mut self.stream, &mut self.pending, &self.shared.stopping, found)
     }
 
     fn fill(&mut self) -> bool {
-        let mut buffer = [0; 16 * 1024];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(count) => {
-                    self.pending.extend_from_slice(&buffer[..count]);
-                    return true;
-                }
-                Err(it)
-                    if matches!(
-                        it.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) =>
-                {
-                    if self.shared.stopping.load(Ordering::SeqCst) {
-                        return false;
-                    }
-                }
-                Err(_) => return false,
-            }
-        }
+        listening::fill(&mut self.stream, &mut self.pending, &self.shared.stopping)
     }
 
     fn echo(&mut self) {

@@ -1,12 +1,13 @@
 //! A service that speaks its part of a conversation as it is told to, byte for byte, and keeps what it saw.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::listening;
 use super::origin::Seen;
 use super::raw::find;
 
@@ -188,37 +189,10 @@ impl Talk {
     }
 
     fn until(&mut self, found: impl Fn(&[u8]) -> Option<usize>) -> Option<usize> {
-        loop {
-            if let Some(end) = found(&self.pending) {
-                return Some(end);
-            }
-            if !self.fill() {
-                return None;
-            }
-        }
+        listening::until(&mut self.stream, &mut self.pending, &self.shared.stopping, found)
     }
 
     fn fill(&mut self) -> bool {
-        let mut buffer = [0; 64 * 1024];
-        loop {
-            match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
-                Ok(count) => {
-                    self.pending.extend_from_slice(&buffer[..count]);
-                    return true;
-                }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) =>
-                {
-                    if self.shared.stopping.load(Ordering::SeqCst) {
-                        return false;
-                    }
-                }
-                Err(_) => return false,
-            }
-        }
+        listening::fill(&mut self.stream, &mut self.pending, &self.shared.stopping)
     }
 }
