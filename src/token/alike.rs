@@ -4,12 +4,12 @@
 //! cookies (CVE-2020-8184), Python's `http.cookies` divides at white space and RFC 2109 at commas, and older servers divide
 //! queries at `;`. A token that only the service finds is one that nobody has judged.
 
-use super::find::{Conflict, percent_decoded};
+use super::find::{Conflict, NO_CHARACTER, percent_decoded};
 
-/// Whether `name` could be taken for `wanted`, which it may be itself.
+/// Whether `name` could be taken for `wanted`, which it may be itself. Some services drop what is no text.
 pub(super) fn is(name: &str, wanted: &str) -> bool {
     let read = name.trim_start().chars().take_while(|char| !matches!(char, '[' | '\0'));
-    read.map(fold).eq(wanted.chars().map(fold))
+    read.filter(|char| *char != NO_CHARACTER).map(fold).eq(wanted.chars().map(fold))
 }
 
 fn fold(char: char) -> char {

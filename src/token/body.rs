@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
-use super::find::{Conflict, TWO_TOKENS, parameters, percent_decoded};
+use super::find::{Conflict, NO_CHARACTER, TWO_TOKENS, parameters, percent_decoded};
 
 const LOOKALIKE: Conflict = Conflict("the body has a name that could be taken for the token's");
 const NO_TEXT: Conflict = Conflict("the body holds something other than text where the token is expected");
@@ -82,10 +82,9 @@ pub fn find_in_form(places: &[BodyPlace], body: &str) -> Result<Option<String>, 
     for (name, value) in parameters(body) {
         let name = percent_decoded(name)?;
         if names.contains(&&*name) {
-            let raw = value;
-            let value = percent_decoded(raw)?;
-            // Bytes that are no text. Whoever divides them otherwise may find a token there.
-            if value.is_empty() && !raw.is_empty() {
+            let value = percent_decoded(value)?;
+            // Whoever divides bytes that are no text otherwise may find a token there.
+            if value.contains(NO_CHARACTER) {
                 return Err(NO_TEXT);
             }
             keep(&mut found, Some(value.into_owned()))?;
@@ -144,11 +143,12 @@ fn caseless(name: &str) -> String {
     name.chars().map(plain).flat_map(char::to_lowercase).collect()
 }
 
-/// As PHP makes variables of names, without regard to case: up to a bracket, and everything odd is `_`.
+/// As PHP makes variables of names, without regard to case: up to a bracket, and everything odd is `_`. Some services drop
+/// what is no text.
 fn field(name: &str) -> String {
     let name = name.trim_start().split('[').next().unwrap_or_default();
     let name = name.split('\0').next().unwrap_or_default();
-    caseless(name).replace(|char: char| !char.is_alphanumeric(), "_")
+    caseless(&name.replace(NO_CHARACTER, "")).replace(|char: char| !char.is_alphanumeric(), "_")
 }
 
 #[cfg(test)]
@@ -197,6 +197,8 @@ mod tests {
             "refresh+token=a",
             "refresh_token[]=a",
             "refresh_token%00=a",
+            "refresh_token[%9b]=a",
+            "refresh%ff_token=a",
         ] {
             assert_eq!(form(&["refresh_token"], body), Err(LOOKALIKE), "{body}");
         }

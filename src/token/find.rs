@@ -20,6 +20,9 @@ const UNREADABLE: Conflict = Conflict("a header that may carry a token has bytes
 const COOKIE_ALIKE: Conflict = Conflict("a cookie has a name that could be taken for the token's");
 const QUERY_ALIKE: Conflict = Conflict("the query has a name that could be taken for the token's");
 
+/// What stands for bytes that are not UTF-8, here as in most services.
+pub(super) const NO_CHARACTER: char = char::REPLACEMENT_CHARACTER;
+
 /// What may stand between the scheme and the token.
 const BLANKS: [char; 2] = [' ', '\t'];
 
@@ -72,7 +75,7 @@ pub fn find<'a>(
                     if parameter == **name {
                         let token = Some(percent_decoded(value)?).filter(|it| !it.is_empty());
                         // Bytes that are no text are no token. Whoever divides them otherwise may find one there.
-                        if token.is_none() && !value.is_empty() {
+                        if token.as_ref().is_some_and(|token| token.contains(NO_CHARACTER)) {
                             return Err(QUERY_UNREADABLE);
                         }
                         only_in_cookie &= token.is_none();
@@ -187,7 +190,8 @@ pub(super) fn parameters(query: &str) -> impl Iterator<Item = (&str, &str)> {
     query.split('&').filter_map(|pair| pair.split_once('='))
 }
 
-/// Decodes what a service would decode; a token needs no escapes, so the usual costs nothing.
+/// Decodes what a service would decode, with [`NO_CHARACTER`] for what is no text; a token needs no escapes, so the usual
+/// costs nothing.
 pub(super) fn percent_decoded(text: &str) -> Result<Cow<'_, str>, Conflict> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
@@ -206,8 +210,10 @@ pub(super) fn percent_decoded(text: &str) -> Result<Cow<'_, str>, Conflict> {
             _ => byte,
         });
     }
-    // Bytes that are not UTF-8 are no token and no token's name; other parameters may hold what they like.
-    Ok(Cow::Owned(String::from_utf8(decoded).unwrap_or_default()))
+    Ok(Cow::Owned(match String::from_utf8(decoded) {
+        Ok(text) => text,
+        Err(bytes) => String::from_utf8_lossy(bytes.as_bytes()).into_owned(),
+    }))
 }
 
 #[cfg(test)]
@@ -280,6 +286,8 @@ mod tests {
         assert_eq!(token(&[("cookie", "Access_Token=a.b.c")], None), Err(COOKIE_ALIKE));
         assert_eq!(token(&[("cookie", "x=1 access_token=a.b.c")], None), Err(COOKIE_ALIKE));
         assert_eq!(token(&[], Some("Access.Token=a.b.c")), Err(QUERY_ALIKE));
+        assert_eq!(token(&[], Some("access_token[%9b]=a.b.c")), Err(QUERY_ALIKE));
+        assert_eq!(token(&[], Some("acc%ffess_token=a.b.c")), Err(QUERY_ALIKE), "some drop what is no text");
         assert_eq!(token(&[], Some("q=1;access_token=a.b.c")), Err(QUERY_ALIKE));
     }
 
