@@ -25,7 +25,7 @@ fn fold(char: char) -> char {
 /// Whether a cookie that is named otherwise could be taken for `wanted`, or has it within.
 pub(super) fn has_cookie(pair: &str, wanted: &str) -> bool {
     let is_name = |name: &str| {
-        is(name, wanted) || name.contains('%') && percent_decoded(name).is_ok_and(|name| is(&name, wanted))
+        is(name, wanted) || percent_decoded(name).is_ok_and(|name| is(&name, wanted))
     };
     let Some((name, _)) = pair.split_once('=') else { return false };
     is_name(name.trim_end())
@@ -61,6 +61,7 @@ mod tests {
             "access token=x",
             "access_token[]=x",
             "access%5Ftoken=x",
+            "access+token=x",
             "a=1 access_token=x",
             "1 access_token=x",
             "a=1, access_token = x",
