@@ -24,9 +24,7 @@ fn fold(char: char) -> char {
 
 /// Whether a cookie that is named otherwise could be taken for `wanted`, or has it within.
 pub(super) fn has_cookie(pair: &str, wanted: &str) -> bool {
-    let is_name = |name: &str| {
-        is(name, wanted) || percent_decoded(name).is_ok_and(|name| is(&name, wanted))
-    };
+    let is_name = |name: &str| is(name, wanted) || percent_decoded(name).is_ok_and(|name| is(&name, wanted));
     let Some((name, _)) = pair.split_once('=') else { return false };
     is_name(name.trim_end())
         || pair.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b',')) && named(pair).any(is_name)
