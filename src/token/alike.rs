@@ -6,10 +6,11 @@
 
 use super::find::{Conflict, NO_CHARACTER, percent_decoded};
 
-/// Whether `name` could be taken for `wanted`, which it may be itself. Some services drop what is no text.
+/// Whether `name` could be taken for `wanted`, which it may be itself. Some services drop white space around it, and what is
+/// no text.
 pub(super) fn is(name: &str, wanted: &str) -> bool {
-    let read = name.trim_start().chars().take_while(|char| !matches!(char, '[' | '\0'));
-    read.filter(|char| *char != NO_CHARACTER).map(fold).eq(wanted.chars().map(fold))
+    let read = name.split(['[', '\0']).next().unwrap_or_default().trim();
+    read.chars().filter(|char| *char != NO_CHARACTER).map(fold).eq(wanted.chars().map(fold))
 }
 
 fn fold(char: char) -> char {

@@ -144,10 +144,9 @@ fn caseless(name: &str) -> String {
 }
 
 /// As PHP makes variables of names, without regard to case: up to a bracket, and everything odd is `_`. Some services drop
-/// what is no text.
+/// white space around it, and what is no text.
 fn field(name: &str) -> String {
-    let name = name.trim_start().split('[').next().unwrap_or_default();
-    let name = name.split('\0').next().unwrap_or_default();
+    let name = name.split(['[', '\0']).next().unwrap_or_default().trim();
     caseless(&name.replace(NO_CHARACTER, "")).replace(|char: char| !char.is_alphanumeric(), "_")
 }
 
@@ -199,6 +198,7 @@ mod tests {
             "refresh_token%00=a",
             "refresh_token[%9b]=a",
             "refresh%ff_token=a",
+            "+refresh_token+=a",
         ] {
             assert_eq!(form(&["refresh_token"], body), Err(LOOKALIKE), "{body}");
         }

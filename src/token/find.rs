@@ -288,6 +288,7 @@ mod tests {
         assert_eq!(token(&[], Some("Access.Token=a.b.c")), Err(QUERY_ALIKE));
         assert_eq!(token(&[], Some("access_token[%9b]=a.b.c")), Err(QUERY_ALIKE));
         assert_eq!(token(&[], Some("acc%ffess_token=a.b.c")), Err(QUERY_ALIKE), "some drop what is no text");
+        assert_eq!(token(&[], Some("access_token++=a.b.c")), Err(QUERY_ALIKE), "or white space");
         assert_eq!(token(&[], Some("q=1;access_token=a.b.c")), Err(QUERY_ALIKE));
     }
 
