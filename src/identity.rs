@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use crate::claims::Claims;
 use crate::ledger::profile::Profile;
@@ -21,7 +22,7 @@ pub struct IdentitySettings {
 
 /// The identity headers of one credential, rendered: a value for each configured header whose claim the token has.
 #[derive(Debug, Default)]
-pub struct Stamps(Box<[Option<HeaderValue>]>);
+pub struct Stamps(SmallVec<[Option<HeaderValue>; 1]>);
 
 /// Renders stamps, and knows which header names are not a client's to send.
 #[derive(Debug)]
@@ -67,16 +68,16 @@ impl Identity {
     }
 
     fn render(&self, value: impl Fn(&Template) -> Option<String>) -> Stamps {
-        // One allocation for all values: it is cold memory when the token comes again.
-        let mut text = String::new();
+        // One allocation for all values and for the count of who holds them: it is cold memory when the token comes again.
+        let mut text = SmallVec::<[u8; 48]>::new();
         let rendered = |(_, template): &(HeaderName, Template)| {
             let value = value(template)?;
             let begin = text.len();
-            text.push_str(&value);
+            text.extend_from_slice(value.as_bytes());
             Some(begin..text.len())
         };
         let ranges: Vec<_> = self.settings.headers.iter().map(rendered).collect();
-        let all = Bytes::from(text);
+        let all = Bytes::from_owner(text);
         // UTF-8 is passed as it is (RFC 9110 section 5.5, `obs-text`); line ends are what must not pass.
         let value = |range: Option<_>| HeaderValue::from_maybe_shared(all.slice(range?)).ok();
         Stamps(ranges.into_iter().map(value).collect())

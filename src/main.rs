@@ -1,10 +1,11 @@
 //! Parse, run, exit.
 
+mod allocator;
+
 use std::process::ExitCode;
 
-/// Takes 5-8 % off the processor time of a request, compared with glibc's allocator.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: allocator::Mimalloc = allocator::Mimalloc;
 
 fn main() -> ExitCode {
     portcullis::cli::main()

@@ -19,22 +19,26 @@ use crate::verify::{Seal, Unverified};
 pub type Verdict = Result<Grant, Denial>;
 
 /// A verified token with everything that follows from it alone; made once, kept with the token.
+///
+/// Of many thousands that are kept, the one that comes next is in no cache of the processor. So what every request reads
+/// stands first and side by side, here and in what this is made of.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Credential {
-    /// What the token says.
-    pub claims: Claims,
     /// With which keys it was verified.
     pub seal: Seal,
+    /// What upstreams are told.
+    pub stamps: Stamps,
+    /// What the ledger has to be asked.
+    pub questions: Questions,
+    /// What they were told last of the user's profile.
+    pub told: ArcSwapOption<Told>,
     /// The token itself: whoever holds an exchange open with it may have to show it again.
     pub token: Kept,
     /// What a log may call it.
     pub fingerprint: Fingerprint,
-    /// What the ledger has to be asked.
-    pub questions: Questions,
-    /// What upstreams are told.
-    pub stamps: Stamps,
-    /// What they were told last of the user's profile.
-    pub told: ArcSwapOption<Told>,
+    /// What the token says.
+    pub claims: Claims,
 }
 
 /// The headers that tell of a user's profile, and what they were made of: unchanged, they need not be made again.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use redis::{Cmd, Pipeline};
+use smallvec::SmallVec;
 
 use super::alias::{Named, Speaker, answer_about};
 use super::answers::Memo;
@@ -226,14 +227,15 @@ impl Rules {
                 sql: OnceLock::new(),
             });
         }
-        let mut slots: Vec<Slot> = asked.iter().filter_map(|asked| Some(asked.kept.as_ref()?.slot)).collect();
+        let mut slots: SmallVec<[Slot; 4]> =
+            asked.iter().filter_map(|asked| Some(asked.kept.as_ref()?.slot)).collect();
         slots.sort_unstable();
         slots.dedup();
         let pipeline = (!pipeline.is_empty()).then_some(pipeline);
         Ok(Questions {
             asked: asked.into(),
             pipeline,
-            slots: slots.into(),
+            slots,
             memo: Memo::default(),
             place: 0,
             user: user.cloned(),
@@ -286,15 +288,16 @@ impl Rules {
 
 /// The questions a credential raises, rendered once per token and kept with it: asking again allocates next to
 /// nothing. `Debug` shows no key, since a key may hold the token.
+#[repr(C)]
 pub struct Questions {
-    pub(super) asked: Box<[Asked]>,
-    pub(super) pipeline: Option<Pipeline>,
-    /// Where the versions of all its keys are counted.
-    pub(super) slots: Box<[Slot]>,
     /// That all answers were in its favour a moment ago.
     pub(super) memo: Memo,
+    /// Where the versions of all its keys are counted.
+    pub(super) slots: SmallVec<[Slot; 4]>,
+    pub(super) asked: Box<[Asked]>,
     /// Where memory counts that their user was forgotten.
     pub(super) place: usize,
+    pub(super) pipeline: Option<Pipeline>,
     /// The user they are about, where the token names that user by an alias.
     pub(super) user: Option<User>,
     /// Where the token's subject may be an alias: what it was found to be.
@@ -347,7 +350,7 @@ pub(super) struct Bound {
 impl Questions {
     /// Nothing is asked.
     pub(super) fn none() -> Self {
-        let (asked, slots, memo) = (Box::default(), Box::default(), Memo::default());
+        let (asked, slots, memo) = (Box::default(), SmallVec::new(), Memo::default());
         Self { asked, pipeline: None, slots, memo, place: 0, user: None, named: None }
     }
 

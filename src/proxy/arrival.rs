@@ -1,7 +1,9 @@
 //! How a request came: what its connection tells it, and what it tells of how it goes on.
 //!
-//! Pingora hands a request no word of its connection; a value local to the task does.
+//! Pingora hands a request no word of its connection. So the connection's [`Arrival`] lies at hand while it polls Pingora
+//! for a request whose head has not been read, and the request takes it when it has ([`Arrival::at_hand`]).
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -54,8 +56,10 @@ pub(super) struct Arrival {
 /// No request is served in an odd turn.
 const NONE: u32 = u32::MAX;
 
-tokio::task_local! {
-    pub(super) static ARRIVAL: Arc<Arrival>;
+thread_local! {
+    /// Lies here for the length of one poll. Tokio's own kind of value would be put here and taken away in every poll of every
+    /// request, which takes longer than finding a route.
+    static AT_HAND: Cell<Option<Arc<Arrival>>> = const { Cell::new(None) };
 }
 
 impl Arrival {
@@ -64,9 +68,9 @@ impl Arrival {
         Self { scheme, peer, head, turn, pieces, said: AtomicBool::new(false), cut, parting }
     }
 
-    /// That of the request this task serves. Without one, in a test say, it came from nowhere.
+    /// That of the request whose head has just been read. Without one, in a test say, it came from nowhere.
     pub(super) fn at_hand() -> Arc<Self> {
-        ARRIVAL.try_with(Arc::clone).unwrap_or_else(|_| Self::nowhere())
+        AT_HAND.take().unwrap_or_else(Self::nowhere)
     }
 
     pub(super) fn nowhere() -> Arc<Self> {
@@ -77,6 +81,11 @@ impl Arrival {
     /// From now on the head of a request is waited for, of so many bytes at most.
     pub(super) fn head_is_waited_for(&self, bytes: usize) {
         self.head.expect(bytes);
+        self.request_is_waited_for();
+    }
+
+    /// As [`Arrival::head_is_waited_for`], where heads come as frames.
+    pub(super) fn request_is_waited_for(&self) {
         // Nobody else writes: a connection has one task.
         self.turn.store(self.turn.load(Ordering::Relaxed).wrapping_add(1) | 1, Ordering::Relaxed);
     }
@@ -99,37 +108,42 @@ impl Arrival {
     }
 
     /// Does the work of a request until it is done, or until its turn is cut: then nothing comes of it.
-    pub(super) fn unless_cut<'a, T>(
-        &'a self,
-        mut work: Pin<&'a mut (dyn Future<Output = Option<T>> + Send + 'a)>,
+    pub(super) fn unless_cut<'a, T: 'a>(
+        self: &'a Arc<Self>,
+        mut work: Pin<Box<dyn Future<Output = Option<T>> + Send + 'a>>,
     ) -> impl Future<Output = Option<T>> + Unpin + Send + 'a {
         std::future::poll_fn(move |cx| {
-            if self.cut.load(Ordering::Acquire) == self.turn.load(Ordering::Relaxed) {
+            let turn = self.turn();
+            if self.cut.load(Ordering::Acquire) == turn.0 {
                 return Poll::Ready(None);
             }
-            work.as_mut().poll(cx)
+            if !turn.waits() {
+                return work.as_mut().poll(cx);
+            }
+            AT_HAND.set(Some(Arc::clone(self)));
+            let polled = work.as_mut().poll(cx);
+            drop(AT_HAND.take());
+            polled
         })
+    }
+
+    /// A piece of the body has come. `over`: it was the last, or the answer has begun: what follows may be a conversation.
+    pub(super) fn body_moved(&self, over: bool) {
+        self.pieces.store(self.pieces.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        if over {
+            self.said.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A 101 is about to be written: what follows are the frames of a WebSocket.
+    pub(super) fn switched(&self) {
+        self.parting.switch();
     }
 
     /// How many pieces of the body have come, and whether more are expected before the client hears something.
     pub(super) fn body(&self) -> (u32, bool) {
         (self.pieces.load(Ordering::Relaxed), !self.said.load(Ordering::Relaxed))
     }
-}
-
-/// Called with every piece of a body. `over`: it was the last, or the answer has begun: what follows may be a conversation.
-pub(super) fn body_moved(over: bool) {
-    let _ = ARRIVAL.try_with(|arrival| {
-        arrival.pieces.store(arrival.pieces.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        if over {
-            arrival.said.store(true, Ordering::Relaxed);
-        }
-    });
-}
-
-/// Called before a 101 is written: what follows are the frames of a WebSocket.
-pub(super) fn switched() {
-    let _ = ARRIVAL.try_with(|arrival| arrival.parting.switch());
 }
 
 /// A connection's turns: it waits for a request, serves it, waits for the next.
@@ -168,10 +182,7 @@ mod tests {
     #[tokio::test]
     async fn only_the_turn_that_was_cut_ends() {
         let arrival = Arrival::nowhere();
-        let serve = async || {
-            let work = std::pin::pin!(std::future::ready(Some(())));
-            arrival.unless_cut(work).await.is_some()
-        };
+        let serve = async || arrival.unless_cut(Box::pin(std::future::ready(Some(())))).await.is_some();
         arrival.head_is_waited_for(1024);
         arrival.head_was_read();
         let served = arrival.turn();

@@ -7,7 +7,8 @@ use pingora::ErrorType;
 use pingora::proxy::Session;
 use tokio::time::{Instant, timeout_at};
 
-use super::{arrival, hop};
+use super::arrival::Arrival;
+use super::hop;
 use crate::route::Refresh;
 use crate::token::{self, Conflict};
 use crate::verdict::DenyReason;
@@ -24,6 +25,7 @@ enum Kind {
 /// keeps no more than 64 KiB is why the bound cannot be higher.
 pub(super) async fn token(
     session: &mut Session,
+    arrival: &Arrival,
     refresh: &Refresh,
     patience: Duration,
 ) -> Result<Option<String>, DenyReason> {
@@ -39,7 +41,7 @@ pub(super) async fn token(
     if super::hygiene::length(headers).is_some_and(|length| length > bound(refresh)) {
         return Err(DenyReason::BodyTooLarge);
     }
-    let body = timeout_at(Instant::now() + patience, read(session, refresh.body_bytes))
+    let body = timeout_at(Instant::now() + patience, read(session, arrival, refresh.body_bytes))
         .await
         .map_err(|_| DenyReason::BodyTimeout)??;
     if body.is_empty() {
@@ -78,7 +80,7 @@ fn bound(refresh: &Refresh) -> u64 {
     u64::try_from(refresh.body_bytes).unwrap_or(u64::MAX)
 }
 
-async fn read(session: &mut Session, most: usize) -> Result<Vec<u8>, DenyReason> {
+async fn read(session: &mut Session, arrival: &Arrival, most: usize) -> Result<Vec<u8>, DenyReason> {
     const BROKEN: DenyReason = DenyReason::RequestAmbiguous("the body ends before its end, or is malformed");
     if session.req_header().headers.contains_key(header::EXPECT) {
         hop::ask_for_body(session).await.map_err(|_| BROKEN)?;
@@ -88,12 +90,12 @@ async fn read(session: &mut Session, most: usize) -> Result<Vec<u8>, DenyReason>
     loop {
         match session.as_mut().read_request_body().await {
             Ok(None) => {
-                arrival::body_moved(true);
+                arrival.body_moved(true);
                 return Ok(body);
             }
             Ok(Some(part)) if body.len() + part.len() > most => return Err(DenyReason::BodyTooLarge),
             Ok(Some(part)) => {
-                arrival::body_moved(false);
+                arrival.body_moved(false);
                 body.extend_from_slice(&part);
             }
             Err(error) if *error.etype() == ErrorType::ReadTimedout => return Err(DenyReason::BodyTimeout),

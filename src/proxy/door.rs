@@ -19,7 +19,7 @@ use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::net::TcpStream;
 
-use super::arrival::{ARRIVAL, Arrival, Peer};
+use super::arrival::{Arrival, Peer};
 use super::connections::{Connections, Place, Refused};
 use super::entrance::{Entrance, Failed, Opened, Scheme};
 use super::head::Head;
@@ -205,9 +205,8 @@ impl Connection {
         self.fresh.store(false, Ordering::Relaxed);
         let (head, parting) = (Arc::clone(&self.head), Arc::clone(&self.parting));
         let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), head, parting));
-        let work = ARRIVAL.scope(Arc::clone(&arrival), self.door.proxy.process_new_http(session, shutdown));
-        let work = std::pin::pin!(work);
-        let mut work = arrival.unless_cut(work);
+        arrival.request_is_waited_for();
+        let mut work = arrival.unless_cut(self.door.proxy.process_new_http(session, shutdown));
         loop {
             let (before, expected) = arrival.body();
             if !expected {
@@ -274,9 +273,7 @@ impl HttpServerApp for Connection {
         }
         let Some(arrival) = &self.one_by_one else { return self.one_of_many(session, shutdown).await };
         arrival.head_is_waited_for(self.limits.header_bytes);
-        let work = ARRIVAL.scope(Arc::clone(arrival), self.door.proxy.process_new_http(session, shutdown));
-        let work = std::pin::pin!(work);
-        arrival.unless_cut(work).await
+        arrival.unless_cut(self.door.proxy.process_new_http(session, shutdown)).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

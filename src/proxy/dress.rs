@@ -16,6 +16,7 @@ use crate::route::{Cors, Rewrite, Route, cors};
 use crate::target;
 use crate::token::{self, Place};
 
+const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PREFIX: &str = "x-forwarded-prefix";
 
 /// Whose words an answer of the gateway is made of.
@@ -127,6 +128,12 @@ fn rewritten(sent: &mut RequestHeader, rewrite: &Rewrite) -> Result<()> {
         sent.append_header(X_FORWARDED_PREFIX, prefix)?;
     }
     if let Some(host) = &rewrite.host {
+        // What a trusted proxy says of it stands. Where the service gets the client's `Host`, it needs no second copy.
+        if !sent.headers.contains_key(X_FORWARDED_HOST)
+            && let Some(asked) = sent.headers.get(header::HOST).cloned()
+        {
+            sent.insert_header(X_FORWARDED_HOST, asked)?;
+        }
         sent.insert_header(header::HOST, host)?;
     }
     Ok(())

@@ -17,7 +17,6 @@ use crate::token::{self, Place};
 
 // As text, not as `HeaderName`: Pingora keeps the spelling of every name, and static text is kept without a copy.
 pub(super) const X_FORWARDED_FOR: &str = "x-forwarded-for";
-const X_FORWARDED_HOST: &str = "x-forwarded-host";
 const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
 pub(super) const X_REQUEST_ID: &str = "x-request-id";
 
@@ -89,11 +88,6 @@ fn provenance(request: &mut RequestHeader, exchange: &Exchange) -> Result<()> {
     }
     if !said(request, X_FORWARDED_PROTO) {
         request.insert_header(X_FORWARDED_PROTO, HeaderValue::from_static(exchange.arrival.scheme.word()))?;
-    }
-    if !said(request, X_FORWARDED_HOST)
-        && let Some(host) = request.headers.get(header::HOST).cloned()
-    {
-        request.insert_header(X_FORWARDED_HOST, host)?;
     }
     // A trusted proxy's, where it gave one: the same in its log, in ours and in the service's.
     request.insert_header(X_REQUEST_ID, exchange.id.as_str())?;

@@ -43,7 +43,7 @@ async fn judge_counted(
         let deny = |reason| Denial { route: Some(Arc::clone(&route)), credential: None, reason };
         count.arrival(&route).await.map_err(deny)?;
         // As long as a head may take: both are small, and nobody is known yet.
-        let found = body::token(session, refresh, limits.header_timeout).await;
+        let found = body::token(session, &exchange.arrival, refresh, limits.header_timeout).await;
         exchange.body_read = true;
         exchange.in_body = found.map_err(deny)?;
     }

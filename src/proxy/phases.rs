@@ -19,7 +19,7 @@ use super::exchange::{Exchange, RequestId};
 use super::judge::judge;
 use super::observe::UNRECORDED;
 use super::streams::Kind;
-use super::{Proxy, arrival, asked, attempts, forward, hop, hygiene, limits, observe, replies};
+use super::{Proxy, asked, attempts, forward, hop, hygiene, limits, observe, replies};
 use crate::answer::{self, Answer, Asked};
 use crate::verdict::{Denial, DenyReason};
 
@@ -33,19 +33,20 @@ const DRAIN_TIME: Duration = Duration::from_secs(1);
 
 #[async_trait]
 impl ProxyHttp for Proxy {
-    type CTX = Exchange;
+    /// Boxed: Pingora moves it from hand to hand, and each of them keeps room for it.
+    type CTX = Box<Exchange>;
 
-    fn new_ctx(&self) -> Exchange {
+    fn new_ctx(&self) -> Self::CTX {
         let arrival = Arrival::at_hand();
         arrival.head_was_read();
-        Exchange::new(self.snapshot.load_full(), arrival)
+        Box::new(Exchange::new(self.snapshot.load_full(), arrival))
     }
 
     fn init_downstream_modules(&self, _: &mut pingora::modules::http::HttpModules) {
         // None: what is not there costs nothing and has no bugs. Pingora's default is a compression module, switched off.
     }
 
-    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<()> {
+    async fn early_request_filter(&self, session: &mut Session, exchange: &mut Self::CTX) -> Result<()> {
         if self.closing.load(Ordering::Relaxed) {
             // Pingora looks when it begins to wait for a request; this one may have been waited for since before.
             session.set_keepalive(None);
@@ -55,7 +56,7 @@ impl ProxyHttp for Proxy {
         session.set_write_timeout(Some(limits.idle_timeout));
         if session.as_mut().is_body_empty() {
             // Nothing more is waited for, however long it takes to find a server.
-            arrival::body_moved(true);
+            exchange.arrival.body_moved(true);
         }
         hop::begin(session);
         let server = &exchange.snapshot.server;
@@ -71,7 +72,7 @@ impl ProxyHttp for Proxy {
         Ok(())
     }
 
-    async fn request_filter(&self, session: &mut Session, exchange: &mut Exchange) -> Result<bool> {
+    async fn request_filter(&self, session: &mut Session, exchange: &mut Self::CTX) -> Result<bool> {
         if exchange.arrival.scheme.asks() {
             return asked::answer(session, exchange).await;
         }
@@ -96,7 +97,7 @@ impl ProxyHttp for Proxy {
         Ok(ANSWERED)
     }
 
-    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Exchange) -> Result<Box<HttpPeer>> {
+    async fn upstream_peer(&self, session: &mut Session, exchange: &mut Self::CTX) -> Result<Box<HttpPeer>> {
         let peer = attempts::choose(session, exchange)?;
         observe::start_over(session, exchange);
         // Between the verdict and here lies nothing that takes time.
@@ -108,7 +109,7 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         _: &HttpPeer,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
         error: Box<Error>,
     ) -> Box<Error> {
         attempts::not_connected(exchange, error)
@@ -119,7 +120,7 @@ impl ProxyHttp for Proxy {
         _: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
         reused: bool,
     ) -> Box<Error> {
         attempts::broken(session, exchange, error, reused)
@@ -129,14 +130,14 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         request: &mut RequestHeader,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
         if session.as_mut().is_body_empty() {
             // On the way to a service that speaks HTTP/2 Pingora has no body filtered that is not there.
             observe::hear_out(session, exchange);
         }
         if exchange.talks {
-            arrival::body_moved(true);
+            exchange.arrival.body_moved(true);
         }
         if request.version == http::Version::HTTP_2 && request.headers.contains_key(header::EXPECT) {
             // Interim answers do not come back from there.
@@ -153,9 +154,9 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
-        arrival::body_moved(end);
+        exchange.arrival.body_moved(end);
         let length = body.as_ref().map_or(0, Bytes::len);
         exchange.body_bytes = exchange.body_bytes.saturating_add(u64::try_from(length).unwrap_or(u64::MAX));
         // What follows an upgrade is a conversation, not a body.
@@ -183,7 +184,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         response: &mut ResponseHeader,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<()> {
         // What follows a switch nobody asked for has no frame, and nobody judged it.
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS
@@ -205,7 +206,7 @@ impl ProxyHttp for Proxy {
         hop::head(session, response);
         let status = response.status;
         if status == http::StatusCode::SWITCHING_PROTOCOLS {
-            arrival::switched();
+            exchange.arrival.switched();
         }
         if let Some(watch) = &exchange.watch
             && response.headers.get(header::CONTENT_TYPE).is_some_and(|it| Kind::is_events(it.as_bytes()))
@@ -213,7 +214,9 @@ impl ProxyHttp for Proxy {
             watch.visit().is_of_events();
         }
         attempts::answered(exchange, status.as_u16());
-        arrival::body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
+        exchange
+            .arrival
+            .body_moved(!status.is_informational() || status == http::StatusCode::SWITCHING_PROTOCOLS);
         // An interim answer says nothing of how the request will end.
         if !status.is_informational() {
             limits::tell(response, exchange)?;
@@ -230,7 +233,7 @@ impl ProxyHttp for Proxy {
         session: &mut Session,
         body: &mut Option<Bytes>,
         end: bool,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<Option<Duration>> {
         if end {
             hop::said(session);
@@ -248,7 +251,7 @@ impl ProxyHttp for Proxy {
         &self,
         _: &mut Session,
         _: &mut HeaderMap,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> Result<Option<Bytes>> {
         // Trailers may be left out (RFC 9110 section 6.5.1); before a head that is held back they cannot be written.
         Ok(exchange.held.is_some().then(Bytes::new))
@@ -258,7 +261,7 @@ impl ProxyHttp for Proxy {
         &self,
         session: &mut Session,
         error: &Error,
-        exchange: &mut Exchange,
+        exchange: &mut Self::CTX,
     ) -> FailToProxy {
         let reason = failure(error);
         let grant = exchange.grant();
@@ -290,7 +293,7 @@ impl ProxyHttp for Proxy {
         FailToProxy { error_code: exchange.status, can_reuse_downstream: false }
     }
 
-    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Exchange) {
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, exchange: &mut Self::CTX) {
         // The service has said everything, and the client has heard nothing of it.
         if let Some(held) = exchange.held.take()
             && error.is_none()
@@ -304,11 +307,11 @@ impl ProxyHttp for Proxy {
     }
 
     /// Pingora's own line holds the query, which may hold a token. Ours says the same with less.
-    fn suppress_error_log(&self, _: &Session, _: &Exchange, _: &Error) -> bool {
+    fn suppress_error_log(&self, _: &Session, _: &Self::CTX, _: &Error) -> bool {
         true
     }
 
-    fn request_summary(&self, _: &Session, exchange: &Exchange) -> String {
+    fn request_summary(&self, _: &Session, exchange: &Self::CTX) -> String {
         format!("request {}", exchange.id.as_str())
     }
 }

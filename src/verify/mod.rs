@@ -69,15 +69,17 @@ pub enum Unverified {
 
 /// Says whether keys have changed since a token was verified.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub struct Seal {
     /// Which issuer, as it was configured then.
     issuer: u64,
     /// Where it stood among the issuers.
     slot: usize,
-    /// The key set that the token was verified with, and the key in it.
+    /// The key set that the token was verified with.
     generation: u64,
-    key: KeyId,
     times: Times,
+    /// The key in that set; read where the set has changed.
+    key: KeyId,
 }
 
 /// All issuers whose tokens are believed.
@@ -175,7 +177,7 @@ impl Verifiers {
         }
         let (key, generation) = signed_by?;
         let (claims, times) = reading::claims(payload, settings, now)?;
-        Ok((claims, Seal { issuer: issuer.id, slot, generation, key, times }))
+        Ok((claims, Seal { issuer: issuer.id, slot, generation, times, key }))
     }
 
     /// Whether a verification made earlier still holds at `now`: times are judged again, and the key it was verified
