@@ -3,7 +3,7 @@
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Response;
@@ -22,7 +22,6 @@ fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let setup = Setup::new()
         .issuer(&issuer)
         .upstream("app", &origin)
-        .section(PATIENT_DATABASE)
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"");
     Scene { gateway: change(setup).start(), origin, issuer }
 }

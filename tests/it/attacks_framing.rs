@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
+use crate::support::gateway::Gateway;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Raw;
@@ -17,7 +17,7 @@ struct Scene {
 fn scene() -> Scene {
     let origin = Origin::start();
     let issuer = Issuer::new(Algorithm::ES256);
-    let gateway = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).start();
+    let gateway = Gateway::guarding(&issuer, &origin).start();
     Scene { gateway, origin, token: issuer.good("alice") }
 }
 

@@ -2,7 +2,7 @@
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Origin, Seen};
 use crate::support::raw::Response;
@@ -23,8 +23,7 @@ fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let setup = Gateway::guarding(&issuer, &origin)
         .route("name = \"public\"\npath = \"/public/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
         .route("name = \"optional\"\npath = \"/optional/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"")
-        .section(IDENTITY)
-        .section(PATIENT_DATABASE);
+        .section(IDENTITY);
     Scene { gateway: change(setup).start(), origin, token: issuer.good("alice") }
 }
 

@@ -3,7 +3,7 @@
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::raw::Response;
@@ -27,7 +27,7 @@ const ROUTES: [&str; 4] = [
 fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
     let origin = Origin::start();
     let issuer = Issuer::new(Algorithm::ES256);
-    let setup = Setup::new().issuer(&issuer).upstream("app", &origin).section(PATIENT_DATABASE);
+    let setup = Setup::new().issuer(&issuer).upstream("app", &origin);
     let setup = change(ROUTES.iter().fold(setup, |setup, route| setup.route(route)));
     Scene { gateway: setup.start(), origin, token: issuer.good("alice") }
 }

@@ -8,7 +8,7 @@ use h2::Reason;
 use http::Request;
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::http2::{self, Http2};
 use crate::support::https::Client;
 use crate::support::issuer::Issuer;
@@ -31,7 +31,7 @@ impl Scene {
 
     pub fn setup(&self) -> Setup {
         let listener = self.shelf.listener(&[self.shelf.entry("a", &["a.test", "b.test"])], "");
-        Gateway::guarding(&self.issuer, &self.origin).section(PATIENT_DATABASE).section(&listener)
+        Gateway::guarding(&self.issuer, &self.origin).section(&listener)
     }
 
     pub fn connect(&self, gateway: &Gateway) -> Http2 {

@@ -10,7 +10,7 @@ use http::Request;
 
 use crate::http2::Scene;
 use crate::ledger_common::metric;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Raw;
 use crate::support::{eventually, pause};
@@ -22,7 +22,6 @@ const LIMITS: &str =
 
 fn public(origin: &Origin) -> Setup {
     Setup::new()
-        .section(PATIENT_DATABASE)
         .upstream("app", origin)
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
         .server(LIMITS)
@@ -191,7 +190,6 @@ fn events_may_be_far_between() {
         let _ = stream.shutdown(Shutdown::Both);
     });
     let gateway = Setup::new()
-        .section(PATIENT_DATABASE)
         .section(&format!("[[upstreams]]\nname = \"app\"\nservers = [\"{address}\"]\n"))
         .route("path = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
         .server(LIMITS)

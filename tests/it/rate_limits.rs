@@ -4,7 +4,7 @@ use jsonwebtoken::Algorithm;
 
 use crate::http2::Scene;
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::{self, Response};
@@ -22,7 +22,6 @@ impl World {
     /// `/a` and what is below it, guarded, with these lines; everything else guarded without.
     fn setup(&self, lines: &str) -> Setup {
         Gateway::guarding(&self.issuer, &self.origin)
-            .section(PATIENT_DATABASE)
             .route(&format!("name = \"a\"\npath = \"/a/{{*rest}}\"\nupstream = \"app\"\n{lines}"))
     }
 

@@ -9,7 +9,7 @@ use crate::streams_common::{
     FRAME, KINDS, Scene, close_frame, open, open_over, origin, request, service_is_left, streams_become,
 };
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
+use crate::support::gateway::Gateway;
 use crate::support::http2::{Http2, get};
 use crate::support::https::Client;
 use crate::support::origin::Answer;
@@ -22,7 +22,7 @@ fn everything_ends_over_tls_as_it_does_without() {
     let (scene, authority, shelf) = (Scene::new(), Authority::new(), Shelf::new());
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
-    let gateway = scene.setup(&[PATIENT_DATABASE, &tls]).start();
+    let gateway = scene.setup(&[&tls]).start();
     let address = gateway.tls_addr();
     let connect = || {
         let client = Client::of(&authority);
@@ -58,7 +58,7 @@ fn tunnel(scene: &Scene, gateway: &Gateway, token: &str, said: &[u8]) -> Raw {
 #[test]
 fn no_frame_is_put_into_another_one() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     // The head of a frame of 100 000 bytes, of which some come.
     let begun = [&b"\x82\x7f\0\0\0\0\0\x01\x86\xa0"[..], &[b'x'; 500]].concat();
     let mut raw = tunnel(&scene, &gateway, &scene.issuer.good("alice"), &begun);
@@ -70,7 +70,7 @@ fn no_frame_is_put_into_another_one() {
 #[test]
 fn between_the_frames_of_one_message_there_may_be_a_last_one() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     let mut raw = tunnel(&scene, &gateway, &scene.issuer.good("alice"), b"\x01\x03one\x00\x03two");
     gateway.ban("alice");
     assert_eq!(raw.rest_until_closed(), close_frame(1008, "user_banned"));
@@ -79,7 +79,7 @@ fn between_the_frames_of_one_message_there_may_be_a_last_one() {
 #[test]
 fn after_the_services_own_last_frame_there_is_no_other() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     let mut raw = tunnel(&scene, &gateway, &scene.issuer.good("alice"), b"\x88\x02\x03\xe8");
     gateway.ban("alice");
     assert_eq!(raw.rest_until_closed(), b"");
@@ -88,7 +88,7 @@ fn after_the_services_own_last_frame_there_is_no_other() {
 #[test]
 fn a_client_that_talks_all_the_time_hears_why_too() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     for round in 0..5 {
         let user = format!("user-{round}");
         let mut open = open(gateway.addr(), "ws", &scene.issuer.good(&user));
@@ -165,7 +165,7 @@ fn one_stream_ends(scene: &Scene, gateway: &Gateway, client: &mut Http2) {
 #[test]
 fn of_a_connection_of_http2_only_that_users_streams_end() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).server("h2c = true").start();
+    let gateway = scene.setup(&[]).server("h2c = true").start();
     let mut client = Http2::plain(gateway.addr());
     one_stream_ends(&scene, &gateway, &mut client);
 }
@@ -175,7 +175,7 @@ fn of_a_connection_of_http2_over_tls_only_that_users_streams_end() {
     let (scene, authority, shelf) = (Scene::new(), Authority::new(), Shelf::new());
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
-    let gateway = scene.setup(&[PATIENT_DATABASE, &tls]).start();
+    let gateway = scene.setup(&[&tls]).start();
     let mut client = Http2::tls(&Client::of(&authority), gateway.tls_addr(), "a.test");
     one_stream_ends(&scene, &gateway, &mut client);
 }
@@ -187,7 +187,6 @@ fn a_grpc_call_ends_at_the_client_and_at_the_service() {
     let gateway = crate::support::gateway::Setup::new()
         .server("h2c = true")
         .issuer(&scene.issuer)
-        .section(PATIENT_DATABASE)
         .section(&service.config_toml("app", "http2 = true"))
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
         .start();
@@ -224,7 +223,7 @@ fn a_grpc_call_ends_at_the_client_and_at_the_service() {
 fn what_outlasts_the_drain_is_told_that_the_gateway_goes() {
     let scene = Scene { origin: origin(), ..Scene::new() };
     let route = "name = \"open\"\npath = \"/ws\"\nupstream = \"app\"\nauth = \"optional\"";
-    let setup = scene.setup(&[PATIENT_DATABASE]).server("drain = \"500ms\"").route(route);
+    let setup = scene.setup(&[]).server("drain = \"500ms\"").route(route);
     let mut gateway = setup.start();
     let token = scene.issuer.good("alice");
     let opened = [Some(token.as_str()), None].map(|token| open_over(|| gateway.raw(), "ws", token));

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::eventually;
-use crate::support::gateway::{BINARY, Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{BINARY, Gateway, Setup};
 use crate::support::https::Client;
 use crate::support::origin::{Answer, Origin};
 use crate::support::pki::{Authority, Shelf};
@@ -32,7 +32,7 @@ impl Scene {
 
     pub fn setup(&self) -> Setup {
         let route = "name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"";
-        Setup::new().section(PATIENT_DATABASE).upstream("app", &self.origin).route(route)
+        Setup::new().upstream("app", &self.origin).route(route)
     }
 
     /// With a listener for `a.test`, and these lines of it.

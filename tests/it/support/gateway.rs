@@ -20,7 +20,7 @@ use super::{DEADLINE, eventually, leaks, unique, within};
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
-/// For tests that are not about a slow database: the file of a busy machine may be one.
+/// The database of a test that is not about databases. It is waited for: the file of a busy machine may be slow.
 pub const PATIENT_DATABASE: &str = "[database]\nurl = \"sqlite://ledger.db\"\ntimeout = \"5s\"\n";
 
 /// A running gateway.
@@ -51,10 +51,14 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// Listeners on free ports of loopback, a control token, JSON logs of everything, a SQLite file.
+    /// Listeners on free ports of loopback, a control token, JSON logs of everything, [`PATIENT_DATABASE`].
     pub fn new() -> Self {
-        let database = Some("[database]\nurl = \"sqlite://ledger.db\"\n".to_owned());
-        Self { server: String::new(), log: "level = \"debug\"\n".to_owned(), database, sections: Vec::new() }
+        Self {
+            server: String::new(),
+            log: "level = \"debug\"\n".to_owned(),
+            database: Some(PATIENT_DATABASE.to_owned()),
+            sections: Vec::new(),
+        }
     }
 
     /// Lines for `[server]`; `limits` and `paths` inline.
