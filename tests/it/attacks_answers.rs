@@ -1,24 +1,8 @@
 //! Services that are hostile, or broken: what a client gets has one meaning, and belongs to its own request.
 
-use jsonwebtoken::Algorithm;
-
-use crate::support::gateway::Gateway;
-use crate::support::issuer::Issuer;
-use crate::support::origin::{Answer, Origin};
+use crate::attacks_common::Scene;
+use crate::support::origin::Answer;
 use crate::support::raw::Raw;
-
-struct Scene {
-    gateway: Gateway,
-    origin: Origin,
-    token: String,
-}
-
-fn scene() -> Scene {
-    let origin = Origin::start();
-    let issuer = Issuer::new(Algorithm::ES256);
-    let gateway = Gateway::guarding(&issuer, &origin).start();
-    Scene { gateway, origin, token: issuer.good("alice") }
-}
 
 impl Scene {
     /// To `/raw` the service says these very bytes, and to everything else `ok`.
@@ -31,11 +15,7 @@ impl Scene {
     }
 
     fn asked(&self, raw: &mut Raw, method: &str, path: &str) {
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {}\r\n\r\n",
-            self.token
-        );
-        raw.send(head);
+        raw.send(format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n{}\r\n", self.bearer()));
     }
 
     /// The service's connections, kept ones too, hold nothing that the next request could take for its answer.
@@ -49,7 +29,7 @@ impl Scene {
 
 #[test]
 fn an_answer_that_could_be_read_in_two_ways_is_given_to_nobody() {
-    let scene = scene();
+    let scene = Scene::new();
     for (head, why) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n", "RFC 9112 6.3: differing lengths"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n", "nginx refuses it as well"),
@@ -82,7 +62,7 @@ fn an_answer_that_could_be_read_in_two_ways_is_given_to_nobody() {
 
 #[test]
 fn what_a_service_says_beyond_its_answer_is_nobodys_answer() {
-    let scene = scene();
+    let scene = Scene::new();
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     for (answer, method, status) in [
         (format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{evil}"), "GET", 200),
@@ -118,7 +98,7 @@ fn what_a_service_says_beyond_its_answer_is_nobodys_answer() {
 
 #[test]
 fn an_answer_that_has_no_body_has_no_length_either() {
-    let scene = scene();
+    let scene = Scene::new();
     // Whoever believed the length would wait for it, or take the next answer for a part of this one.
     scene.says(
         b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -139,7 +119,7 @@ fn an_answer_that_has_no_body_has_no_length_either() {
 
 #[test]
 fn a_head_that_never_ends_is_not_collected() {
-    let scene = scene();
+    let scene = Scene::new();
     scene.says(&[b"HTTP/1.1 200 OK\r\nX-A: ".to_vec(), vec![b'a'; 4 << 20]].concat());
     let mut raw = scene.gateway.raw();
     scene.asked(&mut raw, "GET", "/raw");
@@ -150,7 +130,7 @@ fn a_head_that_never_ends_is_not_collected() {
 /// A service cannot choose what the gateway says to a client about their connection.
 #[test]
 fn fields_of_the_connection_are_the_gateways() {
-    let scene = scene();
+    let scene = Scene::new();
     scene.says(
         b"HTTP/1.1 200 OK\r\nConnection: close, x-private\r\nX-Private: 1\r\nKeep-Alive: timeout=900\r\n\
           Proxy-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nok",

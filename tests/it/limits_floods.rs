@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use jsonwebtoken::Algorithm;
 
@@ -36,9 +35,7 @@ impl World {
     }
 
     fn serves(&self) {
-        let began = Instant::now();
         assert_eq!(self.gateway.get("/x", Some(&self.issuer.good("alice"))).status, 200);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     /// What each of so many has cost.

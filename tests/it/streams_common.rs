@@ -23,8 +23,7 @@ pub fn origin() -> Origin {
     // Pingora sends the first bytes of an answer with a length when there are more than fit into a segment.
     let download = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 5000]].concat();
     Origin::answering(move |seen| match seen.target().split(['/', '?']).nth(1) {
-        // Pingora 0.9.1 ends a tunnel whose 101 comes before it has noted that the request has no body.
-        Some("ws") => Answer::switch_to_websocket().delayed(Duration::from_millis(20)),
+        Some("ws") => Answer::switch_to_websocket(),
         Some("events") => {
             raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
               9\r\ndata: 1\n\n\r\n")
@@ -55,9 +54,9 @@ impl Scene {
         self.issuer.token(user, |claims| claims["sid"] = session.into())
     }
 
-    /// A token that lives so long.
-    pub fn short(&self, user: &str, seconds: u64) -> String {
-        self.issuer.token(user, |claims| claims["exp"] = (crate::support::now() + seconds).into())
+    /// A token that expires then.
+    pub fn until(&self, user: &str, expires: u64) -> String {
+        self.issuer.token(user, |claims| claims["exp"] = expires.into())
     }
 }
 

@@ -3,9 +3,9 @@
 use jsonwebtoken::Algorithm;
 
 use crate::streams_common::{Open, Scene, open, open_over, streams_become};
-use crate::support::eventually;
 use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
+use crate::support::reloads::reload;
 
 const ROUTES: &str = "[[routes]]\nname = \"ws\"\npath = \"/ws\"\nupstream = \"app\"\n";
 
@@ -14,17 +14,6 @@ fn gateway(scene: &Scene, routes: &str) -> (Gateway, String) {
     let setup = Setup::new().issuer(&scene.issuer).upstream("app", &scene.origin);
     let toml = setup.section(routes).toml();
     (Gateway::start(&toml), toml)
-}
-
-fn reload(gateway: &Gateway, toml: &str) {
-    let series = "portcullis_reloads_total{outcome=\"applied\"}";
-    let before = gateway.metric(series).unwrap();
-    gateway.rewrite_config(toml);
-    gateway.signal("HUP");
-    eventually("the new configuration is in force", || match gateway.metric(series) {
-        Some(applied) if applied > before => Ok(()),
-        applied => Err((applied, gateway.log())),
-    });
 }
 
 #[test]
