@@ -1,7 +1,6 @@
 //! What the tests of open exchanges have in common: a service that keeps them open, and clients that stay.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 
@@ -88,19 +87,13 @@ pub fn open(address: SocketAddr, kind: &'static str, token: &str) -> Open {
 }
 
 pub fn open_over(connect: impl Fn() -> Raw, kind: &'static str, token: Option<&str>) -> Open {
-    let request = request(kind, token);
-    if kind == "ws" {
-        // See `origin`: on a busy machine the delay may not be enough.
-        return eventually("a tunnel that stays", || {
-            let mut raw = connect();
-            let status = raw.send(&request).response().status;
-            assert_eq!(status, 101);
-            raw.send(FRAME).try_bytes(FRAME.len()).map(|_| Open { raw, kind })
-        });
-    }
     let mut raw = connect();
-    raw.send(&request);
+    raw.send(request(kind, token));
     match kind {
+        "ws" => {
+            assert_eq!(raw.response().status, 101);
+            assert_eq!(raw.send(FRAME).bytes(FRAME.len()), FRAME);
+        }
         "events" | "download" => assert_eq!(raw.response_to_head().status, 200),
         "upload" => drop(raw.send(vec![b'x'; 2000])),
         _ => {}
