@@ -1,6 +1,6 @@
 //! Services that are hostile, or broken: what a client gets has one meaning, and belongs to its own request.
 
-use crate::attacks_common::Scene;
+use crate::attacks_common::{Scene, scene};
 use crate::support::origin::Answer;
 use crate::support::raw::Raw;
 
@@ -29,7 +29,7 @@ impl Scene {
 
 #[test]
 fn an_answer_that_could_be_read_in_two_ways_is_given_to_nobody() {
-    let scene = Scene::new();
+    let scene = scene();
     for (head, why) in [
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n", "RFC 9112 6.3: differing lengths"),
         ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n", "nginx refuses it as well"),
@@ -62,7 +62,7 @@ fn an_answer_that_could_be_read_in_two_ways_is_given_to_nobody() {
 
 #[test]
 fn what_a_service_says_beyond_its_answer_is_nobodys_answer() {
-    let scene = Scene::new();
+    let scene = scene();
     let evil = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil";
     for (answer, method, status) in [
         (format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{evil}"), "GET", 200),
@@ -98,7 +98,7 @@ fn what_a_service_says_beyond_its_answer_is_nobodys_answer() {
 
 #[test]
 fn an_answer_that_has_no_body_has_no_length_either() {
-    let scene = Scene::new();
+    let scene = scene();
     // Whoever believed the length would wait for it, or take the next answer for a part of this one.
     scene.says(
         b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\
@@ -119,7 +119,7 @@ fn an_answer_that_has_no_body_has_no_length_either() {
 
 #[test]
 fn a_head_that_never_ends_is_not_collected() {
-    let scene = Scene::new();
+    let scene = scene();
     scene.says(&[b"HTTP/1.1 200 OK\r\nX-A: ".to_vec(), vec![b'a'; 4 << 20]].concat());
     let mut raw = scene.gateway.raw();
     scene.asked(&mut raw, "GET", "/raw");
@@ -130,7 +130,7 @@ fn a_head_that_never_ends_is_not_collected() {
 /// A service cannot choose what the gateway says to a client about their connection.
 #[test]
 fn fields_of_the_connection_are_the_gateways() {
-    let scene = Scene::new();
+    let scene = scene();
     scene.says(
         b"HTTP/1.1 200 OK\r\nConnection: close, x-private\r\nX-Private: 1\r\nKeep-Alive: timeout=900\r\n\
           Proxy-Authenticate: Basic\r\nContent-Length: 2\r\n\r\nok",

@@ -14,12 +14,12 @@ pub struct Scene {
     pub token: String,
 }
 
-impl Scene {
-    /// Everything is guarded.
-    pub fn new() -> Self {
-        Self::with(|setup| setup.route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\""))
-    }
+/// Everything is guarded.
+pub fn scene() -> Scene {
+    Scene::with(|setup| setup.route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\""))
+}
 
+impl Scene {
     /// An issuer, and the service as the upstream `app`; `routed` says what leads to it, and whatever else there is.
     pub fn with(routed: impl FnOnce(Setup) -> Setup) -> Self {
         let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));

@@ -1,6 +1,6 @@
 //! Framing, upgrades, methods: where one request ends and the next begins has one answer.
 
-use crate::attacks_common::Scene;
+use crate::attacks_common::{Scene, scene};
 use crate::support::origin::Answer;
 use crate::support::raw::Raw;
 
@@ -22,7 +22,7 @@ const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: a.test\r\n\r\n";
 
 #[test]
 fn framing_that_can_be_read_in_two_ways_is_refused_and_the_connection_closed() {
-    let scene = Scene::new();
+    let scene = scene();
     for (lines, body, why) in [
         ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n", "CVE-2026-2835: CL and TE"),
         ("Transfer-Encoding: chunked\r\nContent-Length: 4\r\n", "0\r\n\r\n", "CVE-2026-2835: TE and CL"),
@@ -54,7 +54,7 @@ fn framing_that_can_be_read_in_two_ways_is_refused_and_the_connection_closed() {
 
 #[test]
 fn http_1_0_has_no_transfer_encoding() {
-    let scene = Scene::new();
+    let scene = scene();
     let mut raw =
         scene.send("POST /x HTTP/1.0", "Transfer-Encoding: chunked\r\n", &format!("0\r\n\r\n{SMUGGLED}"));
     assert_eq!(raw.response().status, 400, "RFC 9112 6.1");
@@ -64,7 +64,7 @@ fn http_1_0_has_no_transfer_encoding() {
 
 #[test]
 fn broken_chunks_never_become_a_request() {
-    let scene = Scene::new();
+    let scene = scene();
     for (body, why) in [
         ("zz\r\nab\r\n0\r\n\r\n", "no size"),
         ("-1\r\n\r\n0\r\n\r\n", "negative"),
@@ -95,7 +95,7 @@ fn broken_chunks_never_become_a_request() {
 
 #[test]
 fn agreeing_content_lengths_have_one_meaning() {
-    let scene = Scene::new();
+    let scene = scene();
     let mut raw = scene.send("POST /x HTTP/1.1", "Content-Length: 3\r\nContent-Length: 3\r\n", "abc");
     // RFC 9110 8.6: may be refused, or made one.
     match raw.response().status {
@@ -110,7 +110,7 @@ fn agreeing_content_lengths_have_one_meaning() {
 
 #[test]
 fn a_body_arrives_whole_by_length_and_by_chunks() {
-    let scene = Scene::new();
+    let scene = scene();
     let mut raw = scene.send("POST /x HTTP/1.1", "Content-Length: 3\r\n", "abc");
     assert_eq!(raw.response().status, 200);
     assert_eq!(scene.origin.only().body, b"abc");
@@ -122,7 +122,7 @@ fn a_body_arrives_whole_by_length_and_by_chunks() {
 
 #[test]
 fn the_body_of_a_denied_request_is_never_parsed_as_a_request() {
-    let scene = Scene::new();
+    let scene = scene();
     // CVE-2025-4366. The inner request bears a good token: were it parsed, it would pass.
     let inner = scene.head("GET /smuggled HTTP/1.1", "");
     let framings = [
@@ -145,7 +145,7 @@ fn the_body_of_a_denied_request_is_never_parsed_as_a_request() {
 
 #[test]
 fn a_denial_without_a_body_keeps_the_connection() {
-    let scene = Scene::new();
+    let scene = scene();
     let mut raw = scene.gateway.raw();
     for _ in 0..3 {
         raw.send("GET /x HTTP/1.1\r\nHost: a.test\r\n\r\n");
@@ -159,7 +159,7 @@ fn a_denial_without_a_body_keeps_the_connection() {
 
 #[test]
 fn pipelined_requests_are_judged_each_for_itself() {
-    let scene = Scene::new();
+    let scene = scene();
     let good = scene.head("GET /good HTTP/1.1", "");
     let bad = "GET /bad HTTP/1.1\r\nHost: a.test\r\n\r\n";
     let mut raw = scene.gateway.raw();
@@ -173,7 +173,7 @@ fn pipelined_requests_are_judged_each_for_itself() {
 
 #[test]
 fn a_denied_expectation_gets_no_100() {
-    let scene = Scene::new();
+    let scene = scene();
     let mut raw = scene.gateway.raw();
     raw.send("POST /x HTTP/1.1\r\nHost: a.test\r\nExpect: 100-continue\r\nContent-Length: 10\r\n\r\n");
     assert_eq!(raw.response().status, 401);
@@ -182,7 +182,7 @@ fn a_denied_expectation_gets_no_100() {
 
 #[test]
 fn methods_that_reflect_or_tunnel_are_refused() {
-    let scene = Scene::new();
+    let scene = scene();
     // CVE-2026-71324
     for line in [
         "TRACE /x HTTP/1.1",
@@ -199,7 +199,7 @@ fn methods_that_reflect_or_tunnel_are_refused() {
 
 #[test]
 fn an_upgrade_without_a_token_is_denied_like_anything_else() {
-    let scene = Scene::new();
+    let scene = scene();
     scene.origin.answer(|_| Answer::switch_to_websocket());
     // CVE-2026-58172: an upgrade is no way round authentication.
     for upgrade in ["websocket", "WebSocket", "h2c", "anything"] {
@@ -214,7 +214,7 @@ fn an_upgrade_without_a_token_is_denied_like_anything_else() {
 
 #[test]
 fn only_websocket_is_upgraded() {
-    let scene = Scene::new();
+    let scene = scene();
     for (lines, why) in [
         (
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
@@ -241,7 +241,7 @@ fn only_websocket_is_upgraded() {
 
 #[test]
 fn no_byte_after_the_head_passes_before_the_service_has_switched() {
-    let scene = Scene::new();
+    let scene = scene();
     // CVE-2026-2833: the service refuses to switch, and what follows is a request, to be judged as one.
     scene.origin.answer(|_| Answer::ok());
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -257,7 +257,7 @@ fn no_byte_after_the_head_passes_before_the_service_has_switched() {
 
 #[test]
 fn a_websocket_with_a_good_token_is_a_tunnel() {
-    let scene = Scene::new();
+    let scene = scene();
     scene.origin.answer(|_| Answer::switch_to_websocket());
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
@@ -273,7 +273,7 @@ fn a_websocket_with_a_good_token_is_a_tunnel() {
 
 #[test]
 fn nothing_is_cached() {
-    let scene = Scene::new();
+    let scene = scene();
     // CVE-2026-2836: one user's answer is never another's.
     scene.origin.answer(|_| Answer::ok().header("Cache-Control", "public, max-age=600"));
     for _ in 0..3 {
@@ -286,7 +286,7 @@ fn nothing_is_cached() {
 
 #[test]
 fn nonsense_on_the_wire_costs_nobody_else_anything() {
-    let scene = Scene::new();
+    let scene = scene();
     for bytes in [
         &b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..],
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",

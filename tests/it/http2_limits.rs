@@ -105,7 +105,7 @@ fn who_has_everything_begun_and_takes_it_back_is_cut_off_and_counted() {
 #[test]
 fn a_connection_that_asks_nothing_is_not_kept() {
     let scene = Scene::new();
-    let gateway = scene.setup().server("limits = { header_timeout = \"2s\", idle_timeout = \"1s\" }").start();
+    let gateway = scene.setup().server("limits = { header_timeout = \"1s\", idle_timeout = \"3s\" }").start();
     // Neither preface nor settings.
     let silent = Client::of(&scene.authority).alpn(&[b"h2"]).connect(gateway.tls_addr(), "a.test").unwrap();
     silent.raw().rest_until_closed();
