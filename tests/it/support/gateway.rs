@@ -19,10 +19,13 @@ use super::raw::{self, Raw, Response};
 use super::server::send_signal;
 use super::{DEADLINE, eventually, leaks, unique, within};
 
-pub use setup::{PATIENT_DATABASE, Setup};
+pub use setup::Setup;
 
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
+
+/// The database of a test that is not about databases. It is waited for: the file of a busy machine may be slow.
+pub const PATIENT_DATABASE: &str = "[database]\nurl = \"sqlite://ledger.db\"\ntimeout = \"5s\"\n";
 
 /// A running gateway.
 pub struct Gateway {

@@ -1,11 +1,8 @@
 //! The configuration of a gateway that a test is about to start.
 
-use super::Gateway;
+use super::{Gateway, PATIENT_DATABASE};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
-
-/// The database of a test that is not about databases. It is waited for: the file of a busy machine may be slow.
-pub const PATIENT_DATABASE: &str = "[database]\nurl = \"sqlite://ledger.db\"\ntimeout = \"5s\"\n";
 
 /// A configuration in the making: what every test needs is there, the rest is added as TOML.
 pub struct Setup {
