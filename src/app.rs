@@ -6,9 +6,12 @@ mod handover;
 mod inherit;
 mod listen;
 mod living;
+mod makers;
 mod notify;
 mod reload;
+mod snapshot;
 mod succession;
+mod upgrade_socket;
 mod watch;
 
 use std::net::SocketAddr;
@@ -30,13 +33,15 @@ use crate::ledger::Mode;
 use crate::proxy::Connections;
 use crate::report::{self, Audit};
 use crate::time::Timestamp;
-use current::{Current, Makers};
+use current::Current;
 use inherit::Inherited;
 use listen::Listeners;
 use living::{Serving, Signals};
+use makers::Makers;
 use notify::Manager;
 use reload::Reloader;
-use succession::{Ready, Succession, SuccessionError, UpgradeSocket};
+use succession::{Ready, Succession, SuccessionError};
+use upgrade_socket::UpgradeSocket;
 
 pub use succession::Beginning;
 

@@ -1,37 +1,30 @@
 //! The configuration in force and what was made of it; both are replaced together.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use futures_util::future::join_all;
 use pingora::server::configuration::ServerConf;
 use prometheus::Registry;
 use tokio::sync::Mutex;
 use tokio::time::MissedTickBehavior;
 use tokio::time::error::Elapsed;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::StartError;
+use super::makers::Makers;
+use super::snapshot::{Opened, snapshot, upstreams_of};
 use crate::admin::{AdminHandles, Life, SeenSession};
 use crate::cause::Chain;
 use crate::claims::User;
 use crate::config::Config;
 use crate::gate::Gate;
-use crate::identity::Identity;
 use crate::ledger::sessions::StoredSession;
-use crate::ledger::{Ledger, LedgerMetrics, StoreError};
-use crate::proxy::{Connections, Door, LedgerTasks, Snapshot, Streams, Warden};
-use crate::rate::{Limiter, Limits, RateMetrics};
-use crate::report::{AccessWriter, Audit, Metrics, Report};
-use crate::route::{Destination, Route, RouteSettings, RouteTable};
-use crate::tls::TlsMetrics;
+use crate::ledger::{Ledger, StoreError};
+use crate::proxy::{Connections, Door, Snapshot, Warden};
+use crate::report::Audit;
 use crate::token::{Fingerprint, Token};
-use crate::upstream::{self, Upstream, UpstreamMetrics};
 use crate::verdict::Credential;
-use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
 
 /// How long the tasks of a ledger that was replaced go on for requests that still ask it.
 const AT_LEAST: Duration = Duration::from_secs(10);
@@ -44,45 +37,6 @@ const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 /// How long clients are given to hear that the gateway goes away.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What outlives every configuration.
-pub(super) struct Makers {
-    pub(super) metrics: Metrics,
-    writer: AccessWriter,
-    verify: VerifyMetrics,
-    ledger: LedgerMetrics,
-    upstream: UpstreamMetrics,
-    rate: RateMetrics,
-    tls: TlsMetrics,
-    background: CancellationToken,
-    /// Changes that observers are making.
-    pub(super) observing: TaskTracker,
-    /// What is open.
-    pub(super) streams: Arc<Streams>,
-}
-
-impl Makers {
-    /// Registers every metric there is.
-    pub(super) fn register(
-        registry: &Registry,
-        config: &Config,
-        background: CancellationToken,
-    ) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let metrics = Metrics::register(registry)?;
-        Ok(Self {
-            writer: AccessWriter::start(config.log.format, &metrics)?,
-            metrics,
-            verify: VerifyMetrics::register(registry)?,
-            ledger: LedgerMetrics::register(registry)?,
-            upstream: UpstreamMetrics::register(registry)?,
-            rate: RateMetrics::register(registry)?,
-            tls: TlsMetrics::register(registry)?,
-            background,
-            observing: TaskTracker::new(),
-            streams: Streams::register(registry)?,
-        })
-    }
-}
 
 /// The configuration in force, and the snapshot that requests are judged by.
 pub(super) struct Current {
@@ -306,114 +260,4 @@ async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, Stor
         });
     }
     Ok(sessions)
-}
-
-/// A ledger, and what ends its tasks.
-struct Opened {
-    ledger: Arc<Ledger>,
-    tasks: Arc<LedgerTasks>,
-}
-
-impl Opened {
-    async fn new(config: &Config, makers: &Makers) -> Result<Self, StartError> {
-        let tasks = makers.background.child_token();
-        let opened = Ledger::open(&config.ledger, makers.ledger.clone(), tasks.clone()).await;
-        let ledger = opened.map_err(|error| StartError::Ledger(Box::new(error)))?;
-        Ok(Self { ledger, tasks: Arc::new(LedgerTasks::new(tasks)) })
-    }
-
-    fn of(snapshot: &Snapshot) -> Self {
-        Self { ledger: Arc::clone(&snapshot.gate.ledger), tasks: Arc::clone(&snapshot.ledger_tasks) }
-    }
-}
-
-/// Everything a request needs, made of one configuration.
-async fn snapshot(
-    config: &Config,
-    makers: &Makers,
-    audit: &Arc<Audit>,
-    Opened { ledger, tasks }: Opened,
-    before: Option<&Snapshot>,
-) -> Snapshot {
-    let routes = routes(config, before, &makers.upstream).await;
-    let previous = before.map(|before| &*before.gate.verifiers);
-    let verifiers = Verifiers::start(&config.issuers, previous, &makers.verify, &makers.background).await;
-    let reasons: Vec<Arc<str>> = config.ledger.rules.iter().map(|rule| Arc::clone(&rule.reason)).collect();
-    let gate = Gate {
-        routes: RouteTable::new(&routes),
-        places: config.places.clone(),
-        verifiers: Arc::new(verifiers),
-        ledger,
-        identity: Identity::new(config.identity.clone()),
-        tokens: TokenCache::new(config.tokens),
-    };
-    let report = Report::new(&config.log, &makers.metrics, &makers.writer, audit, &routes, &reasons);
-    let observing = makers.observing.clone();
-    let limits = Limits::new(&"".into(), &config.server.rate_limits);
-    let limiter = limiter(config, makers, before);
-    let (server, forward_auth) = (config.server.clone(), config.forward_auth.clone());
-    let (streams, number) = (Arc::clone(&makers.streams), before.map_or(1, |before| before.number + 1));
-    Snapshot {
-        gate,
-        server,
-        forward_auth,
-        report,
-        routes,
-        limiter,
-        limits,
-        observing,
-        ledger_tasks: tasks,
-        streams,
-        number,
-    }
-}
-
-/// What has been counted goes on counting, unless there is to be more or less room for it. Where nothing is limited there
-/// need be none.
-fn limiter(config: &Config, makers: &Makers, before: Option<&Snapshot>) -> Arc<Limiter> {
-    let used = !config.server.rate_limits.is_empty()
-        || config.routes.iter().any(|route| !route.rate_limits.is_empty());
-    let keys = if used { config.server.limits.rate_keys } else { 1 };
-    match before.map(|before| &before.limiter) {
-        Some(limiter) if limiter.keys() == keys => Arc::clone(limiter),
-        _ => Arc::new(Limiter::new(keys, makers.rate.clone())),
-    }
-}
-
-/// The routes with their upstreams. An upstream that is configured as before is the same one, with its connections and
-/// with what is known of its servers.
-async fn routes(config: &Config, before: Option<&Snapshot>, metrics: &UpstreamMetrics) -> Vec<Arc<Route>> {
-    let before: HashMap<_, _> = before
-        .into_iter()
-        .flat_map(upstreams_of)
-        .map(|upstream| (Arc::clone(&upstream.settings().name), upstream))
-        .collect();
-    let named = |route: &RouteSettings| match &route.destination {
-        Destination::Upstream(name) => Some(Arc::clone(name)),
-        Destination::Redirect(_) | Destination::Answer(_) | Destination::Asked => None,
-    };
-    // One that no route leads to needs neither addresses nor probes.
-    let used: HashSet<Arc<str>> = config.routes.iter().filter_map(named).collect();
-    let upstreams =
-        config.upstreams.iter().filter(|upstream| used.contains(&upstream.name)).map(async |settings| {
-            match before.get(&settings.name).filter(|it| it.settings() == settings) {
-                Some(kept) => Arc::clone(kept),
-                None => upstream::start(settings.clone(), metrics).await,
-            }
-        });
-    let upstreams: Vec<Arc<Upstream>> = join_all(upstreams).await;
-    let upstreams: HashMap<_, _> =
-        upstreams.into_iter().map(|upstream| (Arc::clone(&upstream.settings().name), upstream)).collect();
-    let made = config.routes.iter().enumerate().map(|(index, settings)| {
-        // The configuration has seen to it that every route's upstream exists.
-        let upstream = named(settings).and_then(|name| upstreams.get(&name).map(Arc::clone));
-        let limits = Limits::new(&settings.name, &settings.rate_limits);
-        Arc::new(Route { settings: settings.clone(), index, upstream, limits })
-    });
-    made.collect()
-}
-
-/// The upstreams that routes lead to, some of them several times.
-fn upstreams_of(snapshot: &Snapshot) -> impl Iterator<Item = &Arc<Upstream>> {
-    snapshot.routes.iter().filter_map(|route| route.upstream.as_ref())
 }

@@ -30,6 +30,7 @@ mod upstream_tls;
 mod tls;
 mod upstreams;
 mod variables;
+mod within_route;
 
 #[cfg(test)]
 mod tests;

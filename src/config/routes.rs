@@ -9,11 +9,11 @@ use super::between_routes::{Names, Taken};
 use super::kinds::{boolean, json, list, name, parsed, placed, word};
 use super::ledger::ON_OUTAGE;
 use super::problem::Span;
-use super::reader::{Placed, Reader, Table, did_you_mean};
+use super::reader::{Placed, Reader, Table};
 use super::upstreams::{self, Upstream, is_host_name};
-use super::{forward_auth, handling, observers, rate, refresh, replies};
+use super::{handling, observers, rate, refresh, replies, within_route};
 use crate::ledger::preset::Preset;
-use crate::rate::{By, RateLimit};
+use crate::rate::RateLimit;
 use crate::route::{
     Access, Anonymous, ClientCertificate, Denials, Destination, Handling, Login, Observer, OnOutage, Policy,
     RouteSettings,
@@ -21,7 +21,7 @@ use crate::route::{
 use crate::upstream::settings::Patience;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Auth {
+pub enum Auth {
     Required,
     Optional,
     Public,
@@ -38,23 +38,23 @@ struct Require {
 
 /// One `[[routes]]`, as written, with the places that rules between routes speak of.
 pub struct Written {
-    at: Span,
+    pub at: Span,
     name: Placed<Option<String>>,
     hosts: Option<Vec<Box<str>>>,
     path: Option<Box<str>>,
     methods: Option<Vec<Method>>,
-    upstream: Option<Placed<Box<str>>>,
-    auth: Option<Auth>,
+    pub upstream: Option<Placed<Box<str>>>,
+    pub auth: Option<Auth>,
     require: Require,
-    on_outage: Option<OnOutage>,
+    pub on_outage: Option<OnOutage>,
     denials: Option<Denials>,
     answers: Option<Option<Destination>>,
     handling: Option<Handling>,
     timeouts: Option<Patience>,
-    client_certificate: Option<ClientCertificate>,
+    pub client_certificate: Option<ClientCertificate>,
     token_from: Option<Vec<Placed<refresh::FromPlace>>>,
-    rate_limits: Option<Vec<Placed<RateLimit>>>,
-    observers: Option<Vec<Observer>>,
+    pub rate_limits: Option<Vec<Placed<RateLimit>>>,
+    pub observers: Option<Vec<Observer>>,
 }
 
 /// What routes lean on.
@@ -120,7 +120,7 @@ pub fn route(table: &mut Table<'_>, around: &Around<'_>) -> Option<Written> {
         table.not_in_effect("timeouts");
     }
     let written = Written { timeouts, ..written };
-    rules_within(table, &written, around);
+    within_route::rules(table, &written, around);
     if written.auth == Some(Auth::Public) {
         table.not_in_effect("require");
     } else if written.auth == Some(Auth::Refresh) {
@@ -182,68 +182,6 @@ fn denials(table: &mut Table<'_>) -> Option<Denials> {
         table.reader.problem(&table.place("return_to"), message);
     }
     Some(Denials { html: html?, login: to.map(|to| Login { to, return_to }) })
-}
-
-/// What must hold between the keys of one route, and what it leans on.
-fn rules_within(table: &Table<'_>, written: &Written, around: &Around<'_>) {
-    let reader = table.reader;
-    if written.auth == Some(Auth::Public) {
-        for key in ["require", "on_outage", "redirect"] {
-            if table.has(key) && !(key == "redirect" && table.has_table(key)) {
-                let message =
-                    format!("`{key}` does nothing on a public route: tokens are not looked at there");
-                reader.problem(&table.place(key), message);
-            }
-        }
-    } else if written.auth.is_some() && !around.issuers {
-        let message = "this route asks for tokens, and there is no `[[issuers]]` whose tokens are believed";
-        reader.problem(&if table.has("auth") { table.place("auth") } else { table.at.clone() }, message);
-    }
-    let by_subject = |limit: &&Placed<RateLimit>| limit.value.by == By::Subject;
-    for limit in written.rate_limits.iter().flatten().filter(by_subject) {
-        if written.auth == Some(Auth::Public) {
-            let message = "nobody is known on a public route: this limit counts by address";
-            reader.warn(&limit.at, message);
-        }
-    }
-    if written.client_certificate == Some(ClientCertificate::Required) && !around.client_certificates {
-        let message = "no listener asks for client certificates: this route would refuse every request";
-        reader.problem(&table.place("client_certificate"), message);
-    }
-    of_refresh(table, written);
-    forward_auth::route(table, written, around.is_asked);
-    if written.auth == Some(Auth::Public)
-        && observers::revokes(written.observers.as_deref().unwrap_or_default())
-    {
-        let message = "`revoke` does nothing on a public route: no token is looked at that could be revoked";
-        reader.problem(&table.place("on_response"), message);
-    }
-    let names = || around.upstreams.iter().map(|upstream| &*upstream.name.value);
-    if let Some(Placed { at, value }) = &written.upstream
-        && !names().any(|name| name == &**value)
-    {
-        reader.problem(at, format!("there is no such upstream{}", did_you_mean(value, names())));
-    }
-}
-
-/// What must hold of a refresh route, and of none else.
-fn of_refresh(table: &Table<'_>, written: &Written) {
-    let tell = |key: &str, message: &str| table.reader.problem(&table.place(key), message);
-    match (written.auth, table.has("token_from")) {
-        (Some(Auth::Refresh), false) => {
-            tell("auth", "a refresh route says where its token is: `token_from = \"body:refreshToken\"`");
-        }
-        (Some(Auth::Required | Auth::Optional | Auth::Public), true) => {
-            tell(
-                "token_from",
-                "`token_from` is for routes with `auth = \"refresh\"`; elsewhere `[token] from` says",
-            );
-        }
-        _ => {}
-    }
-    if written.auth == Some(Auth::Refresh) && written.on_outage == Some(OnOutage::Allow) {
-        tell("on_outage", "nobody passes a refresh route unasked: new tokens would outlive the outage");
-    }
 }
 
 fn require(table: &mut Table<'_>) -> Require {

@@ -1,24 +1,8 @@
 //! Services that are hostile, or broken: what a client gets has one meaning, and belongs to its own request.
 
-use jsonwebtoken::Algorithm;
-
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
-use crate::support::issuer::Issuer;
-use crate::support::origin::{Answer, Origin};
+use crate::attacks_common::{Scene, scene};
+use crate::support::origin::Answer;
 use crate::support::raw::Raw;
-
-struct Scene {
-    gateway: Gateway,
-    origin: Origin,
-    token: String,
-}
-
-fn scene() -> Scene {
-    let origin = Origin::start();
-    let issuer = Issuer::new(Algorithm::ES256);
-    let gateway = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).start();
-    Scene { gateway, origin, token: issuer.good("alice") }
-}
 
 impl Scene {
     /// To `/raw` the service says these very bytes, and to everything else `ok`.
@@ -31,11 +15,7 @@ impl Scene {
     }
 
     fn asked(&self, raw: &mut Raw, method: &str, path: &str) {
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {}\r\n\r\n",
-            self.token
-        );
-        raw.send(head);
+        raw.send(format!("{method} {path} HTTP/1.1\r\nHost: a.test\r\n{}\r\n", self.bearer()));
     }
 
     /// The service's connections, kept ones too, hold nothing that the next request could take for its answer.

@@ -1,8 +1,9 @@
-//! "Headers" of the rules: nobody but the gateway says who the user is.
+//! Headers: nobody but the gateway says who the user is.
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::attacks_common::Scene;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Origin, Seen};
 use crate::support::raw::Response;
@@ -11,28 +12,23 @@ use crate::support::service::{Service, Speaks};
 const IDENTITY: &str =
     "[identity]\nheaders = { \"x-user-id\" = \"{sub}\", \"x-user-roles\" = \"{roles}\" }\n";
 
-struct Scene {
-    gateway: Gateway,
-    origin: Origin,
-    token: String,
-}
-
 fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
-    let origin = Origin::start();
-    let issuer = Issuer::new(Algorithm::ES256);
-    let setup = Gateway::guarding(&issuer, &origin)
-        .route("name = \"public\"\npath = \"/public/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
-        .route("name = \"optional\"\npath = \"/optional/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"")
-        .section(IDENTITY)
-        .section(PATIENT_DATABASE);
-    Scene { gateway: change(setup).start(), origin, token: issuer.good("alice") }
+    Scene::with(|setup| {
+        let routes = setup
+            .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
+            .route("name = \"public\"\npath = \"/public/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
+            .route(
+                "name = \"optional\"\npath = \"/optional/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"",
+            );
+        change(routes.section(IDENTITY))
+    })
 }
 
 impl Scene {
     /// These lines (each with its own end) between Host and Authorization.
     fn guarded(&self, lines: &[u8]) -> Response {
-        let bearer = format!("Authorization: Bearer {}\r\nConnection: close\r\n\r\n", self.token);
-        let head = [b"GET /x HTTP/1.1\r\nHost: a.test\r\n", lines, bearer.as_bytes()].concat();
+        let rest = self.bearer() + "Connection: close\r\n\r\n";
+        let head = [b"GET /x HTTP/1.1\r\nHost: a.test\r\n", lines, rest.as_bytes()].concat();
         self.gateway.raw().send(head).response()
     }
 

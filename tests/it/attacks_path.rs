@@ -1,18 +1,13 @@
-//! "Path and host" of the rules: two parsers must never read one request differently. Every test speaks through a raw
+//! Path and host: two parsers must never read one request differently. Every test speaks through a raw
 //! socket, and says exactly what the service behind saw.
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::attacks_common::Scene;
+use crate::support::gateway::Setup;
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::raw::Response;
-
-struct Scene {
-    gateway: Gateway,
-    origin: Origin,
-    token: String,
-}
 
 /// `/public/…` is open to everybody, `/api/…` needs a token, `/admin/…` the role `admin`; by host, `admin.test` needs
 /// that role too.
@@ -25,30 +20,26 @@ const ROUTES: [&str; 4] = [
 ];
 
 fn scene(change: impl FnOnce(Setup) -> Setup) -> Scene {
-    let origin = Origin::start();
-    let issuer = Issuer::new(Algorithm::ES256);
-    let setup = Setup::new().issuer(&issuer).upstream("app", &origin).section(PATIENT_DATABASE);
-    let setup = change(ROUTES.iter().fold(setup, |setup, route| setup.route(route)));
-    Scene { gateway: setup.start(), origin, token: issuer.good("alice") }
+    Scene::with(|setup| change(ROUTES.iter().fold(setup, |setup, route| setup.route(route))))
 }
 
 impl Scene {
     /// One GET whose request line and Host lines are exactly these bytes, with a good token of a user without roles.
-    fn get(&self, target: &[u8], hosts: &str) -> Response {
-        let token = format!("Authorization: Bearer {}\r\nConnection: close\r\n\r\n", self.token);
-        let head = [b"GET ", target, b" HTTP/1.1\r\n", hosts.as_bytes(), token.as_bytes()].concat();
+    fn target(&self, target: &[u8], hosts: &str) -> Response {
+        let rest = self.bearer() + "Connection: close\r\n\r\n";
+        let head = [b"GET ", target, b" HTTP/1.1\r\n", hosts.as_bytes(), rest.as_bytes()].concat();
         self.gateway.raw().send(head).response()
     }
 
     fn refused(&self, target: &[u8], why: &str) {
-        let response = self.get(target, "Host: a.test\r\n");
+        let response = self.target(target, "Host: a.test\r\n");
         let shown = String::from_utf8_lossy(target).into_owned();
         assert_eq!(response.status, 400, "{shown} ({why}): {response:?}");
         self.origin.saw_nothing();
     }
 
     fn ambiguous(&self, target: &[u8], why: &str) {
-        let response = self.get(target, "Host: a.test\r\n");
+        let response = self.target(target, "Host: a.test\r\n");
         let shown = String::from_utf8_lossy(target).into_owned();
         assert_eq!(response.status, 400, "{shown} ({why}): {response:?}");
         assert_eq!(response.reason(), "request_ambiguous", "{shown} ({why})");
@@ -125,7 +116,7 @@ fn a_target_that_is_no_path_is_refused() {
         (b"http://user@a.test/public/x", "userinfo (RFC 9110 4.2.4)"),
         (b"http:///public/x", "no authority"),
     ] {
-        let response = scene.get(target, "Host: a.test\r\n");
+        let response = scene.target(target, "Host: a.test\r\n");
         assert!(matches!(response.status, 400 | 404), "{why}: {response:?}");
         scene.origin.saw_nothing();
     }
@@ -148,7 +139,7 @@ fn the_origin_gets_the_bytes_that_were_judged() {
         "/public/%3Fx",
     ] {
         scene.origin.forget();
-        let response = scene.get(target.as_bytes(), "Host: a.test\r\n");
+        let response = scene.target(target.as_bytes(), "Host: a.test\r\n");
         assert_eq!(response.status, 200, "{target}: {response:?}");
         assert_eq!(scene.origin.only().target(), target);
     }
@@ -165,12 +156,12 @@ fn another_spelling_of_a_path_is_judged_and_forwarded_in_the_one_form() {
         (b"/public/x y", "/public/x%20y"),
     ] {
         scene.origin.forget();
-        let response = scene.get(target, "Host: a.test\r\n");
+        let response = scene.target(target, "Host: a.test\r\n");
         assert_eq!(response.status, 200, "{forwarded}: {response:?}");
         assert_eq!(scene.origin.only().target(), forwarded);
     }
     scene.origin.forget();
-    assert_eq!(scene.get(b"/public/\tx", "Host: a.test\r\n").status, 400);
+    assert_eq!(scene.target(b"/public/\tx", "Host: a.test\r\n").status, 400);
     scene.origin.saw_nothing();
 }
 
@@ -184,7 +175,7 @@ fn an_exemption_looks_at_the_path_only_and_on_segment_boundaries() {
         ("/admin/%23/public/x", "CVE-2025-54576: an encoded `#` ends nothing"),
         ("/admin/public/x", "CVE-2025-54576: unanchored"),
     ] {
-        let response = scene.get(target.as_bytes(), "Host: a.test\r\n");
+        let response = scene.target(target.as_bytes(), "Host: a.test\r\n");
         assert_eq!((response.status, response.reason().as_str()), (403, "insufficient_role"), "{why}");
         scene.origin.saw_nothing();
     }
@@ -193,7 +184,7 @@ fn an_exemption_looks_at_the_path_only_and_on_segment_boundaries() {
         ("/public.evil/x", "CVE-2026-40912"),
         ("/PUBLIC/x", "paths have case (RFC 9110 4.2.3)"),
     ] {
-        let response = scene.get(target.as_bytes(), "Host: a.test\r\n");
+        let response = scene.target(target.as_bytes(), "Host: a.test\r\n");
         assert_eq!((response.status, response.reason().as_str()), (404, "no_route"), "{why}: {target}");
         scene.origin.saw_nothing();
     }
@@ -205,7 +196,7 @@ fn an_escaped_letter_is_still_the_letter() {
     let scene =
         scene(|it| it.route("name = \"rest\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\""));
     for target in ["/%61dmin/x", "/ad%6din/x", "/%41dmin/../admin/x"] {
-        let response = scene.get(target.as_bytes(), "Host: a.test\r\n");
+        let response = scene.target(target.as_bytes(), "Host: a.test\r\n");
         assert!(matches!(response.status, 400 | 403), "{target}: {response:?}");
         scene.origin.saw_nothing();
     }
@@ -221,7 +212,7 @@ fn normalizing_resolves_once_and_forwards_what_was_judged() {
         ("/public/%2e/x", "/public/x"),
     ] {
         scene.origin.forget();
-        let response = scene.get(sent.as_bytes(), "Host: a.test\r\n");
+        let response = scene.target(sent.as_bytes(), "Host: a.test\r\n");
         assert_eq!(response.status, 200, "{sent}: {response:?}");
         assert_eq!(scene.origin.only().target(), forwarded, "{sent}");
     }
@@ -229,13 +220,13 @@ fn normalizing_resolves_once_and_forwards_what_was_judged() {
     for sent in
         ["/public/../admin/x", "/public/%2e%2e/admin/x", "/public//../admin/x", "/public/..%2fadmin/x"]
     {
-        let response = scene.get(sent.as_bytes(), "Host: a.test\r\n");
+        let response = scene.target(sent.as_bytes(), "Host: a.test\r\n");
         assert!(matches!(response.status, 400 | 403), "{sent}: {response:?}");
         scene.origin.saw_nothing();
     }
     // What has no one meaning stays refused: NUL, control bytes, broken escapes.
     for sent in ["/public/%00", "/public/%zz", "/public/%0a"] {
-        assert_eq!(scene.get(sent.as_bytes(), "Host: a.test\r\n").status, 400, "{sent}");
+        assert_eq!(scene.target(sent.as_bytes(), "Host: a.test\r\n").status, 400, "{sent}");
         scene.origin.saw_nothing();
     }
 }
@@ -246,13 +237,13 @@ fn a_host_is_the_same_however_it_is_written() {
     let port = scene.gateway.addr().port();
     for host in ["admin.test", "ADMIN.TEST", "Admin.test.", "admin.test:80", &format!("admin.test:{port}")] {
         // CVE-2021-39155, CVE-2026-27588: another spelling must not find another route.
-        let response = scene.get(b"/public/x", &format!("Host: {host}\r\n"));
+        let response = scene.target(b"/public/x", &format!("Host: {host}\r\n"));
         assert_eq!(response.status, 403, "{host}: {response:?}");
         scene.origin.saw_nothing();
     }
     for host in ["xadmin.test", "admin.test.evil.test", "admin-test"] {
         scene.origin.forget();
-        assert_eq!(scene.get(b"/public/x", &format!("Host: {host}\r\n")).status, 200, "{host}");
+        assert_eq!(scene.target(b"/public/x", &format!("Host: {host}\r\n")).status, 200, "{host}");
         scene.origin.only();
     }
 }
@@ -276,7 +267,7 @@ fn a_host_is_the_same_however_many_there_are() {
         "x.y.WIDE.test.",
         "[0:0::1]",
     ] {
-        let response = scene.get(b"/public/x", &format!("Host: {host}\r\n"));
+        let response = scene.target(b"/public/x", &format!("Host: {host}\r\n"));
         assert_eq!(response.status, 403, "{host}: {response:?}");
         scene.origin.saw_nothing();
     }
@@ -302,7 +293,7 @@ fn a_host_that_is_missing_double_or_malformed_is_refused() {
         ("Host: [1]\r\n", "no address"),
         ("Host:\r\n", "empty with an origin-form target: no host can be routed"),
     ] {
-        let response = scene.get(b"/public/x", hosts);
+        let response = scene.target(b"/public/x", hosts);
         assert_eq!(response.status, 400, "{why}: {response:?}");
         scene.origin.saw_nothing();
     }
@@ -318,11 +309,11 @@ fn an_absolute_target_must_agree_with_host() {
         ("http://a.test:81/public/x", "a.test:82"),
         ("HTTP://a.test/public/../admin/x", "a.test"),
     ] {
-        let response = scene.get(target.as_bytes(), &format!("Host: {host}\r\n"));
+        let response = scene.target(target.as_bytes(), &format!("Host: {host}\r\n"));
         assert_eq!(response.status, 400, "{target} with {host}: {response:?}");
         scene.origin.saw_nothing();
     }
-    let response = scene.get(b"http://a.test/public/x?q", "Host: a.test\r\n");
+    let response = scene.target(b"http://a.test/public/x?q", "Host: a.test\r\n");
     assert_eq!(response.status, 200, "{response:?}");
     assert_eq!(scene.origin.only().target(), "/public/x?q");
 }

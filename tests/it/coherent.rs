@@ -1,11 +1,16 @@
 //! From outside: memory answers without asking, Redis is obeyed at once whoever writes to it, and what is shown is so.
 
+use std::time::{Duration, Instant};
+
 use crate::ledger_common::{
     World, becomes, lookups, metric, patient_redis, presets, readiness_becomes, verdict,
 };
 use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Reply};
+
+/// `[ledger] max_staleness`, as it is unless told otherwise.
+const STALENESS: Duration = Duration::from_millis(500);
 
 const ALL: [&str; 3] = ["native", "token-blacklist", "invalid-users"];
 
@@ -67,13 +72,16 @@ fn a_ban_typed_into_redis_counts_on_every_gateway_although_memory_knew_better() 
             assert_eq!(verdict(gateway, &token), "200");
         }
         redis.cmd(&["SET", "invalid_user:7", "banned", "EX", "60"]);
-        let written = std::time::Instant::now();
+        let written = Instant::now();
         for gateway in &gateways {
-            becomes(gateway, &token, "403 user_banned");
+            eventually("the ban counts", || {
+                let asked = written.elapsed();
+                let found = verdict(gateway, &token);
+                assert!(found != "200" || asked < STALENESS, "passed {asked:?} after the ban");
+                if found == "403 user_banned" { Ok(()) } else { Err(found) }
+            });
             assert_eq!(verdict(gateway, &token), "403 user_banned");
         }
-        // The promise, with room for a slow machine; what it usually takes is measured elsewhere.
-        assert!(written.elapsed() < std::time::Duration::from_secs(2));
         redis.cmd(&["DEL", "invalid_user:7"]);
     }
     for gateway in &gateways {

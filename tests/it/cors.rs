@@ -3,7 +3,7 @@
 use http::Request;
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
@@ -19,8 +19,7 @@ struct Scene {
 
 fn scene(routes: &[&str]) -> Scene {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let setup =
-        Setup::new().section(PATIENT_DATABASE).server("h2c = true").issuer(&issuer).upstream("app", &origin);
+    let setup = Setup::new().server("h2c = true").issuer(&issuer).upstream("app", &origin);
     let with = |setup: Setup, route: &&str| setup.route(&format!("upstream = \"app\"\n{route}"));
     Scene { gateway: routes.iter().fold(setup, with).start(), origin, issuer }
 }

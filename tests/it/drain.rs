@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
+use crate::support::gateway::Gateway;
 use crate::support::issuer::Issuer;
 use crate::support::load::{Load, Target};
 use crate::support::origin::{Answer, Origin};
@@ -26,7 +26,6 @@ fn sigterm_under_load_loses_no_request_of_clients_that_do_as_they_are_told() {
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
     for delay in ["0s", "700ms"] {
         let setup = Gateway::guarding(&issuer, &origin)
-            .section(PATIENT_DATABASE)
             .server(&format!("shutdown_delay = \"{delay}\""))
             .section(&tls);
         let mut gateway = setup.start();
@@ -51,10 +50,7 @@ fn sigterm_under_load_loses_no_request_of_clients_that_do_as_they_are_told() {
 #[test]
 fn readiness_turns_false_before_anything_closes() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let mut gateway = Gateway::guarding(&issuer, &origin)
-        .section(PATIENT_DATABASE)
-        .server("shutdown_delay = \"3s\"")
-        .start();
+    let mut gateway = Gateway::guarding(&issuer, &origin).server("shutdown_delay = \"3s\"").start();
     let token = issuer.good("alice");
     let mut kept = gateway.raw();
     let mut ask = || {
@@ -82,10 +78,7 @@ fn readiness_turns_false_before_anything_closes() {
 #[test]
 fn told_twice_a_gateway_that_only_waits_for_load_balancers_ends_at_once() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let mut gateway = Gateway::guarding(&issuer, &origin)
-        .section(PATIENT_DATABASE)
-        .server("shutdown_delay = \"1h\"")
-        .start();
+    let mut gateway = Gateway::guarding(&issuer, &origin).server("shutdown_delay = \"1h\"").start();
     gateway.signal("TERM");
     not_ready(&gateway);
     gateway.signal("TERM");
@@ -96,7 +89,7 @@ fn told_twice_a_gateway_that_only_waits_for_load_balancers_ends_at_once() {
 #[test]
 fn a_connection_that_was_waited_on_since_before_hears_with_its_next_answer_that_it_ends() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let mut gateway = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).start();
+    let mut gateway = Gateway::guarding(&issuer, &origin).start();
     let token = issuer.good("alice");
     let request = format!("GET /x HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {token}\r\n\r\n");
     let mut kept = gateway.raw();

@@ -1,18 +1,15 @@
 //! Edited behind everyone's back, where services keep copies of rows in Redis: a stale copy keeps nobody out and lets
 //! nobody in, with its TTL of minutes or without; and what only Redis knew is there again after a flush.
 
-use std::time::Duration;
-
 use crate::feed_tables::{migrate, soon};
 use crate::ledger_common::{
     World, becomes, patient, patient_redis, presets, readiness_becomes, text, verdict,
 };
+use crate::support::eventually;
 use crate::support::gateway::Gateway;
 use crate::support::postgres::{Database, Postgres};
 use crate::support::redis::Redis;
-use crate::support::within;
 
-const SOON: Duration = Duration::from_secs(15);
 const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, id int GENERATED ALWAYS AS (user_id) STORED, \
                      email text, username text, phone_number text, is_active boolean NOT NULL DEFAULT true); \
                      INSERT INTO users (user_id, email) VALUES (7, 'seven@example.com'), (8, 'eight@example.com')";
@@ -59,7 +56,7 @@ fn copies_follow_the_row(preset: &str, key: &str, yes: &str, no: &str) {
     }
     // A service that missed the activation keeps its user out, but not for the five minutes of its copy.
     copy(no);
-    within(SOON, "the stale copy is taken away", || match text(redis, key) {
+    eventually("the stale copy is taken away", || match text(redis, key) {
         Some(stale) if stale == no => Err(stale),
         _ => Ok(()),
     });
@@ -68,7 +65,7 @@ fn copies_follow_the_row(preset: &str, key: &str, yes: &str, no: &str) {
     scene.set(false);
     soon(gateway, &token, "403 user_deactivated");
     copy(yes);
-    within(SOON, "the stale copy is taken away", || match text(redis, key) {
+    eventually("the stale copy is taken away", || match text(redis, key) {
         Some(stale) if stale == yes => Err(stale),
         _ => Ok(()),
     });
@@ -97,14 +94,14 @@ fn what_services_keep_in_redis_alone_is_there_again_after_a_flush_and_denies_all
     redis.cmd(&["SET", "frozen:7", "1", "EX", "600"]);
     let token = world.issuer.good("7");
     becomes(&gateway, &token, "403 frozen");
-    within(SOON, "it is copied", || match database.psql("SELECT name FROM portcullis_adopted").as_str() {
+    eventually("it is copied", || match database.psql("SELECT name FROM portcullis_adopted").as_str() {
         "frozen:7" => Ok(()),
         other => Err(other.to_owned()),
     });
     for _ in 0..5 {
         redis.cmd(&["FLUSHALL"]);
         let refused = || assert_ne!(verdict(&gateway, &token), "200");
-        within(SOON, "it is back", || {
+        eventually("it is back", || {
             refused();
             text(&redis, "frozen:7").ok_or("no key")
         });

@@ -1,19 +1,16 @@
 //! Edited behind everyone's back, on the side of Redis: services' own writes win or lose by the rules, and what only
 //! Redis knows is not lost with it.
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::ledger_common::{
     World, becomes, call, metric, metric_becomes, patient, patient_redis, presets, readiness_becomes, text,
     ttl, verdict,
 };
+use crate::support::eventually;
 use crate::support::postgres::Postgres;
 use crate::support::redis::{Redis, Reply};
-use crate::support::within;
 
-const SOON: Duration = Duration::from_secs(15);
 const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active'); \
                      INSERT INTO users (user_id) VALUES (7), (8)";
 
@@ -23,7 +20,7 @@ const RULES: &str = "[ledger]\npresets = [\"native\"]\n\
     [[ledger.rules]]\nname = \"flagged\"\nguards = \"user\"\nkey = \"flag:{sub}\"\ndeny_if = { equals = [\"off\"] }\n";
 
 fn settled(what: &str, redis: &Redis, key: &str, expected: Option<&str>) {
-    within(SOON, what, || match text(redis, key) {
+    eventually(what, || match text(redis, key) {
         found if found.as_deref() == expected => Ok(()),
         other => Err(other),
     });
@@ -42,7 +39,7 @@ fn an_entry_deleted_by_hand_is_written_again_while_the_row_denies() {
         settled("the entry is back", &redis, "invalid_user:7", Some("banned"));
     }
     redis.cmd(&["PEXPIRE", "invalid_user:7", "1"]);
-    within(SOON, "the entry is back with its whole life", || match ttl(&redis, "invalid_user:7") {
+    eventually("the entry is back with its whole life", || match ttl(&redis, "invalid_user:7") {
         left if left > 60 => Ok(()),
         left => Err(left),
     });
@@ -54,7 +51,7 @@ fn an_entry_deleted_by_hand_is_written_again_while_the_row_denies() {
     redis.cmd(&["SET", "invalid_user:8", "1", "PX", "3000"]);
     becomes(&gateway, &world.issuer.good("8"), "403 user_banned");
     let pushed = metric(&gateway, "portcullis_feed_changes_total{source=\"redis\"}");
-    within(SOON, "it has run out", || match text(&redis, "invalid_user:8") {
+    eventually("it has run out", || match text(&redis, "invalid_user:8") {
         None => Ok(()),
         Some(_) if metric(&gateway, "portcullis_repairs_total{kind=\"permissive\"}") > 0.0 => {
             panic!("it was repaired")
@@ -74,7 +71,7 @@ fn a_ban_typed_into_the_table_is_put_into_the_set_that_services_read() {
     let ledger = format!("{}[ledger.preset.invalid-users]\nlayout = \"set\"\n", presets(&["invalid-users"]));
     let gateway = world.start(&[&patient(&database), &patient_redis(&redis), &ledger]);
     let becomes_member = |expected: i64| {
-        within(SOON, "the set follows the row", || match redis.cmd(&["SISMEMBER", "invalid_users", "7"]) {
+        eventually("the set follows the row", || match redis.cmd(&["SISMEMBER", "invalid_users", "7"]) {
             Reply::Integer(it) if it == expected => Ok(()),
             other => Err(other),
         });
@@ -101,12 +98,12 @@ fn entries_that_services_keep_in_redis_alone_outlive_it() {
     redis.cmd(&["SET", "other:7", "1"]);
     redis.cmd(&["SADD", "frozen:set", "1"]);
     let copies = || database.psql("SELECT string_agg(name, ',' ORDER BY name) FROM portcullis_adopted");
-    within(SOON, "all are copied", || match copies().as_str() {
+    eventually("all are copied", || match copies().as_str() {
         "flag:8,flag:9,frozen:10,frozen:7,frozen:before" => Ok(()),
         other => Err(other.to_owned()),
     });
     redis.cmd(&["DEL", "frozen:10"]);
-    within(SOON, "what is lifted is lifted", || match copies().as_str() {
+    eventually("what is lifted is lifted", || match copies().as_str() {
         "flag:8,flag:9,frozen:7,frozen:before" => Ok(()),
         other => Err(other.to_owned()),
     });
@@ -115,7 +112,7 @@ fn entries_that_services_keep_in_redis_alone_outlive_it() {
          WHERE name = 'frozen:7'",
     );
     assert_eq!(life, "t");
-    within(SOON, "the list is complete", || match gateway.log().contains("are copied as they change") {
+    eventually("the list is complete", || match gateway.log().contains("are copied as they change") {
         true => Ok(()),
         false => Err(()),
     });

@@ -1,7 +1,7 @@
 //! Edited behind everyone's back: what is typed into a table of users counts at once, and so does taking it back.
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::ledger_common::{
     World, becomes, metric, metric_becomes, patient, patient_redis, presets, text, ttl, verdict,
@@ -10,12 +10,8 @@ use crate::support::gateway::{BINARY, Gateway, Setup};
 use crate::support::mysql::Mysql;
 use crate::support::postgres::{Database, Postgres};
 use crate::support::redis::Redis;
-use crate::support::{unique, within};
+use crate::support::{eventually, unique};
 
-/// Twice what is promised: two slow cores, many tests at once.
-const SOON: Duration = Duration::from_secs(4);
-/// A table that is polled on a busy machine is polled less often.
-const LATER: Duration = Duration::from_secs(15);
 const USERS: &str = "CREATE TABLE users (user_id int PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
                      status_updated_at timestamptz, last_security_action timestamptz, last_login timestamptz); \
                      INSERT INTO users (user_id) SELECT generate_series(1, 20)";
@@ -34,10 +30,21 @@ fn migrate_in(setup: &Setup, directory: &std::path::Path, words: &[&str]) -> Str
     String::from_utf8_lossy(&ran.stdout).into_owned()
 }
 
+/// By the feed, as [`told`] shows; otherwise what is remembered runs out in its own time.
 pub fn soon(gateway: &Gateway, token: &str, expected: &str) {
-    within(SOON, &format!("the verdict is {expected}"), || match verdict(gateway, token) {
+    eventually(&format!("the verdict is {expected}"), || match verdict(gateway, token) {
         it if it == expected => Ok(()),
         other => Err(other),
+    });
+}
+
+/// At least so many changes to the table have been heard of.
+fn told(gateway: &Gateway, least: f64) {
+    eventually("the feed has told", || {
+        match metric(gateway, "portcullis_feed_changes_total{source=\"table\"}") {
+            seen if seen >= least => Ok(()),
+            seen => Err(seen),
+        }
     });
 }
 
@@ -85,13 +92,16 @@ fn a_ban_typed_into_the_table_and_taken_back_counts_at_once_with_redis() {
         gateways.iter().for_each(|gateway| becomes(gateway, &token, "200"));
         set(&database, "banned");
         gateways.iter().for_each(|gateway| soon(gateway, &token, "403 user_banned"));
-        within(SOON, "services see it as well", || text(&redis, "invalid_user:7").ok_or("no key"));
+        eventually("services see it as well", || text(&redis, "invalid_user:7").ok_or("no key"));
         set(&database, "active");
         gateways.iter().for_each(|gateway| soon(gateway, &token, "200"));
-        assert_eq!(text(&redis, "invalid_user:7"), None);
+        eventually("services see that as well", || match text(&redis, "invalid_user:7") {
+            None => Ok(()),
+            other => Err(other),
+        });
     }
     let waiting = || database.psql("SELECT count(*) FROM portcullis_outbox");
-    within(SOON, "nothing waits", || if waiting() == "0" { Ok(()) } else { Err(waiting()) });
+    eventually("nothing waits", || if waiting() == "0" { Ok(()) } else { Err(waiting()) });
 }
 
 #[test]
@@ -103,13 +113,13 @@ fn what_is_typed_while_the_listeners_connection_is_cut_is_caught_up_with() {
     becomes(&gateway, &token, "200");
     let listeners = "FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND datname = current_database()";
     let cut = format!("SELECT count(pg_terminate_backend(pid)) {listeners}");
-    within(SOON, "it listens", || match database.psql(&cut).as_str() {
+    eventually("it listens", || match database.psql(&cut).as_str() {
         "0" => Err(()),
         _ => Ok(()),
     });
     set(&database, "banned");
     soon(&gateway, &token, "403 user_banned");
-    within(SOON, "it listens again", || {
+    eventually("it listens again", || {
         match database.psql(&format!("SELECT count(*) {listeners}")).as_str() {
             "1" => Ok(()),
             other => Err(other.to_owned()),
@@ -117,6 +127,7 @@ fn what_is_typed_while_the_listeners_connection_is_cut_is_caught_up_with() {
     });
     set(&database, "active");
     soon(&gateway, &token, "200");
+    told(&gateway, 2.0);
 }
 
 #[test]
@@ -126,24 +137,27 @@ fn a_change_that_commits_late_is_not_missed() {
     let gateway = setup.start();
     let token = world.issuer.good("7");
     becomes(&gateway, &token, "200");
-    // A slow transaction draws its number first, and commits after others.
+    // A slow transaction draws its number first, and commits after others: when it is let.
+    database.psql("CREATE TABLE go ()");
+    let slow = "BEGIN; UPDATE users SET status = 'banned' WHERE user_id = 7; \
+                DO $$ BEGIN FOR n IN 1..3000 LOOP EXIT WHEN EXISTS (SELECT FROM go); PERFORM pg_sleep(0.02); \
+                END LOOP; END $$; COMMIT";
+    let sleeping = "SELECT count(*) FROM pg_stat_activity \
+                    WHERE datname = current_database() AND wait_event = 'PgSleep'";
     std::thread::scope(|scope| {
-        let slow = scope.spawn(|| {
-            database.psql(
-                "BEGIN; UPDATE users SET status = 'banned' WHERE user_id = 7; SELECT pg_sleep(2); COMMIT",
-            );
-        });
-        within(SOON, "it sleeps", || {
-            match database.psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN; UPDATE%' AND wait_event = 'PgSleep'").as_str() {
-                "1" => Ok(()),
-                other => Err(other.to_owned()),
-            }
+        let slow = scope.spawn(|| database.psql(slow));
+        eventually("it sleeps", || match database.psql(sleeping).as_str() {
+            "1" => Ok(()),
+            other => Err(other.to_owned()),
         });
         database.psql("UPDATE users SET status = 'banned' WHERE user_id = 8");
         soon(&gateway, &world.issuer.good("8"), "403 user_banned");
+        assert_eq!(verdict(&gateway, &token), "200", "nobody has heard of it");
+        database.psql("INSERT INTO go DEFAULT VALUES");
         slow.join().unwrap();
     });
     soon(&gateway, &token, "403 user_banned");
+    told(&gateway, 2.0);
 }
 
 #[test]
@@ -153,7 +167,7 @@ fn what_is_typed_while_no_gateway_runs_is_found_by_the_next() {
     drop(setup.start());
     set(&database, "banned");
     let gateway = setup.start();
-    within(SOON, "Redis is told", || text(&redis, "invalid_user:7").ok_or("no key"));
+    eventually("Redis is told", || text(&redis, "invalid_user:7").ok_or("no key"));
     assert_eq!(verdict(&gateway, &world.issuer.good("7")), "403 user_banned");
 }
 
@@ -236,7 +250,7 @@ fn a_table_of_users_in_mariadb_is_watched_or_polled() {
             migrate(&setup, &["--watch-users"]);
         }
         database.query("UPDATE users SET status = 'banned'");
-        within(LATER, "the ban is found", || text(&redis, "invalid_user:7").ok_or("no key"));
+        eventually("the ban is found", || text(&redis, "invalid_user:7").ok_or("no key"));
         becomes(&gateway, &token, "403 user_banned");
         assert!(ttl(&redis, "invalid_user:7") > 0);
         database.query("UPDATE users SET status = 'active'");
@@ -244,7 +258,7 @@ fn a_table_of_users_in_mariadb_is_watched_or_polled() {
     }
     for source in ["poll", "table"] {
         let series = format!("portcullis_feed_changes_total{{source=\"{source}\"}}");
-        within(LATER, "both have told", || match metric(&gateway, &series) {
+        eventually("both have told", || match metric(&gateway, &series) {
             2.0.. => Ok(()),
             other => Err(other),
         });
@@ -272,19 +286,16 @@ fn many_requests_of_many_users_cost_the_database_few_queries() {
     };
     let before = asked();
     let start = Instant::now();
-    let mut requests = 0.0;
-    while start.elapsed() < Duration::from_secs(4) {
+    for _ in 0..20 {
         for token in tokens.iter().step_by(7) {
             assert_eq!(verdict(&gateway, token), "200");
-            requests += 1.0;
         }
     }
     let users = tokens.iter().step_by(7).count() as f64;
     let rules = 3.0;
     let queries = asked() - before;
     let lives = start.elapsed().as_secs_f64() / 5.0 + 1.0;
-    assert!(queries <= users * rules * lives, "{queries} queries for {requests} requests of {users} users");
-    assert!(requests > users * 3.0, "too slow a machine to tell: {requests}");
+    assert!(queries <= users * rules * lives, "{queries} queries for {users} users in {lives} lives");
     database.psql("UPDATE users SET status = 'banned' WHERE user_id = 100");
     soon(&gateway, &tokens[0], "403 user_banned");
 }

@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use serde_json::{Value, json};
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::raw::{self, Raw, Response};
@@ -16,7 +16,7 @@ const ROUTES: &str = "[[routes]]\nname = \"app\"\npath = \"/{*rest}\"\n\
 
 fn asked(style: &str, issuer: &Issuer, more: &str) -> Setup {
     let section = format!("[forward_auth]\nlisten = [\"127.0.0.1:0\"]\nstyle = \"{style}\"\n{more}\n");
-    Setup::new().section(PATIENT_DATABASE).issuer(issuer).section(&section).section(ROUTES)
+    Setup::new().issuer(issuer).section(&section).section(ROUTES)
 }
 
 fn start(style: &str) -> (Gateway, Issuer) {

@@ -9,10 +9,10 @@ use h2::Reason;
 use http::Request;
 
 use crate::http2::Scene;
-use crate::support::eventually;
 use crate::support::http2;
 use crate::support::https::Client;
 use crate::support::origin::Answer;
+use crate::support::{DEADLINE, eventually};
 
 #[test]
 fn heads_are_bounded_however_well_they_compress() {
@@ -105,8 +105,7 @@ fn who_has_everything_begun_and_takes_it_back_is_cut_off_and_counted() {
 #[test]
 fn a_connection_that_asks_nothing_is_not_kept() {
     let scene = Scene::new();
-    let gateway =
-        scene.setup().server("limits = { header_timeout = \"300ms\", idle_timeout = \"1s\" }").start();
+    let gateway = scene.setup().server("limits = { header_timeout = \"1s\", idle_timeout = \"3s\" }").start();
     // Neither preface nor settings.
     let silent = Client::of(&scene.authority).alpn(&[b"h2"]).connect(gateway.tls_addr(), "a.test").unwrap();
     silent.raw().rest_until_closed();
@@ -123,9 +122,9 @@ fn a_connection_that_asks_nothing_is_not_kept() {
 #[test]
 fn part_of_a_preface_is_not_waited_for_without_end() {
     let scene = Scene::new();
-    let gateway = scene.setup().server("h2c = true\nlimits = { header_timeout = \"300ms\" }").start();
+    let gateway = scene.setup().server("h2c = true\nlimits = { header_timeout = \"1s\" }").start();
     let mut stream = TcpStream::connect(gateway.addr()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(b"PRI * HT").unwrap();
     assert_eq!(stream.read(&mut [0; 16]).unwrap_or(0), 0);
     assert_eq!(gateway.metric("portcullis_slow_heads_total"), Some(1.0));
@@ -168,8 +167,7 @@ fn a_body_that_stalls_costs_its_stream_and_an_answer_nobody_reads_too() {
     scene
         .origin
         .answer(move |seen| if seen.target() == "/long" { Answer::new(200, &long) } else { Answer::ok() });
-    let gateway =
-        scene.setup().server("limits = { idle_timeout = \"1s\", header_timeout = \"500ms\" }").start();
+    let gateway = scene.setup().server("limits = { idle_timeout = \"1s\", header_timeout = \"1s\" }").start();
     let mut client = scene.connect(&gateway);
     let bearer = scene.bearer("alice");
     let began = Instant::now();
@@ -214,7 +212,7 @@ fn a_conversation_may_pause_after_the_answer_has_begun() {
         stream.write_all(b"two").unwrap();
     });
     let upstream = format!("[[upstreams]]\nname = \"talk\"\nservers = [\"{address}\"]");
-    let limits = "limits = { idle_timeout = \"1s\", header_timeout = \"500ms\" }";
+    let limits = "limits = { idle_timeout = \"1s\", header_timeout = \"1s\" }";
     let setup =
         scene.setup().server(limits).section(&upstream).route("path = \"/talk\"\nupstream = \"talk\"");
     let gateway = setup.start();

@@ -17,7 +17,7 @@ const ALONE: &str =
 
 /// `[redis]` that is given up soon: a hang is what these tests are about.
 fn hasty_redis(redis: &Redis) -> String {
-    format!("{}timeout = \"100ms\"\n", redis.config_toml())
+    format!("{}timeout = \"250ms\"\n", redis.config_toml())
 }
 
 fn database_with_users() -> Database<'static> {

@@ -4,8 +4,8 @@ use crate::ledger_common::{World, becomes, metric, presets, readiness_becomes, v
 use crate::support::cluster::Cluster;
 use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Reply};
+use crate::support::redis_tls::Authority;
 use crate::support::sentinels::Sentinels;
-use crate::support::tls::Authority;
 use crate::support::{eventually, free_port, leaks, unique};
 
 const DOCUMENTED: &str = include_str!("../../docs/redis.md");
@@ -14,7 +14,7 @@ const DOCUMENTED: &str = include_str!("../../docs/redis.md");
 fn secured(authority: &Authority, mutual: &str) -> (Redis, u16) {
     let port = free_port();
     let [certificate, key, ca] =
-        ["server.pem", "server.key", "ca.pem"].map(|it| authority.path(it).display().to_string());
+        ["server.crt", "server.key", "ca.pem"].map(|it| authority.path(it).display().to_string());
     let tls = port.to_string();
     let options = ["--tls-port", &tls, "--tls-cert-file", &certificate, "--tls-key-file", &key];
     let clients = ["--tls-ca-cert-file", &ca, "--tls-auth-clients", mutual];
@@ -57,7 +57,7 @@ fn a_redis_that_asks_for_a_certificate_gets_one() {
     let (world, authority) = (World::new(), Authority::new());
     let (_redis, port) = secured(&authority, "yes");
     let [ca, certificate, key] =
-        ["ca.pem", "client.pem", "client.key"].map(|it| authority.path(it).display().to_string());
+        ["ca.pem", "client.crt", "client.key"].map(|it| authority.path(it).display().to_string());
     let native = presets(&["native"]);
     let mutual = format!("ca = \"{ca}\"\ncert = \"{certificate}\"\nkey = \"{key}\"");
     bans(&world, &world.start(&[&section(port, &mutual), &native]));

@@ -9,7 +9,7 @@ use tokio::net::TcpSocket;
 
 use crate::http2::Scene;
 use crate::ledger_common::metric;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::https::Client;
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
@@ -22,7 +22,6 @@ const DESCRIPTORS: &str = "portcullis_connections_refused_total{reason=\"descrip
 
 fn public(origin: &Origin) -> Setup {
     Setup::new()
-        .section(PATIENT_DATABASE)
         .upstream("app", origin)
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
 }
@@ -119,7 +118,7 @@ fn what_has_not_shaken_hands_counts() {
 #[test]
 fn descriptors_that_run_out_lock_nobody_out_of_control() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let toml = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).toml();
+    let toml = Gateway::guarding(&issuer, &origin).toml();
     let gateway = Gateway::start_with_descriptors(&toml, 160);
     eventually("the gateway is ready", || match gateway.ready() {
         (200, _) => Ok(()),

@@ -2,14 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
 
 use jsonwebtoken::Algorithm;
 
 use crate::http2::Scene;
 use crate::ledger_common::metric;
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
+use crate::support::gateway::Gateway;
 use crate::support::http2;
 use crate::support::https::Client;
 use crate::support::issuer::Issuer;
@@ -27,7 +26,7 @@ struct World {
 impl World {
     fn new(limits: &str) -> Self {
         let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-        let setup = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE);
+        let setup = Gateway::guarding(&issuer, &origin);
         let gateway = setup.server(limits).log("level = \"info\"").start();
         let world = Self { origin, issuer, gateway, before: 0 };
         // What is allocated once is not what is asked for here.
@@ -36,9 +35,7 @@ impl World {
     }
 
     fn serves(&self) {
-        let began = Instant::now();
         assert_eq!(self.gateway.get("/x", Some(&self.issuer.good("alice"))).status, 200);
-        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     }
 
     /// What each of so many has cost.

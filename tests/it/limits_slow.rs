@@ -10,19 +10,20 @@ use http::Request;
 
 use crate::http2::Scene;
 use crate::ledger_common::metric;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Raw;
-use crate::support::{eventually, pause};
+use crate::support::{DEADLINE, eventually, pause};
 
 const SLOW: &str = "portcullis_slow_bodies_total";
 /// A body may pause for a second, and has another one until it must come at a thousand bytes a second.
-const LIMITS: &str =
-    "limits = { header_timeout = \"300ms\", idle_timeout = \"1s\", body_min_rate = \"1000B\" }";
+const LIMITS: &str = "limits = { header_timeout = \"1s\", idle_timeout = \"1s\", body_min_rate = \"1000B\" }";
+/// For clients that go on: on a busy machine they pause themselves.
+const PAUSE: &str = "idle_timeout = \"1s\"";
+const LONGER: &str = "idle_timeout = \"2s\"";
 
 fn public(origin: &Origin) -> Setup {
     Setup::new()
-        .section(PATIENT_DATABASE)
         .upstream("app", origin)
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
         .server(LIMITS)
@@ -35,7 +36,7 @@ fn trickle(raw: &mut Raw, piece: &str) -> Vec<u8> {
         raw.send(piece);
         // The client's own pace.
         pause(Duration::from_millis(100));
-        assert!(began.elapsed() < Duration::from_secs(20), "it is waited for without end");
+        assert!(began.elapsed() < DEADLINE, "it is waited for without end");
     }
     raw.rest_until_closed()
 }
@@ -81,7 +82,7 @@ fn a_body_that_stalls_is_given_up_and_the_client_told() {
 #[test]
 fn a_slow_body_that_comes_fast_enough_arrives_whole() {
     let origin = Origin::start();
-    let gateway = public(&origin).start();
+    let gateway = Gateway::start(&public(&origin).toml().replace(PAUSE, LONGER));
     let mut raw = gateway.raw();
     raw.send("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 40000\r\n\r\n");
     // Four seconds long.
@@ -97,8 +98,8 @@ fn a_slow_body_that_comes_fast_enough_arrives_whole() {
 #[test]
 fn no_rate_is_asked_for_where_none_is_wanted() {
     let origin = Origin::start();
-    let gateway = public(&origin);
-    let gateway = Gateway::start(&gateway.toml().replace("\"1000B\"", "0"));
+    let gateway = public(&origin).toml().replace("\"1000B\"", "0").replace(PAUSE, LONGER);
+    let gateway = Gateway::start(&gateway);
     let mut raw = gateway.raw();
     raw.send("POST /x HTTP/1.1\r\nHost: h\r\nContent-Length: 30\r\n\r\n");
     for _ in 0..30 {
@@ -125,7 +126,7 @@ fn over_http2_a_body_that_drips_costs_its_stream_alone() {
         if ended.is_ready() {
             break;
         }
-        assert!(began.elapsed() < Duration::from_secs(20), "it is waited for without end");
+        assert!(began.elapsed() < DEADLINE, "it is waited for without end");
     }
     match client.answer(begun.response) {
         Ok(answer) => assert_eq!(answer.status, 408),
@@ -191,7 +192,6 @@ fn events_may_be_far_between() {
         let _ = stream.shutdown(Shutdown::Both);
     });
     let gateway = Setup::new()
-        .section(PATIENT_DATABASE)
         .section(&format!("[[upstreams]]\nname = \"app\"\nservers = [\"{address}\"]\n"))
         .route("path = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"")
         .server(LIMITS)
@@ -213,14 +213,12 @@ fn an_answer_that_is_not_read_is_given_up() {
     let request = "GET /x HTTP/1.1\r\nHost: h\r\n\r\n";
     silent.write_all(request.as_bytes()).unwrap();
     sipping.write_all(request.as_bytes()).unwrap();
-    let began = Instant::now();
     eventually("the service is left alone", || {
         // Some hundred bytes a second.
         let _ = sipping.read(&mut [0; 1]);
         match origin.open() {
             0 => Ok(()),
-            open if began.elapsed() < Duration::from_secs(15) => Err(open),
-            open => panic!("still waited for: {open}"),
+            open => Err(open),
         }
     });
     drop(silent);

@@ -173,7 +173,7 @@ fn a_changed_file_is_noticed_without_a_signal() {
 fn sigterm_lets_running_requests_end_and_takes_no_new_ones() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let mut gateway = Gateway::guarding(&issuer, &origin).start();
-    origin.answer(|_| Answer::new(200, "in the end").delayed(Duration::from_millis(1500)));
+    origin.answer(|_| Answer::new(200, "in the end").delayed(Duration::from_secs(3)));
     let mut idle = gateway.raw();
     let mut running = gateway.raw();
     running.send(format!(
@@ -218,7 +218,11 @@ fn what_outlasts_the_drain_is_cut_at_its_deadline() {
     let begun = Instant::now();
     gateway.signal("TERM");
     assert_eq!(gateway.wait_exit().code(), Some(0));
-    assert!(begun.elapsed() >= Duration::from_millis(300) && begun.elapsed() < Duration::from_secs(8));
+    let took = begun.elapsed();
+    assert!(
+        Duration::from_millis(300) <= took && took < Duration::from_secs(25),
+        "of 30 s by default: {took:?}"
+    );
     stream.rest_until_closed();
     assert!(gateway.log().contains("Deadline passed"), "{}", gateway.log());
 }

@@ -12,7 +12,7 @@ use crate::ledger_common::{becomes, document, patient_redis, verdict};
 use crate::observers::setup;
 use crate::refresh::{BODY, refresh_token};
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
@@ -50,7 +50,7 @@ fn is_kept(redis: &Redis, refresh: &str) {
 fn a_logout_and_a_login_are_heard_where_the_client_speaks_http2() {
     let redis = Redis::start();
     let (issuer, origin) = (Issuer::new(Algorithm::HS256), Origin::start());
-    let setup = setup(&issuer, &origin).server("h2c = true").section(PATIENT_DATABASE);
+    let setup = setup(&issuer, &origin).server("h2c = true");
     let gateway = setup.route(&login("app")).section(&patient_redis(&redis)).section(PRESETS).start();
     let mut client = Http2::plain(gateway.addr());
 
@@ -84,7 +84,7 @@ fn a_logout_and_a_login_are_heard_where_the_client_speaks_http2() {
 #[test]
 fn a_client_that_resets_its_stream_does_not_undo_a_logout() {
     let (issuer, origin) = (Issuer::new(Algorithm::HS256), Origin::start());
-    let gateway = setup(&issuer, &origin).server("h2c = true").section(PATIENT_DATABASE).start();
+    let gateway = setup(&issuer, &origin).server("h2c = true").start();
     let mut client = Http2::plain(gateway.addr());
     let body = Bytes::from_static(b"{}");
     for (path, with_body) in [("/token", false), ("/token", true), ("/x", false)] {
@@ -136,7 +136,6 @@ fn a_reset_does_not_undo_a_logout_of_a_service_that_speaks_http2() {
     let gateway = Setup::new()
         .server("h2c = true")
         .issuer(&issuer)
-        .section(PATIENT_DATABASE)
         .section(&service.config_toml("app", "http2 = true"))
         .route("name = \"out\"\npath = \"/hold\"\nupstream = \"app\"\non_response = [{ revoke = \"token\" }]")
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
@@ -171,7 +170,6 @@ fn a_login_is_heard_where_the_service_speaks_http2_and_ends_with_trailers() {
     let gateway = Setup::new()
         .server("h2c = true")
         .issuer(&issuer)
-        .section(PATIENT_DATABASE)
         .section(&patient_redis(&redis))
         .section(PRESETS)
         .section(&service.config_toml("app", "http2 = true"))
@@ -219,7 +217,6 @@ fn a_body_that_was_read_for_its_token_reaches_the_server_that_is_asked_next_whol
     let gateway = Setup::new()
         .server("h2c = true")
         .issuer(&issuer)
-        .section(PATIENT_DATABASE)
         .section(&format!(
             "[[upstreams]]\nname = \"app\"\nservers = [\"{dead}\", \"{}\"]\neject = {{ failures = 0 }}\n",
             origin.addr()
@@ -259,7 +256,6 @@ fn a_token_in_a_body_of_http2_counts_however_its_end_is_told() {
     let (issuer, origin) = (Issuer::new(Algorithm::HS256), Origin::start());
     let gateway = Gateway::guarding(&issuer, &origin)
         .server("h2c = true")
-        .section(PATIENT_DATABASE)
         .route(
             "name = \"refresh\"\npath = \"/refresh\"\nupstream = \"app\"\nauth = \"refresh\"\n\
              token_from = [\"cookie:refresh\", \"body:refreshToken\"]",

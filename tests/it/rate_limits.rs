@@ -4,10 +4,11 @@ use jsonwebtoken::Algorithm;
 
 use crate::http2::Scene;
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::{self, Response};
+use crate::support::reloads::reload;
 
 struct World {
     issuer: Issuer,
@@ -22,7 +23,6 @@ impl World {
     /// `/a` and what is below it, guarded, with these lines; everything else guarded without.
     fn setup(&self, lines: &str) -> Setup {
         Gateway::guarding(&self.issuer, &self.origin)
-            .section(PATIENT_DATABASE)
             .route(&format!("name = \"a\"\npath = \"/a/{{*rest}}\"\nupstream = \"app\"\n{lines}"))
     }
 
@@ -110,12 +110,14 @@ fn who_is_refused_keeps_the_connection() {
 #[test]
 fn it_comes_back_with_time_as_much_as_it_says() {
     let world = World::new();
-    let gateway = world.start("rate_limit = { by = \"subject\", requests = 2, per = \"4s\", burst = 1 }");
+    let gateway = world.start("rate_limit = { by = \"subject\", requests = 2, per = \"8s\", burst = 1 }");
     let token = world.issuer.good("alice");
     let first = gateway.get("/a/x", Some(&token));
-    assert_eq!((first.status, first.header("ratelimit-policy")), (200, Some("\"default\";q=2;w=4;burst=1")));
+    assert_eq!((first.status, first.header("ratelimit-policy")), (200, Some("\"default\";q=2;w=8;burst=1")));
     let refused = gateway.get("/a/x", Some(&token));
-    assert_eq!((refused.status, refused.header("retry-after")), (429, Some("2")));
+    // One comes back every four seconds, some of which a busy machine has taken by now.
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!(refused.status == 429 && (2..=4).contains(&wait), "{refused:?}");
     eventually("it may come again", || match status(&gateway, "/a/x", &token) {
         200 => Ok(()),
         other => Err(other),
@@ -274,11 +276,8 @@ fn a_reload_gives_nobody_a_new_allowance() {
     let token = world.issuer.good("alice");
     assert_eq!(statuses(&gateway, "/a/x", &token, 3), [200, 200, 429]);
     let more = setup.route("name = \"b\"\npath = \"/b\"\nupstream = \"app\"\nauth = \"public\"");
-    gateway.rewrite_config(&more.toml());
-    eventually("the new route is there", || match gateway.get("/b", None).status {
-        200 => Ok(()),
-        other => Err(other),
-    });
+    reload(&gateway, &more.toml());
+    assert_eq!(gateway.get("/b", None).status, 200, "the new route is there");
     assert_eq!(status(&gateway, "/a/x", &token), 429);
 }
 

@@ -3,7 +3,7 @@
 use crate::ledger_common::{World, metric, patient_redis, readiness_becomes};
 use crate::ledger_tls::documented_acl;
 use crate::support::cluster::Cluster;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
+use crate::support::gateway::Gateway;
 use crate::support::redis::{Redis, Reply};
 use crate::support::sentinels::Sentinels;
 use crate::support::{eventually, leaks, unique};
@@ -12,7 +12,7 @@ const FALLBACKS: &str = "portcullis_rate_limit_fallbacks_total";
 
 fn route(name: &str, by: &str, requests: u64) -> String {
     format!(
-        "{PATIENT_DATABASE}[[routes]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"app\"\n\
+        "[[routes]]\nname = \"{name}\"\npath = \"/{name}\"\nupstream = \"app\"\n\
          rate_limit = {{ by = \"{by}\", requests = {requests}, per = \"1h\", shared = true }}\n"
     )
 }
@@ -37,11 +37,7 @@ fn status(gateway: &Gateway, path: &str, token: &str) -> u16 {
 #[test]
 fn gateways_count_together_and_redis_keeps_no_more_of_it_than_it_must() {
     let (world, redis) = (World::new(), Redis::start());
-    let sections = [
-        patient_redis(&redis),
-        route("a", "subject", 4),
-        route("b", "route", 3).replace(PATIENT_DATABASE, ""),
-    ];
+    let sections = [patient_redis(&redis), route("a", "subject", 4), route("b", "route", 3)];
     let setup = world.setup(&sections.each_ref().map(String::as_str));
     let (here, there) = (setup.start(), setup.start());
     for gateway in [&here, &there] {

@@ -173,7 +173,7 @@ fn a_body_over_the_bound_is_a_413_whether_it_says_so_or_not() {
 #[test]
 fn a_client_that_never_finishes_its_body_is_not_waited_for() {
     let (issuer, origin) = (Issuer::new(Algorithm::HS256), Origin::start());
-    let gateway = setup(&issuer, &origin, BODY).server("limits = { header_timeout = \"300ms\" }").start();
+    let gateway = setup(&issuer, &origin, BODY).server("limits = { header_timeout = \"1s\" }").start();
     for framing in ["Content-Length: 100", "Transfer-Encoding: chunked"] {
         let mut raw = gateway.raw();
         raw.send(format!("POST /refresh HTTP/1.1\r\nHost: a.test\r\n{JSON}\r\n{framing}\r\n\r\n"));

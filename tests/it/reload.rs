@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use jsonwebtoken::Algorithm;
 
 use crate::ledger_common::patient_redis;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::load::{Load, Target};
 use crate::support::origin::{Answer, Origin};
@@ -17,7 +17,7 @@ use crate::support::reloads::{APPLIED, REFUSED, counted, reload};
 use crate::support::{eventually, free_port};
 
 fn guarding(issuer: &Issuer, origin: &Origin) -> Setup {
-    Gateway::guarding(issuer, origin).section(PATIENT_DATABASE)
+    Gateway::guarding(issuer, origin)
 }
 
 fn refuse(gateway: &Gateway, toml: &str) {
@@ -55,7 +55,6 @@ fn fifty_reloads_of_everything_lose_neither_a_request_nor_a_connection() {
             0 => setup,
             // A second issuer, each with a realm of its own.
             1 => Setup::new()
-                .section(PATIENT_DATABASE)
                 .section(&(issuer.config_toml() + "realm = \"one\"\n"))
                 .section(&(other.config_toml() + "realm = \"two\"\n"))
                 .upstream("app", &origins[round % 2])
@@ -299,7 +298,6 @@ fn keys_of_issuers_secrets_and_certificates_are_watched_too() {
     shelf.put("a", &authority.server(&["a.test"]));
     let keys = issuer.config_with(&format!("jwks_file = \"{}\"", issuer.jwks_file().display()));
     let gateway = Setup::new()
-        .section(PATIENT_DATABASE)
         .section(&keys)
         .section(&shelf.listener(&[shelf.entry("a", &["a.test"])], ""))
         .upstream("app", &origin)

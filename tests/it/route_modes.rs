@@ -7,7 +7,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin, Seen};
@@ -22,7 +22,6 @@ struct Scene {
 fn observing(rest: &str, sections: &str) -> Scene {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let gateway = Setup::new()
-        .section(PATIENT_DATABASE)
         .server("h2c = true")
         .issuer(&issuer)
         .upstream("app", &origin)
@@ -133,7 +132,7 @@ fn an_outage_of_the_ledger_stops_nobody_on_an_observing_route() {
 
 fn bounded() -> Scene {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let gateway = Setup::new().section(PATIENT_DATABASE)
+    let gateway = Setup::new()
         .server("h2c = true\nlimits = { body_bytes = 16 }")
         .issuer(&issuer)
         .upstream("app", &origin)

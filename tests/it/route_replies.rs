@@ -5,7 +5,7 @@ use std::fs;
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
@@ -19,12 +19,7 @@ fn ask(gateway: &Gateway, target: &str, host: &str) -> Response {
 
 fn setup(issuer: &Issuer, origin: &Origin) -> Setup {
     let everything = "name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"";
-    Setup::new()
-        .section(PATIENT_DATABASE)
-        .server("h2c = true")
-        .issuer(issuer)
-        .upstream("app", origin)
-        .route(everything)
+    Setup::new().server("h2c = true").issuer(issuer).upstream("app", origin).route(everything)
 }
 
 #[test]
@@ -128,8 +123,7 @@ fn maintenance_is_switched_by_a_reload_and_lets_some_in() {
     let (issuer, origin) = (Issuer::new(Algorithm::ES256), Origin::start());
     let guarded = "path = \"/{*rest}\"\nupstream = \"app\"\nhtml = true";
     let set = |server: &str, own: &str| {
-        let setup =
-            Setup::new().section(PATIENT_DATABASE).server("trusted_proxies = [\"127.0.0.1\"]").server(server);
+        let setup = Setup::new().server("trusted_proxies = [\"127.0.0.1\"]").server(server);
         let setup = setup.issuer(&issuer).upstream("app", &origin).route(guarded);
         setup.route(&format!("path = \"/status\"\nauth = \"public\"\nupstream = \"app\"\n{own}")).toml()
     };
@@ -196,7 +190,7 @@ const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q
 #[test]
 fn a_browser_is_sent_to_log_in_with_the_way_back_and_a_script_is_not() {
     let (issuer, origin) = (Issuer::new(Algorithm::ES256), Origin::start());
-    let gateway = Setup::new().section(PATIENT_DATABASE)
+    let gateway = Setup::new()
         .issuer(&issuer)
         .upstream("app", &origin)
         .route("path = \"/{*rest}\"\nupstream = \"app\"\nredirect = \"/login?lang=en\"\nreturn_to = \"next\"\nhtml = true")

@@ -3,7 +3,7 @@
 use jsonwebtoken::Algorithm;
 use serde_json::json;
 
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::http2::Http2;
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin, Seen};
@@ -19,7 +19,7 @@ fn scene(routes: &[&str]) -> Scene {
     let origin = Origin::start();
     let with =
         |setup: Setup, route: &&str| setup.route(&format!("upstream = \"app\"\nauth = \"public\"\n{route}"));
-    let setup = Setup::new().section(PATIENT_DATABASE).server("h2c = true").upstream("app", &origin);
+    let setup = Setup::new().server("h2c = true").upstream("app", &origin);
     Scene { gateway: routes.iter().fold(setup, with).start(), origin }
 }
 
@@ -128,11 +128,7 @@ fn a_service_gets_the_clients_host_unless_the_route_says_another() {
     let service = Service::start(Speaks::h2c());
     let route = "path = \"/api/{*rest}\"\nupstream = \"app\"\nauth = \"public\"\n\
                  rewrite = { strip_prefix = \"/api\", host = \"app.internal\" }";
-    let gateway = Setup::new()
-        .section(PATIENT_DATABASE)
-        .section(&service.config_toml("app", "http2 = true"))
-        .route(route)
-        .start();
+    let gateway = Setup::new().section(&service.config_toml("app", "http2 = true")).route(route).start();
     assert_eq!(gateway.get("/api/x?y", None).status, 200);
     let told = service.only();
     assert_eq!((told.version, told.path.as_str()), ("HTTP/2.0", "/x"));
@@ -186,8 +182,7 @@ upstream = "app"
 auth = "optional"
 headers.request = { remove = ["cookie", "X-Secret"], set = { X-Who = "{sub}@{claims.tenant}", x-ip = "{client_ip}", x-fixed = "one", x-name = "{tenant_name}" }, add = { x-more = "{method} {scheme}://{host}{path}?{query}" } }
 headers.response = { remove = ["server"], set = { strict-transport-security = "max-age=63072000", x-request = "{request_id}" }, add = { set-cookie = "seen=1" } }"#;
-    let gateway =
-        Setup::new().section(PATIENT_DATABASE).issuer(&issuer).upstream("app", &origin).route(route).start();
+    let gateway = Setup::new().issuer(&issuer).upstream("app", &origin).route(route).start();
     origin.answer(|_| {
         Answer::ok()
             .header("Server", "own")
@@ -244,8 +239,7 @@ fn no_claim_and_no_path_breaks_out_of_a_header_of_the_route() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let route = "path = \"/{*rest}\"\nupstream = \"app\"\nauth = \"optional\"\n\
                  headers.request.set = { x-name = \"{claims.name}\" }\nheaders.response.set = { x-name = \"{claims.name}\" }";
-    let gateway =
-        Setup::new().section(PATIENT_DATABASE).issuer(&issuer).upstream("app", &origin).route(route).start();
+    let gateway = Setup::new().issuer(&issuer).upstream("app", &origin).route(route).start();
     for name in ["a\r\nX-Evil: 1", "a\nX-Evil: 1", "a\0b", "\u{7f}", "a\u{85}b"] {
         let token = issuer.token("alice", |claims| claims["name"] = json!(name));
         let response = gateway.get("/x", Some(&token));
@@ -262,8 +256,7 @@ fn denials_carry_the_routes_headers_and_keep_what_they_say_themselves() {
     let route = "path = \"/{*rest}\"\nupstream = \"app\"\n\
                  headers.response = { set = { strict-transport-security = \"max-age=1\", cache-control = \"public, max-age=600\", \
                  www-authenticate = \"None\", x-who = \"{sub}\" }, remove = [\"x-request-id\"] }";
-    let gateway =
-        Setup::new().section(PATIENT_DATABASE).issuer(&issuer).upstream("app", &origin).route(route).start();
+    let gateway = Setup::new().issuer(&issuer).upstream("app", &origin).route(route).start();
     let denied = gateway.get("/x", None);
     assert_eq!((denied.status, denied.reason().as_str()), (401, "token_missing"));
     assert_eq!(values(&denied, "strict-transport-security"), ["max-age=1"]);
@@ -283,7 +276,7 @@ fn denials_carry_the_routes_headers_and_keep_what_they_say_themselves() {
 #[test]
 fn a_token_is_taken_out_of_a_rewritten_target_and_a_retry_is_rewritten_once() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
-    let gateway = Setup::new().section(PATIENT_DATABASE)
+    let gateway = Setup::new()
         .issuer(&issuer)
         .section("[identity]\nforward_token = false\n")
         .upstream("app", &origin)

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::gateway::{BINARY, Gateway, PATIENT_DATABASE};
+use crate::support::gateway::{BINARY, Gateway};
 use crate::support::issuer::Issuer;
 use crate::support::origin::Origin;
 use crate::support::server::{program, send_signal};
@@ -71,9 +71,7 @@ fn a_service_manager_is_told_of_the_whole_life() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
     let mut manager = Manager::new(&path);
-    let setup = Gateway::guarding(&issuer, &origin)
-        .section(PATIENT_DATABASE)
-        .server("drain = \"7s\"\nshutdown_delay = \"0s\"");
+    let setup = Gateway::guarding(&issuer, &origin).server("drain = \"7s\"\nshutdown_delay = \"0s\"");
     let variables = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "200000")];
     let mut gateway = Gateway::start_in(&setup.toml(), &variables);
     manager.hear("READY=1");
@@ -157,7 +155,6 @@ fn sockets_that_a_manager_has_opened_are_served_and_keep_connections_over_a_rest
     let [proxy, admin] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [proxy_addr, admin_addr]: [SocketAddr; 2] = [&proxy, &admin].map(|it| it.local_addr().unwrap());
     let toml = Gateway::guarding(&issuer, &origin)
-        .section(PATIENT_DATABASE)
         .toml()
         .replacen("listen = [\"127.0.0.1:0\"]", &format!("listen = [\"{proxy_addr}\"]"), 1)
         .replacen("listen = \"127.0.0.1:0\"", &format!("listen = \"{admin_addr}\""), 1);
@@ -182,7 +179,7 @@ fn a_socket_for_an_address_that_nobody_wants_is_told_and_closed() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let [proxy, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let proxy_addr = proxy.local_addr().unwrap();
-    let toml = Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).toml().replacen(
+    let toml = Gateway::guarding(&issuer, &origin).toml().replacen(
         "listen = [\"127.0.0.1:0\"]",
         &format!("listen = [\"{proxy_addr}\"]"),
         1,
@@ -200,7 +197,7 @@ fn the_limit_of_open_files_is_raised_and_told_of_where_it_is_low() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let toml = |connections: usize| {
         let limits = format!("limits = {{ connections = {connections}, idle_upstreams = 44 }}");
-        Gateway::guarding(&issuer, &origin).section(PATIENT_DATABASE).server(&limits).toml()
+        Gateway::guarding(&issuer, &origin).server(&limits).toml()
     };
     for (connections, warned) in [(350, false), (351, true)] {
         let script = "ulimit -S -n 100 && ulimit -H -n 1000 && exec \"$0\" run 1>&2";

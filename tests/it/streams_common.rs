@@ -1,7 +1,6 @@
 //! What the tests of open exchanges have in common: a service that keeps them open, and clients that stay.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use jsonwebtoken::Algorithm;
 
@@ -23,8 +22,7 @@ pub fn origin() -> Origin {
     // Pingora sends the first bytes of an answer with a length when there are more than fit into a segment.
     let download = [&b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"[..], &[b'x'; 5000]].concat();
     Origin::answering(move |seen| match seen.target().split(['/', '?']).nth(1) {
-        // Pingora 0.9.1 ends a tunnel whose 101 comes before it has noted that the request has no body.
-        Some("ws") => Answer::switch_to_websocket().delayed(Duration::from_millis(20)),
+        Some("ws") => Answer::switch_to_websocket(),
         Some("events") => {
             raw(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n\
               9\r\ndata: 1\n\n\r\n")
@@ -55,9 +53,9 @@ impl Scene {
         self.issuer.token(user, |claims| claims["sid"] = session.into())
     }
 
-    /// A token that lives so long.
-    pub fn short(&self, user: &str, seconds: u64) -> String {
-        self.issuer.token(user, |claims| claims["exp"] = (crate::support::now() + seconds).into())
+    /// A token that expires then.
+    pub fn until(&self, user: &str, expires: u64) -> String {
+        self.issuer.token(user, |claims| claims["exp"] = expires.into())
     }
 }
 
@@ -89,19 +87,13 @@ pub fn open(address: SocketAddr, kind: &'static str, token: &str) -> Open {
 }
 
 pub fn open_over(connect: impl Fn() -> Raw, kind: &'static str, token: Option<&str>) -> Open {
-    let request = request(kind, token);
-    if kind == "ws" {
-        // See `origin`: on a busy machine the delay may not be enough.
-        return eventually("a tunnel that stays", || {
-            let mut raw = connect();
-            let status = raw.send(&request).response().status;
-            assert_eq!(status, 101);
-            raw.send(FRAME).try_bytes(FRAME.len()).map(|_| Open { raw, kind })
-        });
-    }
     let mut raw = connect();
-    raw.send(&request);
+    raw.send(request(kind, token));
     match kind {
+        "ws" => {
+            assert_eq!(raw.response().status, 101);
+            assert_eq!(raw.send(FRAME).bytes(FRAME.len()), FRAME);
+        }
         "events" | "download" => assert_eq!(raw.response_to_head().status, 200),
         "upload" => drop(raw.send(vec![b'x'; 2000])),
         _ => {}

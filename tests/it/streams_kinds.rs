@@ -1,15 +1,13 @@
 //! How each kind of stream ends: WebSockets by a frame where one can stand, HTTP/2 by the reset of that one stream, and all
 //! of it over TLS too.
 
-use std::time::Duration;
-
 use http::Request;
 
 use crate::streams_common::{
     FRAME, KINDS, Scene, close_frame, open, open_over, origin, request, service_is_left, streams_become,
 };
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE};
+use crate::support::gateway::Gateway;
 use crate::support::http2::{Http2, get};
 use crate::support::https::Client;
 use crate::support::origin::Answer;
@@ -22,7 +20,7 @@ fn everything_ends_over_tls_as_it_does_without() {
     let (scene, authority, shelf) = (Scene::new(), Authority::new(), Shelf::new());
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
-    let gateway = scene.setup(&[PATIENT_DATABASE, &tls]).start();
+    let gateway = scene.setup(&[&tls]).start();
     let address = gateway.tls_addr();
     let connect = || {
         let client = Client::of(&authority);
@@ -44,21 +42,20 @@ fn tunnel(scene: &Scene, gateway: &Gateway, token: &str, said: &[u8]) -> Raw {
             [b"HTTP/1.1 101 Go on\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", &*said_after]
                 .concat(),
         ),
-        ..Answer::switch_to_websocket().delayed(Duration::from_millis(20))
+        ..Answer::switch_to_websocket()
     });
-    eventually("a tunnel that stays", || {
-        let mut raw = gateway.raw();
-        raw.send(request("ws", Some(token)));
-        assert_eq!(raw.response().status, 101);
-        // An echo behind what the service has said shows that the tunnel stays.
-        raw.send(FRAME).try_bytes(said.len() + FRAME.len()).map(|_| raw)
-    })
+    let mut raw = gateway.raw();
+    raw.send(request("ws", Some(token)));
+    assert_eq!(raw.response().status, 101);
+    // An echo behind what the service has said.
+    raw.send(FRAME).bytes(said.len() + FRAME.len());
+    raw
 }
 
 #[test]
 fn no_frame_is_put_into_another_one() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     // The head of a frame of 100 000 bytes, of which some come.
     let begun = [&b"\x82\x7f\0\0\0\0\0\x01\x86\xa0"[..], &[b'x'; 500]].concat();
     let mut raw = tunnel(&scene, &gateway, &scene.issuer.good("alice"), &begun);
@@ -70,7 +67,7 @@ fn no_frame_is_put_into_another_one() {
 #[test]
 fn between_the_frames_of_one_message_there_may_be_a_last_one() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     let mut raw = tunnel(&scene, &gateway, &scene.issuer.good("alice"), b"\x01\x03one\x00\x03two");
     gateway.ban("alice");
     assert_eq!(raw.rest_until_closed(), close_frame(1008, "user_banned"));
@@ -79,7 +76,7 @@ fn between_the_frames_of_one_message_there_may_be_a_last_one() {
 #[test]
 fn after_the_services_own_last_frame_there_is_no_other() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     let mut raw = tunnel(&scene, &gateway, &scene.issuer.good("alice"), b"\x88\x02\x03\xe8");
     gateway.ban("alice");
     assert_eq!(raw.rest_until_closed(), b"");
@@ -88,7 +85,7 @@ fn after_the_services_own_last_frame_there_is_no_other() {
 #[test]
 fn a_client_that_talks_all_the_time_hears_why_too() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).start();
+    let gateway = scene.setup(&[]).start();
     for round in 0..5 {
         let user = format!("user-{round}");
         let mut open = open(gateway.addr(), "ws", &scene.issuer.good(&user));
@@ -165,7 +162,7 @@ fn one_stream_ends(scene: &Scene, gateway: &Gateway, client: &mut Http2) {
 #[test]
 fn of_a_connection_of_http2_only_that_users_streams_end() {
     let scene = Scene::new();
-    let gateway = scene.setup(&[PATIENT_DATABASE]).server("h2c = true").start();
+    let gateway = scene.setup(&[]).server("h2c = true").start();
     let mut client = Http2::plain(gateway.addr());
     one_stream_ends(&scene, &gateway, &mut client);
 }
@@ -175,7 +172,7 @@ fn of_a_connection_of_http2_over_tls_only_that_users_streams_end() {
     let (scene, authority, shelf) = (Scene::new(), Authority::new(), Shelf::new());
     shelf.put("a", &authority.server(&["a.test"]));
     let tls = shelf.listener(&[shelf.entry("a", &["a.test"])], "");
-    let gateway = scene.setup(&[PATIENT_DATABASE, &tls]).start();
+    let gateway = scene.setup(&[&tls]).start();
     let mut client = Http2::tls(&Client::of(&authority), gateway.tls_addr(), "a.test");
     one_stream_ends(&scene, &gateway, &mut client);
 }
@@ -187,7 +184,6 @@ fn a_grpc_call_ends_at_the_client_and_at_the_service() {
     let gateway = crate::support::gateway::Setup::new()
         .server("h2c = true")
         .issuer(&scene.issuer)
-        .section(PATIENT_DATABASE)
         .section(&service.config_toml("app", "http2 = true"))
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
         .start();
@@ -224,7 +220,7 @@ fn a_grpc_call_ends_at_the_client_and_at_the_service() {
 fn what_outlasts_the_drain_is_told_that_the_gateway_goes() {
     let scene = Scene { origin: origin(), ..Scene::new() };
     let route = "name = \"open\"\npath = \"/ws\"\nupstream = \"app\"\nauth = \"optional\"";
-    let setup = scene.setup(&[PATIENT_DATABASE]).server("drain = \"500ms\"").route(route);
+    let setup = scene.setup(&[]).server("drain = \"500ms\"").route(route);
     let mut gateway = setup.start();
     let token = scene.issuer.good("alice");
     let opened = [Some(token.as_str()), None].map(|token| open_over(|| gateway.raw(), "ws", token));

@@ -3,28 +3,17 @@
 use jsonwebtoken::Algorithm;
 
 use crate::streams_common::{Open, Scene, open, open_over, streams_become};
-use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
+use crate::support::reloads::reload;
 
 const ROUTES: &str = "[[routes]]\nname = \"ws\"\npath = \"/ws\"\nupstream = \"app\"\n";
 
 /// A gateway with one route to `/ws`, and the text of its configuration.
 fn gateway(scene: &Scene, routes: &str) -> (Gateway, String) {
     let setup = Setup::new().issuer(&scene.issuer).upstream("app", &scene.origin);
-    let toml = setup.section(PATIENT_DATABASE).section(routes).toml();
+    let toml = setup.section(routes).toml();
     (Gateway::start(&toml), toml)
-}
-
-fn reload(gateway: &Gateway, toml: &str) {
-    let series = "portcullis_reloads_total{outcome=\"applied\"}";
-    let before = gateway.metric(series).unwrap();
-    gateway.rewrite_config(toml);
-    gateway.signal("HUP");
-    eventually("the new configuration is in force", || match gateway.metric(series) {
-        Some(applied) if applied > before => Ok(()),
-        applied => Err((applied, gateway.log())),
-    });
 }
 
 #[test]
@@ -75,7 +64,7 @@ fn an_issuer_that_is_believed_no_more_ends_its_users_streams() {
     let realm =
         |toml: &str, name: &str| toml.replace("[[issuers]]", &format!("[[issuers]]\nrealm = \"{name}\""));
     let (one, two) = (realm(&scene.issuer.config_toml(), "one"), realm(&second.config_toml(), "two"));
-    let setup = Setup::new().section(&one).upstream("app", &scene.origin).section(PATIENT_DATABASE);
+    let setup = Setup::new().section(&one).upstream("app", &scene.origin);
     let without = setup.section(ROUTES).toml();
     let gateway = Gateway::start(&format!("{without}{two}"));
     let mut stays = open(gateway.addr(), "ws", &scene.issuer.good("alice"));

@@ -8,7 +8,7 @@ use jsonwebtoken::Algorithm;
 use crate::feed_tables::migrate;
 use crate::ledger_common::{patient, patient_redis, presets, readiness_becomes, verdict};
 use crate::streams_common::{Open, Scene, cut_for, open, request, streams_become};
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::{Issuer, JwksServer};
 use crate::support::postgres::Postgres;
 use crate::support::redis::Redis;
@@ -59,7 +59,7 @@ fn a_key_that_a_service_writes_ends_what_is_open() {
     let rules = "[ledger]\npresets = [\"invalid-users\"]\n[[ledger.rules]]\nname = \"tenant\"\nguards = \"user\"\n\
                  key = \"tenant:{claims.tenant}\"\ndeny_if = { equals = [\"frozen\"] }\nreason = \"tenant_frozen\"\n\
                  status = 403\n";
-    let gateway = scene.setup(&[PATIENT_DATABASE, &patient_redis(&redis), rules]).start();
+    let gateway = scene.setup(&[&patient_redis(&redis), rules]).start();
     readiness_becomes(&gateway, 200, "ready", "coherent");
     let of_tenant = |user: &str, tenant: &str| scene.issuer.token(user, |it| it["tenant"] = tenant.into());
     let mut other = open(gateway.addr(), "ws", &of_tenant("9", "globex"));
@@ -96,7 +96,7 @@ fn an_alias_is_watched_as_the_user_it_means() {
 #[test]
 fn a_ban_in_the_moment_of_opening_is_not_lost() {
     let (scene, redis) = (Scene::new(), Redis::start());
-    let sections = [PATIENT_DATABASE, &patient_redis(&redis), &presets(&["invalid-users"])];
+    let sections: [&str; 2] = [&patient_redis(&redis), &presets(&["invalid-users"])];
     let gateway = scene.setup(&sections).start();
     readiness_becomes(&gateway, 200, "ready", "coherent");
     let tokens: Vec<_> = (0..100).map(|user| scene.issuer.good(&format!("user-{user}"))).collect();
@@ -140,7 +140,6 @@ fn a_key_that_an_issuer_withdraws_ends_what_was_opened_by_it() {
     let gateway = Setup::new()
         .section(&scene.issuer.config_with(&keys))
         .upstream("app", &scene.origin)
-        .section(PATIENT_DATABASE)
         .route("name = \"all\"\npath = \"/{*rest}\"\nupstream = \"app\"")
         .start();
     let goes = open(gateway.addr(), "ws", &scene.issuer.good("alice"));
@@ -203,7 +202,7 @@ fn where_nobody_tells_of_changes_it_is_asked_again_and_again() {
 fn where_redis_pushes_nothing_it_is_asked_again_and_again() {
     let (scene, redis) = (Scene::new(), Redis::start());
     redis.cmd(&["ACL", "SETUSER", "default", "-client|tracking"]);
-    let sections = [PATIENT_DATABASE, &patient_redis(&redis), &presets(&["invalid-users"])];
+    let sections: [&str; 2] = [&patient_redis(&redis), &presets(&["invalid-users"])];
     let gateway = scene.setup(&sections).start();
     readiness_becomes(&gateway, 200, "ready", "direct");
     let [banned, mut other] = ["7", "8"].map(|user| open(gateway.addr(), "ws", &scene.issuer.good(user)));
@@ -215,7 +214,7 @@ fn where_redis_pushes_nothing_it_is_asked_again_and_again() {
 #[test]
 fn a_flush_ends_nothing_that_the_database_allows_and_hides_no_ban() {
     let (scene, redis) = (Scene::new(), Redis::start());
-    let gateway = scene.setup(&[PATIENT_DATABASE, &patient_redis(&redis)]).start();
+    let gateway = scene.setup(&[&patient_redis(&redis)]).start();
     readiness_becomes(&gateway, 200, "ready", "coherent");
     let mut others: Vec<_> =
         (0..20).map(|user| open(gateway.addr(), "ws", &scene.issuer.good(&format!("user-{user}")))).collect();

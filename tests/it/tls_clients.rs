@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
 
-use crate::support::eventually;
 use crate::support::https::Https;
 use crate::support::issuer::Issuer;
 use crate::support::pki::Authority;
-use crate::tls::{APPLIED, Scene, counted};
+use crate::support::reloads::{self, APPLIED};
+use crate::tls::{Scene, counted};
 
 #[test]
 fn clients_without_a_good_certificate_are_refused_where_one_is_required() {
@@ -56,10 +56,7 @@ fn an_authority_that_is_believed_no_more_lets_nobody_in_by_an_old_session() {
 
     scene.shelf.put_authority("clients.pem", &after);
     gateway.signal("HUP");
-    eventually("the other authority is in force", || match gateway.metric(APPLIED) {
-        Some(1.0) => Ok(()),
-        seen => Err(seen),
-    });
+    reloads::counted(&gateway, APPLIED, 1.0);
     assert!(ask(connect()).is_err());
     let newer = after.client();
     assert_eq!(

@@ -8,7 +8,7 @@ use std::path::Path;
 use jsonwebtoken::Algorithm;
 
 use crate::support::eventually;
-use crate::support::gateway::{Gateway, PATIENT_DATABASE, Setup};
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::load::{Load, Target};
 use crate::support::origin::{Answer, Origin};
@@ -31,10 +31,7 @@ impl Scene {
 
     fn setup(&self) -> Setup {
         let tls = self.shelf.listener(&[self.shelf.entry("a", &["a.test"])], "");
-        Gateway::guarding(&self.issuer, &self.origin)
-            .server(UPGRADE_SOCKET)
-            .section(PATIENT_DATABASE)
-            .section(&tls)
+        Gateway::guarding(&self.issuer, &self.origin).server(UPGRADE_SOCKET).section(&tls)
     }
 
     fn load(&self, gateway: &Gateway) -> Load {

@@ -13,6 +13,7 @@ use crate::support::gateway::{Gateway, Setup};
 use crate::support::issuer::Issuer;
 use crate::support::origin::{Answer, Origin};
 use crate::support::raw::Raw;
+use crate::support::reloads::reload;
 use crate::support::{eventually, free_port, pause};
 
 const ROUTE: &str = "path = \"/{*rest}\"\nupstream = \"app\"\nauth = \"public\"";
@@ -196,7 +197,10 @@ fn a_server_that_takes_too_long_is_not_followed_by_another() {
     let gateway = gateway(&[&a, &b], "timeouts = { read = \"100ms\" }\nretries = 3");
     let response = gateway.get("/", None);
     assert_eq!((response.status, response.reason().as_str()), (504, "upstream_timeout"));
-    assert_eq!(a.requests().len() + b.requests().len(), 1);
+    // A busy machine may let the service read later than the client is answered.
+    let asked = || a.requests().len() + b.requests().len();
+    eventually("one was asked", || if asked() == 0 { Err(()) } else { Ok(()) });
+    assert_eq!(asked(), 1);
 }
 
 #[test]
@@ -267,7 +271,7 @@ fn up_to(raw: &mut Raw, end: &str) -> Result<String, String> {
 #[test]
 fn events_may_pause_for_longer_than_an_answer_may() {
     let (server, go_on) = pausing("Content-Type: text/event-stream\r\n");
-    let lines = "timeouts = { read = \"100ms\" }";
+    let lines = "timeouts = { read = \"1s\" }";
     let gateway = Setup::new()
         .server("limits = { idle_timeout = \"1s\" }")
         .section(&upstream(&[server], lines))
@@ -283,7 +287,7 @@ fn events_may_pause_for_longer_than_an_answer_may() {
     let mut hasty = ask("");
     let mut patient = ask("Accept: text/html, Text/Event-Stream;q=0.9\r\n");
     assert!(up_to(&mut hasty, "second").is_err(), "it was cut");
-    // Several times what the other one had, and longer than clients may be idle.
+    // Once more than the other one had, and longer than clients may be idle.
     assert!(!(0..15).any(|_| patient.is_closed()));
     go_on.store(true, Ordering::SeqCst);
     assert!(up_to(&mut patient, "0\r\n\r\n").unwrap().contains("second"));
@@ -295,7 +299,7 @@ fn a_stream_has_a_time_out_of_its_own_and_a_route_may_be_more_patient_than_its_u
         "/ws" => Answer::switch_to_websocket(),
         _ => Answer::ok().delayed(Duration::from_millis(600)),
     });
-    let lines = "timeouts = { read = \"100ms\", stream = \"300ms\" }";
+    let lines = "timeouts = { read = \"100ms\", stream = \"1s\" }";
     let patient = "path = \"/patient\"\nupstream = \"app\"\nauth = \"public\"\ntimeouts = { read = \"10s\" }";
     let setup = Setup::new().section(&upstream(&[plain(&origin)], lines)).route(ROUTE).route(patient);
     let gateway = setup.start();
@@ -340,8 +344,7 @@ fn a_reload_keeps_what_is_known_of_an_upstream_and_forgets_the_series_of_those_t
     let other = "path = \"/other\"\nupstream = \"gone\"\nauth = \"public\"";
     let setup = Setup::new().section(&kept).route(ROUTE);
     let gateway = setup.start();
-    gateway.rewrite_config(&Setup::new().section(&kept).section(&gone).route(ROUTE).route(other).toml());
-    gateway.signal("HUP");
+    reload(&gateway, &Setup::new().section(&kept).section(&gone).route(ROUTE).route(other).toml());
     let of_gone = format!("portcullis_upstream_healthy{{server=\"{}\",upstream=\"gone\"}}", good.addr());
     eventually("the second upstream", || gateway.metric(&of_gone).ok_or(()));
     for _ in 0..8 {
@@ -349,8 +352,7 @@ fn a_reload_keeps_what_is_known_of_an_upstream_and_forgets_the_series_of_those_t
     }
     let of_dead = format!("portcullis_upstream_healthy{{server=\"{dead}\",upstream=\"app\"}}");
     assert_eq!(gateway.metric(&of_dead), Some(0.0), "it was ejected");
-    gateway.rewrite_config(&setup.toml());
-    gateway.signal("HUP");
+    reload(&gateway, &setup.toml());
     eventually("the second upstream is gone", || match gateway.metric(&of_gone) {
         None => Ok(()),
         Some(value) => Err(value),

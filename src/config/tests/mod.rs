@@ -3,10 +3,13 @@
 mod files;
 mod forward_auth;
 mod handling;
+mod issuers;
+mod ledger;
+mod routes;
 mod sessions;
 mod shipped;
-mod upstreams;
 mod tls;
+mod upstreams;
 
 use std::time::Duration;
 
@@ -14,7 +17,6 @@ use super::*;
 use crate::ledger::rule::{Condition, IfAbsent};
 use crate::ledger::settings::{HostPort, RedisAddress, RedisServers};
 use crate::route::Access;
-use crate::verify::KeySource;
 
 const UPSTREAM: &str = "[[upstreams]]\nname = \"app\"\nservers = [\"127.0.0.1:3000\"]\n";
 const ROUTE: &str = "[[routes]]\npath = \"/\"\nupstream = \"app\"\nauth = \"public\"\n";
@@ -189,203 +191,10 @@ fn secret_files_lose_their_newline_and_are_found_beside_the_configuration() {
 }
 
 #[test]
-fn issuers_say_clearly_whom_they_believe() {
-    good(ISSUER);
-    let changed = |from: &str, to: &str| ISSUER.replace(from, to);
-    refused(&changed("[\"HS256\"]", "[\"HS256\", \"RS256\"]"), "must not be mixed");
-    refused(&changed("audience = [\"x\"]\n", ""), "`audience` must name");
-    good(&changed("audience = [\"x\"]", "required = [\"exp\"]"));
-    refused(&changed("keys", "jwks_file = \"Cargo.toml\"\nkeys"), "keys come from one place");
-    refused(
-        &changed("keys = [{ alg = \"HS256\", secret = \"0123456789abcdef0123456789abcdef\" }]", ""),
-        "no keys",
-    );
-    refused(&changed("secret", "pem"), "takes a `secret` key");
-    refused(&changed("secret =", "secret_base64 = \"AAAA\", secret ="), "exactly one of");
-    refused(&changed("alg = \"HS256\"", "alg = \"HS512\""), "not in the issuer's `algorithms`");
-    refused(&format!("{ISSUER}jwks = {{ refresh = \"1m\" }}"), "about key sets that are fetched");
-    refused(&format!("{ISSUER}refresh_lifetime = \"1m\""), "shorter than `token_lifetime`");
-    refused(&format!("{ISSUER}realm = \"a/b\""), "a realm is of letters");
-    refused(
-        "[[issuers]]\nissuer = \"a\"\naudience = [\"x\"]\nalgorithms = [\"HS256\"]\njwks_url = \"https://h/\"",
-        "not published",
-    );
-}
-
-#[test]
-fn keys_are_fetched_over_https_unless_told_otherwise() {
-    let remote = |issuer: &str, source: &str| {
-        format!("[[issuers]]\nissuer = \"{issuer}\"\naudience = [\"x\"]\nalgorithms = [\"RS256\"]\n{source}")
-    };
-    refused(&remote("a", "jwks_url = \"http://h/jwks\""), "plain HTTP");
-    refused(&remote("http://h", "discovery = true"), "plain HTTP");
-    refused(&remote("https://h", "discovery = false"), "names no keys");
-    for source in ["jwks_url = \"http://127.0.0.1:1/\"", "jwks_url = \"http://h/\"\njwks.allow_http = true"] {
-        let config = good(&remote("a", source));
-        assert!(matches!(config.issuers[0].keys, KeySource::Url { .. }));
-    }
-}
-
-#[test]
-fn several_issuers_each_name_a_realm_of_their_own() {
-    let issuer = |name: &str, realm: &str| {
-        format!("{}{realm}\n", ISSUER.replace("issuer = \"a\"", &format!("issuer = \"{name}\"")))
-    };
-    let two = |a: &str, b: &str| format!("{}{}", issuer("a", a), issuer("b", b));
-    good(&two("realm = \"a\"", "realm = \"b\""));
-    good(&two("realm = \"\"", "realm = \"\""));
-    refused(&two("realm = \"a\"", ""), "each names its `realm`");
-    refused(&two("realm = \"a\"", "realm = \"\""), "cannot stand beside named ones");
-    refused(&format!("{}{}", issuer("a", "realm = \"a\""), issuer("a", "realm = \"b\"")), "configured twice");
-}
-
-#[test]
-fn a_rule_that_nobody_can_answer_is_refused() {
-    let rule = |rest: &str| format!("[[ledger.rules]]\nname = \"r\"\nguards = \"user\"\n{rest}");
-    let redis = |rest: &str| format!("[redis]\nurl = \"redis://h\"\n{}", rule(rest));
-    let sql = "sql = { query = \"SELECT 1 FROM t WHERE id = {sub:int}\", deny_if = \"exists\" }";
-    refused(&rule(""), "asks nobody");
-    refused(&rule("key = \"k:{sub}\"\ndeny_if = \"exists\""), "no `[redis]`");
-    refused(&redis("key = \"k:{sub}\""), "`deny_if` is missing");
-    refused(&redis("key = \"k:{sub}\"\ndeny_if = \"missing\""), "needs `sql`");
-    refused(&redis("key = \"k:{sub}\"\ndeny_if = { lacks = \"{token}\" }"), "needs `sql`");
-    refused(&redis("key = \"k:{sub}\"\ndeny_if = \"exists\"\nif_absent = \"ask_database\""), "needs `sql`");
-    refused(&redis("key = \"k:{sub}\"\ndeny_if = \"exists\"\nttl = \"5m\""), "does not ask it");
-    refused(
-        &redis(&format!("key = \"k\"\ndeny_if = \"missing\"\nif_absent = \"allow\"\n{sql}")),
-        "contradicts",
-    );
-    refused(&rule(&format!("ttl = \"5m\"\n{sql}")), "has no `key`");
-    refused(&rule(&format!("reason = \"Bad\"\n{sql}")), "small letters");
-    refused(&rule(&format!("status = 302\n{sql}")), "between 400 and 599");
-    refused(&redis("key = \"k:{roles}\"\ndeny_if = \"exists\""), "identity headers only");
-
-    let config = good(&redis(&format!("key = \"k:{{sub}}\"\ndeny_if = {{ equals = \"0\" }}\n{sql}")));
-    let rule = &config.ledger.rules[0];
-    let question = rule.redis.as_ref().expect("key");
-    assert_eq!(question.deny_if, Condition::Equals(vec!["0".into()]));
-    assert_eq!((question.if_absent, rule.status, &*rule.reason), (IfAbsent::AskDatabase, 403, "r"));
-}
-
-#[test]
-fn statements_read_and_their_placeholders_exist() {
-    let rule = |query: &str, deny_if: &str| {
-        format!(
-            "[[ledger.rules]]\nname = \"r\"\nguards = \"user\"\nsql = {{ query = \"{query}\", deny_if = {deny_if} }}"
-        )
-    };
-    let exists = "\"exists\"";
-    good(&rule("SELECT a FROM t WHERE b = {claims.x:uuid} AND c = 'it''s'", exists));
-    refused(&rule("DELETE FROM t", exists), "a rule reads");
-    refused(&rule("SELECT 1; DROP TABLE t", exists), "one statement only");
-    refused(&rule("SELECT {who}", exists), "no such placeholder");
-    refused(&rule("SELECT {sub:date}", exists), "a placeholder's type");
-    refused(&rule("SELECT '{sub}'", exists), "without quotes");
-    refused(&rule("SELECT {sub", exists), "`{` without `}`");
-    refused(&rule("SELECT 1", "{ contains = \"{sub}\" }"), "sets in Redis");
-    refused(&rule("SELECT 1", "{ json = \"/a\" }"), "expected \"exists\"");
-    refused(&rule("SELECT 1", "\"exist\""), "expected \"exists\"");
-}
-
-#[test]
-fn presets_take_parameters_only_where_they_are_used() {
-    refused("[ledger.preset.invalid-users]\nlayout = \"set\"", "not in `ledger.presets`");
-    refused("[ledger]\npresets = [\"nativ\"]", "did you mean `native`?");
-    refused("[ledger]\npresets = [\"native\", \"native\"]", "listed twice");
-    let users = |rest: &str| {
-        format!("[ledger]\npresets = [\"invalid-users\"]\n[ledger.preset.invalid-users]\n{rest}")
-    };
-    good(&users("layout = \"sorted_set\"\nkey = \"bad\""));
-    refused(&users("key = \"bad\""), "`key` does nothing in this layout");
-    refused(&users("layout = \"set\"\nprefix = \"bad\""), "`prefix` does nothing in this layout");
-    refused(&users("prefix = \"a{b}\""), "visible ASCII");
-    refused(&users("table = \"users; --\""), "plain name");
-    refused(&users("columns = { status = \"a.b\" }"), "without its table");
-}
-
-#[test]
 fn an_empty_configuration_serves_nothing_and_says_so() {
     let told = told(parse(""));
     assert_eq!(told.len(), 2);
     assert!(told[0].contains("`[[upstreams]]`") && told[1].contains("`[[routes]]`"), "{told:?}");
-}
-
-#[test]
-fn routes_say_who_may_pass_and_lean_on_what_exists() {
-    let route = |rest: &str| format!("[[routes]]\npath = \"/x\"\nupstream = \"app\"\n{rest}\n");
-    refused(&route(""), "no `[[issuers]]`");
-    good(&format!("{ISSUER}{}", route("auth = \"optional\"\nrequire = { claims = { tenant = \"acme\" } }")));
-    assert_eq!(good(&route("auth = \"none\"")).routes[0].access, Access::Open);
-    let public = |rest: &str| route(&format!("auth = \"public\"\n{rest}"));
-    refused(&public("require = { scopes = [\"a\"] }"), "`require` does nothing");
-    refused(&public("on_outage = \"allow\""), "`on_outage` does nothing");
-    refused(&public("hosts = [\"a.b:80\"]"), "a host without port");
-    refused(&public("hosts = [\"*.*.b\"]"), "a host without port");
-    refused(&public("methods = [\"TRACE\"]"), "refused on every route");
-    refused(&public("methods = [\"get\"]"), "capital letters");
-    refused(&format!("{ISSUER}{}", route("redirect = \"//evil\"")), "a local path");
-    refused(&public("auht = \"x\""), "did you mean `auth`?");
-}
-
-#[test]
-fn two_routes_that_match_the_same_requests_are_told_at_both_places() {
-    let route = |path: &str, rest: &str| {
-        format!("[[routes]]\npath = \"{path}\"\nupstream = \"app\"\nauth = \"public\"\n{rest}\n")
-    };
-    let both = format!(
-        "{}{}",
-        route("/a/{x}", "methods = [\"GET\", \"PUT\"]"),
-        route("/a/{y}", "methods = [\"PUT\"]")
-    );
-    let told = told(with(&both));
-    assert_eq!(
-        told,
-        [
-            "2:1: this route matches the same requests as route `a-y`, and no order decides",
-            "7:1: this route matches the same requests as route `a-x`, and no order decides",
-        ]
-    );
-    good(&format!("{}{}", route("/a", "hosts = [\"x.y\"]"), route("/a", "hosts = [\"*.y\"]")));
-    good(&format!("{}{}", route("/a", ""), route("/a", "methods = [\"PUT\"]")));
-    refused(
-        &format!("{}{}", route("/a", "name = \"n\""), route("/b", "name = \"n\"")),
-        "two routes have this name",
-    );
-}
-
-#[test]
-fn keys_of_redis_stand_only_where_they_mean_something() {
-    let redis = |lines: &str| format!("[redis]\n{lines}");
-    let one = |rest: &str| redis(&format!("url = \"redis://h\"\n{rest}"));
-    refused(&redis(""), "`url` is missing");
-    refused(&one("urls = [\"redis://h\"]"), "both given");
-    refused(&redis("urls = [\"redis://a\", \"redis://b\"]"), "say `cluster = true`");
-    refused(&one("ca = \"rustfmt.toml\"").replace("redis:", "rediss:"), "this file holds no certificates");
-    let two = told(with(&one("key = \"rustfmt.toml\"").replace("redis:", "rediss:")));
-    assert!(two[0].contains("`key` needs its `cert`") && two[1].contains("no private key"), "{two:?}");
-    refused(&one("sentinel_password = \"x\""), "does nothing without sentinels");
-    refused(
-        &redis("url = \"redis+sentinel://a/b\"\nsentinel_username = \"x\""),
-        "without `sentinel_password`",
-    );
-    let cluster = |urls: &str| redis(&format!("cluster = true\nurls = [{urls}]"));
-    refused(&cluster("\"redis://a\", \"rediss://b\""), "one scheme");
-    refused(&cluster("\"redis://a\", \"redis://:x@b\""), "one user");
-    refused(&cluster("\"redis://a/1\""), "database 0");
-    refused(&cluster("\"redis+sentinel://a/b\""), "named by `redis://`");
-    let seeds = good(&cluster("\"redis://a\", \"redis://b:7\"")).ledger.redis.expect("Redis").servers;
-    assert!(matches!(seeds, RedisServers::Cluster { seeds } if seeds.len() == 2));
-    assert!(good(&one("cluster = true")).ledger.redis.is_some());
-}
-
-#[test]
-fn databases_are_named_by_url_and_other_names_become_the_known_ones() {
-    for url in ["sqlite://", "oracle://h", "mysql:///db", "h"] {
-        assert_eq!(told(with(&format!("[database]\nurl = \"{url}\""))).len(), 1, "{url}");
-    }
-    for (written, run) in [("postgresql://h/d", "postgres://h/d"), ("mariadb://h/d", "mysql://h/d")] {
-        assert_eq!(good(&format!("[database]\nurl = \"{written}\"")).ledger.database.url, run);
-    }
 }
 
 #[test]

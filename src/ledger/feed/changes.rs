@@ -20,6 +20,8 @@ pub const BATCH: usize = 1000;
 const LATEST: Duration = Duration::from_secs(600);
 /// So many skipped numbers are remembered; a bulk load that is rolled back skips more, and none of them ever comes.
 const GAPS: usize = 4096;
+/// So many before the first that a gateway sees are looked for, too: they were cleared away, or are still to come.
+const BEFORE: i64 = 256;
 /// How long rows are kept. Only running gateways clear away, and every gateway reads what is left when it starts: what
 /// happens while none runs is found by the next.
 const KEEP: Duration = Duration::from_secs(3600);
@@ -67,12 +69,14 @@ impl Reader {
         Ok((late.iter().chain(&rows).filter_map(read).collect(), more))
     }
 
-    /// The next number that was seen: those between are missing, unless this is the first look ever, or SQLite, where
-    /// one transaction writes at a time and a missing number never comes.
+    /// The next number that was seen: those between are missing, and some before the first that was ever seen may be,
+    /// drawn by who has not committed yet. Not so with SQLite, where one transaction writes at a time and a missing number
+    /// never comes.
     fn step(&mut self, seq: i64, dialect: Dialect, now: Instant) {
-        if self.last != 0 && dialect != Dialect::Sqlite {
+        if dialect != Dialect::Sqlite {
             let room = i64::try_from(GAPS.saturating_sub(self.gaps.len())).unwrap_or(0);
-            for missing in (self.last + 1).max(seq.saturating_sub(room))..seq {
+            let after = if self.last == 0 { seq.saturating_sub(BEFORE).max(0) } else { self.last };
+            for missing in (after + 1).max(seq.saturating_sub(room))..seq {
                 self.gaps.insert(missing, now + LATEST);
             }
         }

@@ -133,10 +133,10 @@ async fn an_answer_ends_with_its_key_although_redis_has_not_told() {
     let server = Server::start().await;
     let (ledger, _shutdown) = coherent(&server).await;
     server.cli(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"]).await;
-    server.cli(&["SET", "pc:user:7", r#"{"status":"banned"}"#, "PX", "400"]).await;
+    server.cli(&["SET", "pc:user:7", r#"{"status":"banned"}"#, "PX", "1500"]).await;
     let written = Instant::now();
     assert_eq!(reason(&find(&ledger, "7").await), "user_banned");
-    tokio::time::sleep_until(written + Duration::from_millis(410)).await;
+    tokio::time::sleep_until(written + Duration::from_millis(1510)).await;
     let before = generation(&ledger);
     assert_eq!(find_now(&ledger, "7").await, Lookup::Live);
     assert_eq!(generation(&ledger), before);

@@ -90,7 +90,8 @@ async fn judge(verifiers: &Verifiers, token: &str) -> Result<(), Unverified> {
 }
 
 async fn eventually(fact: impl AsyncFn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    // Only a test that fails waits for it: a machine may have other work.
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !fact().await {
         assert!(Instant::now() < deadline, "not in time");
         tokio::time::sleep(Duration::from_millis(5)).await;

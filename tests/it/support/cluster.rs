@@ -3,8 +3,8 @@
 use std::io;
 
 use super::redis::{Redis, Reply};
-use super::tls::Authority;
-use super::{eventually, free_port, within};
+use super::redis_tls::Authority;
+use super::{eventually, free_port};
 
 /// Dropped, it is gone.
 pub struct Cluster {
@@ -15,8 +15,6 @@ pub struct Cluster {
 }
 
 const SLOTS: u16 = 16384;
-/// A failover takes a time-out of the nodes, an election and an announcement.
-const FAILOVER: std::time::Duration = std::time::Duration::from_secs(30);
 
 struct Node {
     redis: Redis,
@@ -109,7 +107,7 @@ impl Cluster {
     pub fn is_well(&self) {
         let known = format!("cluster_known_nodes:{}\r", self.nodes.len());
         for node in &self.nodes {
-            within(FAILOVER, "the cluster is well", || match node.try_cmd(&["CLUSTER", "INFO"]) {
+            eventually("the cluster is well", || match node.try_cmd(&["CLUSTER", "INFO"]) {
                 Ok(Reply::Text(info)) if info.contains("cluster_state:ok") && info.contains(&known) => Ok(()),
                 other => Err(format!("{other:?}")),
             });
@@ -179,7 +177,7 @@ impl Cluster {
 
     /// The same, until somebody takes it.
     pub fn follow(&self, words: &[&str]) -> Reply {
-        within(FAILOVER, "somebody takes the command", || match self.try_follow(words) {
+        eventually("somebody takes the command", || match self.try_follow(words) {
             Ok(Reply::Error(error)) => Err(error),
             Ok(reply) => Ok(reply),
             Err(error) => Err(error.to_string()),
@@ -230,11 +228,7 @@ impl Cluster {
 
     /// Polls until a node is a primary.
     pub fn is_promoted(&self, node: usize) {
-        within(
-            FAILOVER,
-            "the replica is promoted",
-            || if self.is_primary(node) { Ok(()) } else { Err("no") },
-        );
+        eventually("the replica is promoted", || if self.is_primary(node) { Ok(()) } else { Err("no") });
     }
 }
 

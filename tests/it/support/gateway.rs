@@ -1,6 +1,8 @@
 //! The real gateway as a process of its own. Dropped, it is stopped, and everything it ever said is searched for
 //! tokens and secrets.
 
+mod control;
+mod setup;
 mod succession;
 
 use std::fs::{self, File};
@@ -17,10 +19,12 @@ use super::raw::{self, Raw, Response};
 use super::server::send_signal;
 use super::{DEADLINE, eventually, leaks, unique, within};
 
+pub use setup::Setup;
+
 /// The binary under test.
 pub const BINARY: &str = env!("CARGO_BIN_EXE_portcullis");
 
-/// For tests that are not about a slow database: the file of a busy machine may be one.
+/// The database of a test that is not about databases. It is waited for: the file of a busy machine may be slow.
 pub const PATIENT_DATABASE: &str = "[database]\nurl = \"sqlite://ledger.db\"\ntimeout = \"5s\"\n";
 
 /// A running gateway.
@@ -34,80 +38,6 @@ pub struct Gateway {
     successor: Option<u32>,
     /// Whether it has been stopped and searched already.
     finished: bool,
-}
-
-/// A configuration in the making: what every test needs is there, the rest is added as TOML.
-pub struct Setup {
-    server: String,
-    log: String,
-    database: Option<String>,
-    sections: Vec<String>,
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Setup {
-    /// Listeners on free ports of loopback, a control token, JSON logs of everything, a SQLite file.
-    pub fn new() -> Self {
-        let database = Some("[database]\nurl = \"sqlite://ledger.db\"\n".to_owned());
-        Self { server: String::new(), log: "level = \"debug\"\n".to_owned(), database, sections: Vec::new() }
-    }
-
-    /// Lines for `[server]`; `limits` and `paths` inline.
-    pub fn server(mut self, lines: &str) -> Self {
-        self.server.push_str(lines);
-        self.server.push('\n');
-        self
-    }
-
-    /// Lines for `[log]` instead of the level `debug`.
-    pub fn log(self, lines: &str) -> Self {
-        Self { log: format!("{lines}\n"), ..self }
-    }
-
-    pub fn issuer(self, issuer: &Issuer) -> Self {
-        self.section(&issuer.config_toml())
-    }
-
-    pub fn upstream(self, name: &str, origin: &Origin) -> Self {
-        self.section(&origin.config_toml(name))
-    }
-
-    /// Lines of a `[[routes]]`: `name`, `path`, `upstream`, ….
-    pub fn route(self, lines: &str) -> Self {
-        self.section(&format!("[[routes]]\n{lines}\n"))
-    }
-
-    /// Any other section. One of `[database]` takes the place of the SQLite file.
-    pub fn section(mut self, toml: &str) -> Self {
-        if toml.contains("[database]") {
-            self.database = None;
-        }
-        self.sections.push(toml.to_owned());
-        self
-    }
-
-    pub fn toml(&self) -> String {
-        let mut toml = format!(
-            "[server]\nlisten = [\"127.0.0.1:0\"]\nthreads = 2\n{}\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\ntoken_file = \"admin.token\"\n\n\
-             [log]\nformat = \"json\"\naccess = \"all\"\naudit_file = \"audit.jsonl\"\n{}\n",
-            self.server, self.log
-        );
-        for section in self.database.iter().chain(&self.sections) {
-            toml.push_str(section);
-            toml.push('\n');
-        }
-        toml
-    }
-
-    pub fn start(&self) -> Gateway {
-        Gateway::start(&self.toml())
-    }
 }
 
 impl Gateway {
@@ -277,61 +207,6 @@ impl Gateway {
     /// The value of a series, named as in the text: `portcullis_requests_total{…}`.
     pub fn metric(&self, series: &str) -> Option<f64> {
         self.metrics().lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
-    }
-
-    /// A control call with the token; a body that is not null goes as JSON.
-    pub fn control(&self, method: &str, path: &str, body: &Value) -> Response {
-        let bearer = format!("Authorization: Bearer {}", self.admin_token);
-        match body {
-            Value::Null => raw::request(self.admin, method, path, &[&bearer], b""),
-            body => {
-                let headers = [bearer.as_str(), "Content-Type: application/json"];
-                raw::request(self.admin, method, path, &headers, body.to_string().as_bytes())
-            }
-        }
-    }
-
-    /// Sets a user's status; anything but success fails the test.
-    pub fn set_status(&self, user: &str, status: &str) -> Value {
-        let body = serde_json::json!({ "status": status, "reason": "a test" });
-        let response = self.control("PUT", &format!("/v1/users/{user}/status"), &body);
-        assert!(matches!(response.status, 200 | 202), "{response:?}");
-        response.json()
-    }
-
-    pub fn ban(&self, user: &str) -> Value {
-        self.set_status(user, "banned")
-    }
-
-    pub fn activate(&self, user: &str) -> Value {
-        self.set_status(user, "active")
-    }
-
-    pub fn logout(&self, user: &str) -> Value {
-        let response = self.control("POST", &format!("/v1/users/{user}/logout"), &Value::Null);
-        assert!(matches!(response.status, 200 | 202), "{response:?}");
-        response.json()
-    }
-
-    pub fn revoke_token(&self, token: &str) -> Value {
-        let response = self.control("POST", "/v1/tokens/revoke", &serde_json::json!({ "token": token }));
-        assert!(matches!(response.status, 200 | 202), "{response:?}");
-        response.json()
-    }
-
-    /// Runs a command of the CLI as its client.
-    pub fn cli(&self, arguments: &[&str]) -> Output {
-        let token_file = self.directory.path().join("admin.token");
-        let output = Command::new(BINARY)
-            .args(arguments)
-            .current_dir(self.directory.path())
-            .args(["--admin", &format!("http://{}", self.admin)])
-            .arg("--admin-token-file")
-            .arg(token_file)
-            .output()
-            .unwrap();
-        assert_clean(leaks::search("the CLI's error output", &output.stderr));
-        output
     }
 
     pub fn signal(&self, signal: &str) {

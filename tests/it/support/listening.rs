@@ -1,7 +1,22 @@
 //! What a service of the tests does with a connection's bytes: it reads until it has what it looks for, or is to stop.
 
 use std::io::{ErrorKind, Read};
+use std::net::TcpListener;
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// A port of one's own, and as many connections as the machine allows: a shell's limit is often a thousand, and clients and
+/// services of the tests are one process.
+pub fn bind() -> TcpListener {
+    static RAISED: Once = Once::new();
+    RAISED.call_once(|| {
+        let maximum = getrlimit(Resource::Nofile).maximum;
+        setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).unwrap();
+    });
+    TcpListener::bind("127.0.0.1:0").unwrap()
+}
 
 /// Reads on until `found` in what is pending says where it ends. `None`: the connection ended, or the service is stopping.
 pub fn until(

@@ -1,4 +1,16 @@
 //! What the tests stand on. Everything here cleans up after itself by `Drop`, or by a watchdog when the process dies.
+//!
+//! A test has three parts, of which one file each is enough to begin with:
+//!
+//! - **Before the gateway**, clients: [`gateway::Gateway::get`] for a request, [`raw`] for exact bytes, [`https`] for TLS,
+//!   [`http2`]; [`load`] never stops asking. Clients of others: [`browser`] (Chromium), [`python`] (gRPC, WebSockets).
+//! - **The gateway**: [`gateway::Setup`] writes its configuration, [`gateway::Gateway`] runs it and says what it logged and
+//!   counted; [`reloads`] changes it as it runs. Tokens are [`issuer`]'s, certificates [`pki`]'s.
+//! - **Behind it**, a service: [`origin`] answers as it is told and keeps what it got, [`scripted`] holds a conversation,
+//!   [`service`] speaks TLS and HTTP/2. And stores: [`redis`], [`sentinels`], [`cluster`], [`postgres`], [`mysql`], each by
+//!   way of a [`relay`] where it is to vanish. The proxies that people have in front are [`nginx`] and [`peers`].
+//!
+//! What cannot be seen at once is asked for until it is so: [`eventually`].
 #![expect(dead_code, reason = "a helper may be waiting for the test that needs it")]
 
 pub mod browser;
@@ -19,20 +31,21 @@ pub mod postgres;
 pub mod python;
 pub mod raw;
 pub mod redis;
+pub mod redis_tls;
 pub mod relay;
 pub mod reloads;
-pub mod sentinels;
 pub mod scripted;
+pub mod sentinels;
 pub mod server;
 pub mod service;
-pub mod tls;
 
 use std::fmt::Debug;
 use std::net::TcpListener;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How long anything may take before a test gives it up. Generous: two slow cores, many tests at once.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+/// How long anything may take before a test gives it up. Only a test that fails waits for it, so it is long enough for
+/// two slow cores that have other work, too.
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Asks until the answer is `Ok`, and says what was seen last when it never is.
 pub fn eventually<T, E: Debug>(what: &str, ask: impl FnMut() -> Result<T, E>) -> T {

@@ -159,7 +159,7 @@ impl Origin {
     }
 
     pub fn answering(behaviour: impl Fn(&Seen) -> Answer + Send + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listening::bind();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             seen: Mutex::default(),

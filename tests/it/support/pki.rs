@@ -62,6 +62,13 @@ impl Authority {
         self.sign(&[], ExtendedKeyUsagePurpose::ClientAuth, |_| {})
     }
 
+    /// For who is either, as the nodes of a cluster are to each other.
+    pub fn node(&self, names: &[&str]) -> Identity {
+        self.sign(names, ExtendedKeyUsagePurpose::ServerAuth, |params| {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
+        })
+    }
+
     fn sign(
         &self,
         names: &[&str],

@@ -1,7 +1,7 @@
 //! A service that speaks its part of a conversation as it is told to, byte for byte, and keeps what it saw.
 
 use std::io::Write;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -37,7 +37,7 @@ pub struct Talk {
 
 impl Scripted {
     pub fn start(part: impl Fn(&mut Talk, &Seen) -> bool + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = listening::bind();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             seen: Mutex::default(),

@@ -1,8 +1,8 @@
 //! A primary, its replica, and three sentinels that watch them: real processes with short time-outs.
 
 use super::redis::{Redis, Reply, program};
+use super::redis_tls::Authority;
 use super::server::{Directory, Launch, Server, Stopped};
-use super::tls::Authority;
 use super::{eventually, free_port};
 
 /// What the sentinels call the primary.
