@@ -187,7 +187,9 @@ fn sentence(reason: &DenyReason) -> &str {
     match reason {
         DenyReason::NoRoute => "Nothing is served here.",
         DenyReason::RequestAmbiguous(what) => what,
-        DenyReason::MisdirectedRequest => "This connection was made for another host; please make a new one.",
+        DenyReason::MisdirectedRequest => {
+            "This connection was made for another host, or on other terms; please make a new one."
+        }
         DenyReason::ClientCertificateMissing => "This needs a client certificate.",
         DenyReason::Maintenance(_) => "The service is being maintained; please try again later.",
         DenyReason::AskerRefused => "This address may not ask here.",

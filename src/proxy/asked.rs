@@ -131,7 +131,7 @@ fn target(asked: &Original) -> Result<Target<'_>, Ambiguity> {
     let target = Target::read(&asked.target, Some(asked.host.as_bytes()), Ambiguous::Reject)?;
     let received = asked.target.split(|byte| *byte == b'?').next().unwrap_or_default();
     if !received.eq_ignore_ascii_case(target.path.as_bytes()) {
-        return Err(Ambiguity("the path has an escape for a plain character"));
+        return Err(Ambiguity("the path has an escape for a plain character, or lacks one"));
     }
     Ok(target)
 }

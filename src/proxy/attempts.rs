@@ -44,15 +44,15 @@ pub(super) fn choose(session: &mut Session, exchange: &mut Exchange) -> Result<B
     let request = session.req_header();
     let key = |by: &HashBy| key(by, grant, &request.headers, *client);
     attempts.answered = false;
-    attempts.chosen =
-        grant.route.upstream.as_ref().and_then(|upstream| upstream.choose(&attempts.tried, key));
+    let upstream = grant.route.upstream.as_ref();
+    attempts.chosen = upstream.and_then(|upstream| upstream.choose(&attempts.tried, key));
     let Some(chosen) = &attempts.chosen else {
         attempts.refused.get_or_insert_with(|| "no server is well, or none has an address".to_owned());
         return Err(Error::explain(ErrorType::ConnectNoRoute, "no server can be asked").into_up());
     };
     let mut peer = chosen.peer();
     let patience = &grant.route.settings.timeouts;
-    *talks = speaks_both_ways(request, *kind);
+    *talks = speaks_both_ways(request, *kind, upstream.is_some_and(|upstream| upstream.settings().http2));
     peer.options.write_timeout = Some(patience.write);
     // Pingora takes the time-out before there is an answer; gRPC has deadlines of its own.
     peer.options.read_timeout = if *kind == Kind::Plain { Some(patience.read) } else { patience.stream };
@@ -82,13 +82,14 @@ fn key(by: &HashBy, grant: &Grant, headers: &HeaderMap, client: IpAddr) -> u64 {
 }
 
 /// Whether the body is one side of a conversation, which may pause and trickle. Events are asked for with a body like any
-/// other; and gRPC speaks both ways over HTTP/2 alone.
-fn speaks_both_ways(request: &RequestHeader, kind: Kind) -> bool {
+/// other; and gRPC speaks both ways over HTTP/2 alone, on either side: by its name alone any upload could take for ever.
+fn speaks_both_ways(request: &RequestHeader, kind: Kind, service_speaks_http2: bool) -> bool {
     match kind {
         Kind::Plain | Kind::Events => false,
         Kind::WebSocket => true,
         Kind::Grpc => {
             request.version == http::Version::HTTP_2
+                && service_speaks_http2
                 && request.headers.get(header::CONTENT_TYPE).is_some_and(|kind| is_grpc(kind.as_bytes()))
         }
     }

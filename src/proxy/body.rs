@@ -106,6 +106,16 @@ async fn read(session: &mut Session, arrival: &Arrival, most: usize) -> Result<V
 
 /// What the service will take the body for. What we could not read as it does is refused: it might find another token.
 fn kind(headers: &HeaderMap) -> Result<Kind, DenyReason> {
+    const NOMINATED: DenyReason =
+        DenyReason::RequestAmbiguous("Connection names a field that says what the body is");
+    // The service would not hear of it, and take the body for something else.
+    let options =
+        headers.get_all(header::CONNECTION).iter().flat_map(|line| line.as_bytes().split(|it| *it == b','));
+    let is_kind =
+        |it: &[u8]| it.eq_ignore_ascii_case(b"content-type") || it.eq_ignore_ascii_case(b"content-encoding");
+    if options.map(<[u8]>::trim_ascii).any(is_kind) {
+        return Err(NOMINATED);
+    }
     // Compressed, it would have to be unpacked here as there.
     match only(headers, header::CONTENT_ENCODING)? {
         None => {}

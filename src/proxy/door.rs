@@ -226,9 +226,13 @@ impl Connection {
     }
 
     /// Waits until clients have been told to go (HTTP/2: GOAWAY) and nothing more is being served. Who has not gone by
-    /// then is a telephone asleep: Pingora would wait for it until the drain's deadline.
+    /// then is a telephone asleep: Pingora would wait for it until the drain's deadline. The same where every request is
+    /// told to come by another connection.
     async fn left_behind(&self, mut shutdown: ShutdownWatch) {
-        let _ = shutdown.wait_for(|told| *told).await;
+        tokio::select! {
+            _ = shutdown.wait_for(|told| *told) => {}
+            () = self.scheme.outdated() => {}
+        }
         loop {
             tokio::time::sleep(LAME_DUCK).await;
             if self.running.load(Ordering::Relaxed) == 0 {

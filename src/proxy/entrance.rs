@@ -62,10 +62,26 @@ impl Scheme {
         matches!(self, Self::Https(secured) if secured.client_certificate)
     }
 
+    /// Whether the connection has rights that a new one would not get ([`Secured::is_outdated`]).
+    pub(super) fn is_outdated(&self) -> bool {
+        matches!(self, Self::Https(secured) if secured.is_outdated())
+    }
+
+    /// Waits until it has.
+    pub(super) async fn outdated(&self) {
+        match self {
+            Self::Https(secured) => secured.outdated().await,
+            Self::Http | Self::Asked => std::future::pending().await,
+        }
+    }
+
     /// Whether the connection was made for another host, on a listener where that matters (RFC 9110 section 15.5.20):
     /// who showed a certificate to one host has shown it to no other.
     pub(super) fn misdirects(&self, host: &str) -> bool {
         let Self::Https(secured) = self else { return false };
+        if secured.is_outdated() {
+            return true;
+        }
         if !secured.asks_for_certificates {
             return false;
         }
@@ -195,6 +211,7 @@ mod tests {
                 server_name: name.map(Into::into),
                 client_certificate: asks,
                 asks_for_certificates: asks,
+                under: None,
             }))
         };
         assert!(!scheme(Some("a.test"), true).misdirects("a.test"));

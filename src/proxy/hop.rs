@@ -35,6 +35,8 @@ pub(super) fn head(session: &mut Session, response: &mut ResponseHeader) {
         return;
     }
     hop_by_hop(response);
+    // RFC 9110 section 2.5: a version is the connection's. A client that took a service's 1.0 for ours would look for no chunks.
+    response.set_version(http::Version::HTTP_11);
     let bodiless = matches!(response.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
         || session.req_header().method == Method::HEAD
         || response.headers.get(header::CONTENT_LENGTH).is_some_and(|it| it == "0");

@@ -106,10 +106,16 @@ fn size(request: &RequestHeader, bytes: usize, limits: &Limits) -> Result<(), De
     Ok(())
 }
 
+/// Methods have a case (RFC 9110 section 9.1), and Symfony, Werkzeug and others put all of them in capitals: what is judged
+/// as `delete`, which no route names, would be done as `DELETE`. nginx refuses them too.
 pub(super) fn method(method: &Method) -> Result<(), DenyReason> {
-    let tracks =
-        method.as_str().eq_ignore_ascii_case("TRACK") || method.as_str().eq_ignore_ascii_case("TRACE");
-    if tracks || *method == Method::CONNECT { Err(DenyReason::MethodRefused) } else { Ok(()) }
+    const LOWER: DenyReason = DenyReason::RequestAmbiguous("the method is not in capital letters");
+    let word = method.as_str();
+    let tracks = word.eq_ignore_ascii_case("TRACK") || word.eq_ignore_ascii_case("TRACE");
+    if tracks || *method == Method::CONNECT {
+        return Err(DenyReason::MethodRefused);
+    }
+    if word.bytes().any(|byte| byte.is_ascii_lowercase()) { Err(LOWER) } else { Ok(()) }
 }
 
 /// The fields that say where a request ends, whom it is for and who it is from, found in one pass: asking the map for each

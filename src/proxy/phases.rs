@@ -90,7 +90,7 @@ impl ProxyHttp for Proxy {
         );
         exchange.verdict = Some(verdict);
         let Some(answer) = answer else { return Ok(GO_ON) };
-        if broken {
+        if broken || exchange.arrival.scheme.is_outdated() {
             session.set_keepalive(None);
         }
         send(session, exchange, answer, words).await?;

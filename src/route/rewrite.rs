@@ -151,6 +151,14 @@ impl Rewrite {
         let (path, after) = local.split_at_checked(local.find(['?', '#']).unwrap_or(local.len()))?;
         let path = self.restored(path)?;
         let root = if before.is_empty() && path.is_empty() { "/" } else { "" };
+        // Without the prefix before it, a path that begins with two of these names a host, and anybody can have chosen that
+        // one: `/v2//evil.example` stays on this host, `//evil.example` does not. Browsers read a backslash as a slash.
+        if before.is_empty()
+            && path.starts_with('/')
+            && path.get(1..).is_some_and(|it| it.starts_with(['/', '\\']))
+        {
+            return None;
+        }
         Some([before, root, &path, after].concat()).filter(|heard| heard != location)
     }
 
@@ -171,6 +179,8 @@ impl Rewrite {
             let path = (at > 0 && name.eq_ignore_ascii_case("path")).then(|| self.restored(value)).flatten();
             // One that is the same already is left as it is written.
             let path = path.filter(|path| **path != *value);
+            // An empty one would stand for wherever the cookie was set (RFC 6265 section 5.2.4).
+            let path = path.map(|path| if path.is_empty() { Cow::Borrowed("/") } else { path });
             parts.push(path.map_or(Cow::Borrowed(part), |path| Cow::Owned(format!(" Path={path}"))));
         }
         Some(parts.join(";")).filter(|heard| heard != cookie)
@@ -262,6 +272,12 @@ mod tests {
             ("ftp://h.example/v2/x", None),
         ] {
             assert_eq!(back.location(said, host).as_deref(), heard, "{said}");
+        }
+        let added = prefix("", "/v2");
+        assert_eq!(added.location("/v2/x", host).as_deref(), Some("/x"));
+        assert_eq!(added.cookie("sid=1; Path=/v2; Secure").as_deref(), Some("sid=1; Path=/; Secure"));
+        for elsewhere in ["/v2//evil.example/x", "/v2/\\evil.example", "/v2//"] {
+            assert_eq!(added.location(elsewhere, host), None, "{elsewhere} would lead to another host");
         }
         let strip = prefix("/api", "");
         assert_eq!(strip.location("/", host).as_deref(), Some("/api/"));

@@ -14,6 +14,8 @@ enum Class {
     Percent,
     Semicolon,
     Backslash,
+    /// What RFC 3986 wants escaped, and browsers (WHATWG URL) or curl do not escape. It has one meaning, and gets its escape.
+    Bare,
     /// Control bytes, white space, non-ASCII, and what RFC 3986 does not allow in a path.
     Refused,
 }
@@ -29,6 +31,7 @@ fn class(byte: u8) -> Class {
         b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':'
         | b'@' => Class::Plain,
         b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => Class::Plain,
+        b'[' | b']' | b'^' | b'|' | b'{' | b'}' => Class::Bare,
         _ => Class::Refused,
     }
 }
@@ -74,7 +77,7 @@ pub(super) fn query(query: &[u8]) -> Result<&str, Ambiguity> {
 
 enum Shape {
     Canonical,
-    /// Has escapes, and nothing else that could be read in two ways.
+    /// Has escapes, or wants some, and nothing else that could be read in two ways.
     Encoded,
     Ambiguous,
 }
@@ -97,7 +100,7 @@ fn scan(path: &[u8]) -> Result<Shape, Ambiguity> {
                 }
                 (length, dots) = (0, 0);
             }
-            Class::Percent => {
+            Class::Percent | Class::Bare => {
                 length += 1;
                 if matches!(shape, Shape::Canonical) {
                     shape = Shape::Encoded;
@@ -142,8 +145,11 @@ fn decode(path: &[u8], ambiguous: Ambiguous) -> Result<String, Ambiguity> {
     while let Some(byte) = bytes.next() {
         if byte != b'%' {
             flush(&mut run)?;
-            let normalized = if byte == b'\\' { b'/' } else { byte };
-            decoded.push(char::from(normalized));
+            match class(byte) {
+                Class::Backslash => decoded.push('/'),
+                Class::Bare => push_escape(&mut decoded, byte),
+                _ => decoded.push(char::from(byte)),
+            }
             continue;
         }
         let value =

@@ -53,10 +53,7 @@ fn what_two_parsers_could_read_differently_is_refused() {
         "/\u{e9}",
         "/a\"b",
         "/a<b",
-        "/a|b",
-        "/a^b",
         "/a`b",
-        "/a{b}",
         "admin",
         "",
         "?q",
@@ -74,9 +71,15 @@ fn what_two_parsers_could_read_differently_is_refused() {
 
 #[test]
 fn two_spellings_of_one_path_become_one() {
-    for (raw, canonical) in
-        [("/%61dmin", "/admin"), ("/a%7Eb", "/a~b"), ("/f%2etxt", "/f.txt"), ("/%c3%a9", "/%C3%A9")]
-    {
+    for (raw, canonical) in [
+        ("/%61dmin", "/admin"),
+        ("/a%7Eb", "/a~b"),
+        ("/f%2etxt", "/f.txt"),
+        ("/%c3%a9", "/%C3%A9"),
+        ("/a[1].txt", "/a%5B1%5D.txt"),
+        ("/a|b^c{d}", "/a%7Cb%5Ec%7Bd%7D"),
+        ("/%c3%a9[", "/%C3%A9%5B"),
+    ] {
         assert_eq!(path(raw, Ambiguous::Reject).as_deref(), Ok(canonical));
         assert_eq!(path(raw, Ambiguous::Normalize).as_deref(), Ok(canonical));
     }

@@ -30,6 +30,16 @@ pub enum ClientCertificates {
     Required(Roots),
 }
 
+impl ClientCertificates {
+    /// The authorities, where any is believed.
+    pub(super) fn roots(&self) -> Option<&Roots> {
+        match self {
+            Self::NotAsked => None,
+            Self::Optional(roots) | Self::Required(roots) => Some(roots),
+        }
+    }
+}
+
 /// RFC 8996 leaves two versions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinVersion {

@@ -9,6 +9,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, ServerConfig, SupportedProtocolVersion};
+use tokio::sync::Notify;
 
 use super::certificate::provider;
 use super::choose::Chooser;
@@ -75,11 +76,12 @@ impl Terms {
 /// A listener whose terms can be replaced while it serves.
 pub struct Listener {
     terms: ArcSwap<Terms>,
+    replaced: Notify,
 }
 
 impl Listener {
     pub fn new(terms: Terms) -> Self {
-        Self { terms: ArcSwap::from_pointee(terms) }
+        Self { terms: ArcSwap::from_pointee(terms), replaced: Notify::new() }
     }
 
     /// Whether its terms are these already; then sessions agreed on under them can still be resumed.
@@ -90,10 +92,14 @@ impl Listener {
     /// From the next handshake on.
     pub fn replace(&self, terms: Terms) {
         self.terms.store(Arc::new(terms));
+        self.replaced.notify_waiters();
     }
 
     /// Shakes hands. How long that may take is up to the caller.
-    pub async fn shake_hands(&self, tcp: Tcp) -> Result<(ServerTlsStream<Tcp>, Secured), HandshakeError> {
+    pub async fn shake_hands(
+        self: &Arc<Self>,
+        tcp: Tcp,
+    ) -> Result<(ServerTlsStream<Tcp>, Secured), HandshakeError> {
         let terms = self.terms.load_full();
         let stream = terms.acceptor.accept(tcp).await.map_err(|error| HandshakeError::of(&error))?;
         let (_, session) = stream.get_ref();
@@ -101,13 +107,14 @@ impl Listener {
             server_name: session.server_name().map(|name| name.to_ascii_lowercase().into()),
             client_certificate: session.peer_certificates().is_some_and(|shown| !shown.is_empty()),
             asks_for_certificates: terms.asks_for_certificates,
+            under: Some(Under { listener: Arc::clone(self), terms: Arc::clone(&terms) }),
         };
         Ok((stream, secured))
     }
 }
 
 /// What a handshake has established.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Secured {
     /// The name the client asked for (SNI), in lower case.
     pub server_name: Option<Box<str>>,
@@ -115,6 +122,52 @@ pub struct Secured {
     pub client_certificate: bool,
     /// Whether the listener asked for one.
     pub asks_for_certificates: bool,
+    /// Under which terms; none in a test.
+    pub under: Option<Under>,
+}
+
+/// The terms of a connection, and who may have others by now.
+#[derive(Clone)]
+pub struct Under {
+    listener: Arc<Listener>,
+    terms: Arc<Terms>,
+}
+
+impl std::fmt::Debug for Under {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Under(…)")
+    }
+}
+
+impl Secured {
+    /// Whether a handshake would not come to this any more: the authorities have changed for which a certificate was
+    /// believed, or one is required and none was shown. However long a connection is kept, it has no more rights than a new one.
+    pub fn is_outdated(&self) -> bool {
+        let Some(Under { listener, terms }) = &self.under else { return false };
+        let now = listener.terms.load();
+        if Arc::ptr_eq(&now, terms) {
+            return false;
+        }
+        match &now.settings.clients {
+            clients if self.client_certificate => clients.roots() != terms.settings.clients.roots(),
+            ClientCertificates::Required(_) => true,
+            ClientCertificates::NotAsked | ClientCertificates::Optional(_) => false,
+        }
+    }
+
+    /// Waits until it is.
+    pub async fn outdated(&self) {
+        let Some(Under { listener, .. }) = &self.under else { return std::future::pending().await };
+        loop {
+            let mut replaced = std::pin::pin!(listener.replaced.notified());
+            // Before looking, so that nothing slips between.
+            replaced.as_mut().enable();
+            if self.is_outdated() {
+                return;
+            }
+            replaced.await;
+        }
+    }
 }
 
 /// How a handshake failed.

@@ -31,10 +31,13 @@ pub(super) fn has_cookie(pair: &str, wanted: &str) -> bool {
         || pair.bytes().any(|byte| matches!(byte, b' ' | b'\t' | b',')) && named(pair).any(is_name)
 }
 
-/// What stands before each `=`, as far back as the last separator.
+/// What stands before each `=`, as far back as the last separator. No further than the `=` before it: no name has one, and
+/// a cookie of nothing but these would be looked through once for each.
 fn named(pair: &str) -> impl Iterator<Item = &str> {
-    let ends = pair.match_indices('=').map(|(at, _)| pair.get(..at).unwrap_or_default());
-    ends.filter_map(|before| before.trim_end().rsplit([' ', '\t', ',']).next())
+    let mut parts = pair.split('=');
+    // What follows the last one is a value.
+    parts.next_back();
+    parts.filter_map(|before| before.trim_end().rsplit([' ', '\t', ',']).next())
 }
 
 /// Whether a query has `wanted` where only those see it who divide at `;` too.
@@ -80,6 +83,18 @@ mod tests {
         ] {
             assert!(!has_cookie(cookie, "access_token"), "{cookie}");
         }
+    }
+
+    /// As long as its square, it would take minutes; and no token is needed to ask for that.
+    #[test]
+    fn a_cookie_is_looked_through_in_a_time_as_long_as_itself() {
+        let began = std::time::Instant::now();
+        for filler in ["=", "= ", "%41=", ",=", "a b="] {
+            let cookie = format!("a b{}", filler.repeat(50_000));
+            assert!(!has_cookie(&cookie, "access_token"));
+            assert!(has_cookie(&format!("{cookie} access_token=x"), "access_token"), "{filler}");
+        }
+        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -117,6 +117,22 @@ fn an_answer_that_has_no_body_has_no_length_either() {
     assert_eq!(raw.response().text(), "ok");
 }
 
+/// RFC 9110 section 2.5. By a 1.0 that is the service's a client would take the sizes of chunks for content.
+#[test]
+fn an_answer_has_the_version_of_the_connection_it_is_given_on() {
+    let scene = scene();
+    for says in [
+        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ] {
+        scene.says(says.as_bytes());
+        let mut raw = scene.gateway.raw();
+        scene.asked(&mut raw, "GET", "/raw");
+        let version = raw.bytes(8);
+        assert!(version.starts_with(b"HTTP/1.1 "), "{says}: {}", String::from_utf8_lossy(&version));
+    }
+}
+
 #[test]
 fn a_head_that_never_ends_is_not_collected() {
     let scene = scene();

@@ -197,6 +197,20 @@ fn methods_that_reflect_or_tunnel_are_refused() {
     }
 }
 
+/// No route names them, so the one that takes any method would; and many frameworks make capitals of them.
+#[test]
+fn a_method_in_small_letters_is_no_other_method() {
+    let scene = scene();
+    for method in ["get", "Get", "post", "PoST", "delete", "patch", "mkCOL"] {
+        let response = scene.send(&format!("{method} /x HTTP/1.1"), "", "").response();
+        assert_eq!((response.status, response.reason().as_str()), (400, "request_ambiguous"), "{method}");
+        scene.origin.saw_nothing();
+    }
+    for method in ["PATCH", "MKCOL", "M-SEARCH", "X_1"] {
+        assert_eq!(scene.send(&format!("{method} /x HTTP/1.1"), "", "").response().status, 200, "{method}");
+    }
+}
+
 #[test]
 fn an_upgrade_without_a_token_is_denied_like_anything_else() {
     let scene = scene();

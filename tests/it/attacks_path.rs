@@ -152,6 +152,9 @@ fn another_spelling_of_a_path_is_judged_and_forwarded_in_the_one_form() {
         (&b"/public/%3fx"[..], "/public/%3Fx"),
         (b"/public/%c3%a9", "/public/%C3%A9"),
         (b"/%70ublic/x", "/public/x"),
+        // Browsers send these as they are.
+        (b"/public/a[1]|b^c", "/public/a%5B1%5D%7Cb%5Ec"),
+        (b"/public/{x}", "/public/%7Bx%7D"),
         // What is not allowed in a request line is escaped while the head is parsed.
         (b"/public/x y", "/public/x%20y"),
     ] {

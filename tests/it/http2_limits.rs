@@ -171,12 +171,18 @@ fn a_body_that_stalls_costs_its_stream_and_an_answer_nobody_reads_too() {
     let mut client = scene.connect(&gateway);
     let bearer = scene.bearer("alice");
     let began = Instant::now();
-    let request = Request::post("https://a.test/up").header("authorization", &bearer).body(()).unwrap();
-    let mut stalled = client.begin(request, false).unwrap();
-    stalled.body.send_data(Bytes::from_static(b"half"), false).unwrap();
+    let mut half = |kind: &str| {
+        let request = Request::post("https://a.test/up").header("authorization", &bearer);
+        let mut begun = client.begin(request.header("content-type", kind).body(()).unwrap(), false).unwrap();
+        begun.body.send_data(Bytes::from_static(b"half"), false).unwrap();
+        begun
+    };
+    // The service speaks no HTTP/2, and so no gRPC.
+    let (stalled, misnamed) = (half("text/plain"), half("application/grpc"));
     let unread = client.begin(http2::get("a.test", "/long", &[("authorization", &bearer)]), true).unwrap();
     let unread = client.wait(unread.response).unwrap().into_body();
     assert!(client.answer(stalled.response).is_err_and(|error| error.is_reset()));
+    assert!(client.answer(misnamed.response).is_err_and(|error| error.is_reset()));
     // As long as anything at all is read, it goes on; here nothing is.
     eventually("the service is left alone", || match scene.origin.open() {
         0 => Ok(()),

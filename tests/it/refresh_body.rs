@@ -94,6 +94,19 @@ fn a_client_that_expects_to_be_asked_for_its_body_is_asked_once() {
     assert_eq!(String::from_utf8_lossy(&seen.body), body);
 }
 
+/// What `Connection` names does not reach the service, which would have to guess what the body is.
+#[test]
+fn connection_cannot_take_away_what_the_body_was_read_as() {
+    let scene = scene(BODY, &[]);
+    let body = json!({ "refreshToken": scene.token("alice"), "x": "&refreshToken=other&" }).to_string();
+    for name in ["content-type", "Content-Type", "close, content-encoding"] {
+        let response = scene.post(&[JSON, &format!("Connection: {name}")], &body);
+        assert_eq!((response.status, response.reason().as_str()), (400, "request_ambiguous"), "{name}");
+        scene.origin.saw_nothing();
+    }
+    assert_eq!(scene.post(&[JSON, "Connection: close"], &body).status, 200);
+}
+
 #[test]
 fn what_two_readers_could_read_differently_is_refused_and_reaches_nobody() {
     let scene = scene("token_from = [\"body:refreshToken\", \"cookie:rt\"]", &[]);

@@ -6,6 +6,7 @@ use jsonwebtoken::Algorithm;
 
 use crate::support::https::Https;
 use crate::support::issuer::Issuer;
+use crate::support::origin::Answer;
 use crate::support::pki::Authority;
 use crate::support::reloads::{self, APPLIED};
 use crate::tls::{Scene, counted};
@@ -62,6 +63,54 @@ fn an_authority_that_is_believed_no_more_lets_nobody_in_by_an_old_session() {
     assert_eq!(
         scene.client().showing(&newer).get(gateway.tls_addr(), "a.test", "/", &[]).unwrap().status,
         200
+    );
+}
+
+#[test]
+fn a_connection_that_is_kept_has_no_more_rights_than_a_new_one() {
+    let (scene, before, after) = (Scene::new(), Authority::new(), Authority::new());
+    let issuer = Issuer::new(Algorithm::ES256);
+    scene.shelf.put_authority("clients.pem", &before);
+    scene.origin.answer(|seen| match seen.target().as_str() {
+        "/guarded/events" => Answer {
+            raw: Some(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: 1\n\n".to_vec()),
+            ..Answer::ok()
+        },
+        _ => Answer::ok(),
+    });
+    let path = scene.shelf.path().join("clients.pem");
+    let ca = format!("client_ca = \"{}\"\nclient_auth = \"optional\"", path.display());
+    let guarded = "name = \"guarded\"\npath = \"/guarded/{*rest}\"\nupstream = \"app\"\nclient_certificate = \"required\"";
+    let gateway = scene.with(&ca).issuer(&issuer).route(guarded).start();
+    let (address, identity, bearer) = (gateway.tls_addr(), before.client(), issuer.good("alice"));
+    let ask = |path: &str| {
+        format!(
+            "GET {path} HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {bearer}\r\nAccept: text/event-stream\r\n\r\n"
+        )
+    };
+    let connect = || scene.client().showing(&identity).connect(address, "a.test").unwrap().raw();
+    let (mut kept, mut stream) = (connect(), connect());
+    let mut anonymous = scene.client().connect(address, "a.test").unwrap().raw();
+    assert_eq!(kept.send(ask("/guarded/x")).response().status, 200);
+    assert_eq!(anonymous.send(ask("/outer")).response().status, 200);
+    stream.send(ask("/guarded/events")).bytes(100);
+
+    scene.shelf.put_authority("clients.pem", &after);
+    gateway.signal("HUP");
+    eventually("the other authority is in force", || match gateway.metric(APPLIED) {
+        Some(1.0) => Ok(()),
+        seen => Err(seen),
+    });
+    stream.wait_closed();
+    scene.origin.forget();
+    let refused = kept.send(ask("/guarded/x")).response();
+    assert_eq!((refused.status, refused.reason()), (421, "misdirected_request".to_owned()));
+    kept.wait_closed();
+    scene.origin.saw_nothing();
+    assert_eq!(
+        anonymous.send(ask("/outer")).response().status,
+        200,
+        "it has shown nothing that was believed"
     );
 }
 

@@ -175,6 +175,11 @@ impl Visit {
         self.spared.store(true, Ordering::Relaxed);
     }
 
+    /// Whether its connection has rights that a new one would not get.
+    pub(super) fn is_outdated(&self) -> bool {
+        self.arrival.scheme.is_outdated()
+    }
+
     /// How it ends, once that is decided.
     pub fn fate(&self) -> Option<&Fate> {
         self.fate.get()

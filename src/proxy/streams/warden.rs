@@ -60,6 +60,8 @@ struct Found {
     /// To be judged whole: the configuration is another one, or the keys are.
     anew: Vec<Anew>,
     over: Vec<(Member, Arc<Credential>)>,
+    /// On connections that have more rights than a new one would get.
+    outdated: Vec<(Member, Option<Arc<Credential>>)>,
 }
 
 /// Exchanges by credential: each is asked about once.
@@ -147,7 +149,11 @@ impl Warden {
         };
         let mut found = Found::default();
         self.streams.for_each(|spot, entry| eye.see(spot, entry, &mut found));
-        let Found { urgent, due, anew, over } = found;
+        let Found { urgent, due, anew, over, outdated } = found;
+        for (count, (member, credential)) in outdated.into_iter().enumerate() {
+            let (credential, spread) = (credential.as_deref(), count >= AT_ONCE);
+            self.streams.deny(&[member], credential, &DenyReason::MisdirectedRequest, spread);
+        }
         for (member, credential) in over {
             let expired = DenyReason::Unverified(Unverified::Expired);
             self.streams.deny(&[member], Some(&credential), &expired, false);
@@ -183,6 +189,10 @@ impl Eye<'_> {
     /// Looks at one exchange.
     fn see(&self, spot: Spot, entry: &mut Entry, found: &mut Found) {
         if entry.doomed {
+            return;
+        }
+        if entry.visit.is_outdated() {
+            found.outdated.push((spot.member(entry), entry.credential.clone()));
             return;
         }
         let gate = &self.snapshot.gate;
