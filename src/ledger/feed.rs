@@ -17,8 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -30,11 +29,11 @@ use super::redis::RedisStore;
 use super::settings::LedgerSettings;
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
-use super::{Ledger, recheck};
+use super::{Ledger, recheck, tasks};
 use crate::time::Timestamp;
 
 pub use changes::note;
-pub use keys::Keys;
+pub use keys::{Guarded, Keys};
 pub use metrics::FeedMetrics;
 pub use pulse::Pulse;
 
@@ -68,10 +67,6 @@ pub async fn watch(settings: &LedgerSettings, on: bool) -> Result<Vec<String>, S
 impl Ledger {
     /// Starts what hears of changes and what follows from them.
     pub(super) fn start_feed(self: &Arc<Self>, settings: &LedgerSettings, shutdown: &CancellationToken) {
-        let spawn = |task: BoxFuture<'static, ()>| {
-            let shutdown = shutdown.clone();
-            tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
-        };
         let database = &settings.database;
         let (poll, woken) = (database.poll, Arc::new(Notify::new()));
         // What other gateways changed has to be known before memory is too old to be believed.
@@ -79,18 +74,21 @@ impl Ledger {
         // Rules of one's own alone need none of our tables, and there may be none.
         if !settings.presets.is_empty() {
             if self.database.sql.dialect() == Dialect::Postgres {
-                spawn(Box::pin(listen(database.url.clone(), Arc::clone(&woken))));
+                let (url, rings) = (database.url.clone(), Arc::clone(&woken));
+                tasks::keep("listen", shutdown, move || listen(url.clone(), Arc::clone(&rings)));
             }
-            spawn(Box::pin(Arc::clone(self).follow_changes(looks, woken)));
-            spawn(Box::pin(Arc::clone(self).follow_tables(poll)));
+            self.keep("changes", shutdown, move |ledger| ledger.follow_changes(looks, Arc::clone(&woken)));
+            self.keep("tables", shutdown, move |ledger| ledger.follow_tables(poll));
         }
         let (Some(redis), Some(coherent)) = (self.redis.clone(), &self.coherent) else { return };
         if let Some(names) = coherent.link.pushes() {
-            let link = Arc::clone(&coherent.link);
-            spawn(Box::pin(Arc::clone(self).follow_pushes(redis, link, names)));
+            let (link, names) = (Arc::clone(&coherent.link), Arc::new(Mutex::new(names)));
+            self.keep("pushes", shutdown, move |ledger| {
+                ledger.follow_pushes(Arc::clone(&redis), Arc::clone(&link), Arc::clone(&names))
+            });
         }
         for _ in 0..recheck::WORKERS {
-            spawn(Box::pin(Arc::clone(self).recheck_forever()));
+            self.keep("recheck", shutdown, Self::recheck_forever);
         }
     }
 
@@ -156,8 +154,10 @@ impl Ledger {
         self: Arc<Self>,
         redis: Arc<RedisStore>,
         link: Arc<Link>,
-        mut names: mpsc::Receiver<Vec<u8>>,
+        names: Arc<Mutex<mpsc::Receiver<Vec<u8>>>>,
     ) {
+        // Nobody else wants it while this goes on.
+        let mut names = names.lock().await;
         let Some(adoption) = &self.adoption else {
             while let Some(name) = names.recv().await {
                 self.pushed(&name);

@@ -41,6 +41,7 @@ mod schema;
 pub mod sessions;
 pub mod sql;
 pub mod store;
+mod tasks;
 mod thoroughness;
 mod upkeep;
 mod watermark;

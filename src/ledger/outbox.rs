@@ -61,7 +61,13 @@ impl Outbox {
             match marked {
                 Marked::Gap if waiting.len() < BATCH => return Ok(told),
                 Marked::Gap => continue,
-                Marked::Yes | Marked::Unbelieved => {}
+                // It is filled before long. Until there is a mark that speaks for them the rows stay: somebody may put
+                // an older copy in its place, with a mark of its own.
+                Marked::Unbelieved => {
+                    let cause = StoreError::unavailable("it has no mark that could speak for them");
+                    return Err(Undelivered::ByRedis(cause));
+                }
+                Marked::Yes => {}
             }
             park(&self.sql, &refused).await.map_err(Undelivered::ByDatabase)?;
             let gone: Vec<i64> =

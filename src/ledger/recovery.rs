@@ -19,8 +19,8 @@ const START: Duration = Duration::from_millis(500);
 
 impl Ledger {
     fn filler<'a>(&'a self, redis: &'a RedisStore) -> Filler<'a> {
-        let Self { writer, adoption, metrics, .. } = self;
-        Filler { writer, redis, adoption: adoption.as_ref(), metrics: &metrics.reconcile }
+        let Self { writer, adoption, rechecks, metrics, .. } = self;
+        Filler { writer, redis, adoption: adoption.as_ref(), rechecks, metrics: &metrics.reconcile }
     }
 
     /// Both stores are needed.
@@ -63,6 +63,8 @@ impl Ledger {
                 }
                 let ended = self.filler(redis).fill(why).await?;
                 if ended == Ended::Filled {
+                    // What was told meanwhile is there, and waits for nothing but the new mark.
+                    self.deliver_outbox().await;
                     redis.renewed_for(self.renewal()).await.map_err(FillError::Redis)?;
                 }
                 Ok(ended)

@@ -94,7 +94,8 @@ impl Writer {
             marked =
                 redis.write_step(&[], step, *restrictive).await.map_or(Marked::Gap, |(_, marked)| marked);
         }
-        if writes.is_empty() || marked == Marked::Gap {
+        // Also where there is no mark: an older copy may yet take the place of the Redis that was told, with its own.
+        if writes.is_empty() || marked != Marked::Yes {
             return Ok(());
         }
         let settled = if told.refused.is_empty() {

@@ -10,6 +10,7 @@ mod lifted;
 mod pages;
 mod parcel;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,13 @@ use super::adopt::Adoption;
 use super::metrics::ReconcileMetrics;
 use super::migrate;
 use super::outbox::Outbox;
+use super::recheck::{Cause, Queue};
 use super::redis::{self, Link, RedisStore};
 use super::store::StoreError;
 use super::watermark::{Mark, Why};
 use super::write::{Writer, next_version};
 use crate::time::Timestamp;
-use pages::{From, Source};
+use pages::{From, Page, Source};
 use parcel::Parcel;
 
 pub use gap::Gap;
@@ -86,6 +88,8 @@ pub struct Filler<'a> {
     pub redis: &'a RedisStore,
     /// What services had written there alone.
     pub adoption: Option<&'a Adoption>,
+    /// Who may have been let in again while they were written down as denied.
+    pub rechecks: &'a Queue,
     pub metrics: &'a ReconcileMetrics,
 }
 
@@ -108,7 +112,7 @@ impl Filler<'_> {
                     let page = source.read(self.writer, &at, version, Timestamp::now()).await;
                     let mut page = page.map_err(FillError::Database)?;
                     page.parcels.retain(|parcel| parcel.restrictive);
-                    self.write(link, &page.parcels, &mut pace).await?;
+                    self.put(link, (source, &at), &page, version, &mut pace).await?;
                     keep.renew().await?;
                     from = page.next;
                 }
@@ -183,16 +187,17 @@ impl Filler<'_> {
         let (mut note, mut written) = self.begin(link, &field, now, older).await?;
         let mut pace = Pace::new(self.metrics);
         let sources = Source::all(self.writer, now);
-        let first = sources.iter().position(|source| source.name() == note.source).unwrap_or(0);
-        for source in sources.iter().skip(first) {
-            if note.source != source.name() {
-                (note.source, note.after) = (source.name(), Vec::new());
+        let named = || sources.iter().enumerate().map(|(place, source)| (source.name(place), source));
+        let first = named().position(|(name, _)| name == note.source).unwrap_or(0);
+        for (name, source) in named().skip(first) {
+            if note.source != name {
+                (note.source, note.after) = (name, Vec::new());
             }
             loop {
                 let from = From::Key(note.after.clone());
                 let page = source.read(self.writer, &from, note.version, Timestamp::now()).await;
                 let page = page.map_err(FillError::Database)?;
-                self.write(link, &page.parcels, &mut pace).await?;
+                self.put(link, (source, &from), &page, note.version, &mut pace).await?;
                 pace.read(page.rows, &note.source);
                 keep.renew().await?;
                 let Some(From::Key(after)) = page.next else { break };
@@ -285,6 +290,29 @@ impl Filler<'_> {
             true => Ok(text),
             false => Err(FillError::Overtaken),
         }
+    }
+
+    /// Writes a page, and reads it once more: of rows without versions nothing else tells whom a service has let in again
+    /// between the reading and the writing. Their entry would be the last word, and stand for its whole life.
+    async fn put(
+        &self,
+        link: &Arc<Link>,
+        (source, from): (&Source<'_>, &From),
+        page: &Page,
+        version: i64,
+        pace: &mut Pace<'_>,
+    ) -> Result<(), FillError> {
+        self.write(link, &page.parcels, pace).await?;
+        if page.denied.is_empty() {
+            return Ok(());
+        }
+        let again = source.read(self.writer, from, version, Timestamp::now()).await;
+        let again = again.map_err(FillError::Database)?;
+        let still: HashSet<&String> = again.denied.iter().collect();
+        for subject in page.denied.iter().filter(|subject| !still.contains(subject)) {
+            self.rechecks.put(subject.as_str().into(), Cause::Row).await;
+        }
+        Ok(())
     }
 
     async fn write(
