@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -26,7 +27,7 @@ use super::link::Link;
 use super::preset::PresetContext;
 use super::recheck::Cause;
 use super::redis::RedisStore;
-use super::settings::LedgerSettings;
+use super::settings::{LedgerSettings, RedisSettings};
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
 use super::{Ledger, recheck, tasks};
@@ -40,6 +41,17 @@ pub use pulse::Pulse;
 use changes::{Changed, Reader};
 use delta::Delta;
 use listen::listen;
+
+/// What the sources of gateways begin with; those of triggers are tables' names.
+const GATEWAY: &str = "portcullis";
+
+/// The same for gateways that have the same layouts in the same Redis: what one of them was told the others need not tell.
+pub fn source_of(settings: &LedgerSettings) -> Box<str> {
+    let place = settings.redis.as_ref().map(RedisSettings::place);
+    let digest = Sha256::digest(format!("{:?} {place:?}", settings.presets));
+    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{GATEWAY}:{digest}").into()
+}
 
 /// How often it is looked at whether the triggers are still there.
 const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(30);
@@ -127,11 +139,17 @@ impl Ledger {
             let began = Instant::now();
             let (changed, more) = reader.look(&self.database.sql).await?;
             self.metrics.feed.noted.inc_by(changed.len() as u64);
+            let mut elsewhere = false;
             for Changed { source, subject } in changed {
+                let by_such = source == self.writer.source;
+                elsewhere |= !by_such && source.starts_with(GATEWAY);
                 match subject {
-                    Some(subject) => self.heard_of(subject, &*source == changes::OWN).await,
+                    Some(subject) => self.heard_of(subject, by_such).await,
                     None => self.forget_answers(),
                 }
+            }
+            if elsewhere && let Some(redis) = &self.redis {
+                self.tell_of_others(redis).await;
             }
             if !more {
                 self.feed_pulse().beat(began);
@@ -140,11 +158,11 @@ impl Ledger {
         }
     }
 
-    /// A user's row has changed. Who changed it through a gateway has told Redis himself.
-    async fn heard_of(&self, subject: Box<str>, by_gateway: bool) {
+    /// A user's row has changed. Who changed it through a gateway such as this has told Redis.
+    async fn heard_of(&self, subject: Box<str>, by_such: bool) {
         self.database.memory.forget(&subject);
         self.recently.insert(subject.clone(), ());
-        if !by_gateway && self.redis.is_some() {
+        if !by_such && self.redis.is_some() {
             self.rechecks.put(subject, Cause::Row).await;
         }
     }

@@ -55,7 +55,8 @@ impl Outbox {
             let refused = self.tell(redis, &waiting).await?;
             let marked = match mark.map_err(Undelivered::ByRedis)? {
                 Some(mark) => redis.raise(&mark, last).await.map_err(Undelivered::ByRedis)?,
-                None => Marked::Unbelieved,
+                None if redis.authority.wants_mark() => Marked::Unbelieved,
+                None => Marked::Yes,
             };
             // Somebody else has raised it meanwhile: the next look finds out how far.
             match marked {

@@ -83,6 +83,15 @@ impl Ledger {
         self.filler(redis).keep_up(&self.outbox, Gap::MustLast(&self.gap)).await
     }
 
+    /// A gateway with other layouts, or another Redis, has made a change: ours was not told of it.
+    pub(super) async fn tell_of_others(&self, redis: &RedisStore) {
+        if self.can_recover(redis)
+            && let Err(error) = self.filler(redis).tell_all_since().await
+        {
+            tracing::debug!(%error, "Redis is told with the next look");
+        }
+    }
+
     /// Renews the keys that a layout prescribes a life for, when half of the shortest is over. When that was done last is
     /// kept in Redis, for all gateways.
     pub(super) async fn renew_forever(&self) {

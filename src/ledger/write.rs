@@ -42,6 +42,8 @@ pub struct Writer {
     pub context: PresetContext,
     /// Whether a Redis is configured: only then is anything kept for it.
     pub redis: bool,
+    /// Whom the other gateways hear of a change from.
+    pub source: Box<str>,
 }
 
 /// A change that the database holds, and what Redis has yet to hear of it.
@@ -180,7 +182,7 @@ impl Writer {
                 (self.track(&mut open, &track::Opened { user, tokens }, now).await?, false)
             }
         };
-        feed::note(&mut open, change.subject(), now).await.map_err(unavailable)?;
+        feed::note(&mut open, &self.source, change.subject(), now).await.map_err(unavailable)?;
         if self.redis && !writes.is_empty() {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
         }

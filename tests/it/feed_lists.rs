@@ -22,7 +22,9 @@ fn lifted(lift: impl Fn(&Pair)) {
         for gateway in pair.gateways() {
             within(SOON, "the ban is lifted", || match crate::ledger_common::verdict(gateway, &token) {
                 it if it == "200" => Ok(()),
-                other => Err((other, text(&pair.redis, "invalid_user:7"), text(&pair.redis, "pc:standing:7"))),
+                other => {
+                    Err((other, text(&pair.redis, "invalid_user:7"), text(&pair.redis, "pc:standing:7")))
+                }
             });
         }
     }

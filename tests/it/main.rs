@@ -65,6 +65,7 @@ mod ledger_sentinel;
 mod ledger_sessions;
 mod ledger_starts;
 mod ledger_tls;
+mod ledger_unlike;
 mod ledger_users;
 mod limits_connections;
 mod limits_floods;

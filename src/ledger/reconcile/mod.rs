@@ -9,12 +9,11 @@ mod gap;
 mod lifted;
 mod pages;
 mod parcel;
+mod work;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::adopt::Adoption;
 use super::metrics::ReconcileMetrics;
@@ -28,22 +27,16 @@ use super::write::{Writer, next_version};
 use crate::time::Timestamp;
 use pages::{From, Page, Source};
 use parcel::Parcel;
+use work::{Keep, LOCK, Pace, Running};
 
 pub use gap::Gap;
 
 /// Writes in one round trip: two or three milliseconds of Redis's time, for which others wait.
 const BATCH: usize = 200;
-/// Keys in a second. Redis runs some 60 000 of these scripts in a second and does nothing else then; so it keeps more
-/// than half of its time for whoever else it serves.
-const RATE: u32 = 25_000;
-/// How long a gateway that has fallen silent keeps others from going on.
-const LOCK: Duration = Duration::from_secs(10);
 /// A note that nobody has touched for so long is no longer gone on from.
 const STALE: Duration = Duration::from_secs(60);
 /// A batch behind a slow command of somebody else's is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often the log says how far it is.
-const TELL: Duration = Duration::from_secs(5);
 
 /// How an attempt ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +135,20 @@ impl Filler<'_> {
     /// Tells Redis once more of every change of ours since the mark, and raises it. Everything that waited has been
     /// delivered: what lies between is a change without anything to tell, or one whose teller died in between.
     async fn close_gap(&self, read: &Mark, version: i64) -> Result<(), FillError> {
+        self.tell_since(read, version).await?;
+        self.redis.raise(read, version).await.map(|_| ()).map_err(FillError::Redis)
+    }
+
+    /// Tells Redis of every change of ours since the mark, whoever made it, and leaves the mark as it is.
+    pub async fn tell_all_since(&self) -> Result<(), FillError> {
+        let version = migrate::version(&self.writer.sql).await.map_err(FillError::Database)?;
+        match self.redis.mark().await.map_err(FillError::Redis)? {
+            Some(mark) => self.tell_since(&mark, version).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_since(&self, read: &Mark, version: i64) -> Result<(), FillError> {
         let link = self.redis.link().map_err(FillError::Redis)?;
         let mut pace = Pace::new(self.metrics);
         for source in [Source::Users, Source::Tokens, Source::Sessions] {
@@ -153,7 +160,7 @@ impl Filler<'_> {
                 from = page.next;
             }
         }
-        self.redis.raise(read, version).await.map(|_| ()).map_err(FillError::Redis)
+        Ok(())
     }
 
     /// Work that one gateway does for all, over a connection of its own: nobody's question waits behind a batch.
@@ -348,71 +355,6 @@ impl Filler<'_> {
         }
         pace.wrote(batch.iter().map(|parcel| parcel.writes.len()).sum()).await;
         Ok(())
-    }
-}
-
-/// The lock, held.
-struct Keep<'a> {
-    redis: &'a RedisStore,
-    link: &'a Arc<Link>,
-    key: String,
-    owner: String,
-}
-
-impl Keep<'_> {
-    async fn take(&self, life: Duration) -> Result<bool, FillError> {
-        self.redis.lock(self.link, &self.key, &self.owner, life).await.map_err(FillError::Redis)
-    }
-
-    async fn renew(&self) -> Result<(), FillError> {
-        if self.take(LOCK).await? { Ok(()) } else { Err(FillError::Overtaken) }
-    }
-}
-
-/// Not faster than [`RATE`], and not without a word.
-struct Pace<'a> {
-    metrics: &'a ReconcileMetrics,
-    started: Instant,
-    told: Instant,
-    rows: usize,
-    keys: u32,
-}
-
-impl<'a> Pace<'a> {
-    fn new(metrics: &'a ReconcileMetrics) -> Self {
-        let now = Instant::now();
-        Self { metrics, started: now, told: now, rows: 0, keys: 0 }
-    }
-
-    async fn wrote(&mut self, keys: usize) {
-        self.keys = self.keys.saturating_add(u32::try_from(keys).unwrap_or(u32::MAX));
-        let due = Duration::from_secs_f64(f64::from(self.keys) / f64::from(RATE));
-        tokio::time::sleep_until(self.started + due).await;
-    }
-
-    fn read(&mut self, rows: usize, source: &str) {
-        self.rows += rows;
-        self.metrics.rows.inc_by(rows as u64);
-        if self.told.elapsed() >= TELL {
-            self.told = Instant::now();
-            tracing::info!(source, rows = self.rows, keys = self.keys, "Redis is being filled");
-        }
-    }
-}
-
-/// The gauge, for as long as it is true.
-struct Running<'a>(&'a ReconcileMetrics);
-
-impl<'a> Running<'a> {
-    fn of(metrics: &'a ReconcileMetrics) -> Self {
-        metrics.running.set(1);
-        Self(metrics)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.set(0);
     }
 }
 
