@@ -115,11 +115,15 @@ impl ChoreMetrics {
 
 impl Ledger {
     pub(super) fn start_chores(self: &Arc<Self>, shutdown: &CancellationToken) {
-        let Some(redis) = &self.redis else { return };
-        let (ledger, redis, shutdown) = (Arc::clone(self), Arc::clone(redis), shutdown.clone());
-        tokio::spawn(async move {
-            let chores = async { tokio::join!(ledger.sweep_forever(&redis), ledger.look_forever(&redis)) };
-            shutdown.run_until_cancelled(chores).await
+        let Some(redis) = self.redis.clone() else { return };
+        let (sweeper, looker) = (Arc::clone(&redis), redis);
+        self.keep("sweep", shutdown, move |ledger| {
+            let redis = Arc::clone(&sweeper);
+            async move { ledger.sweep_forever(&redis).await }
+        });
+        self.keep("evictions", shutdown, move |ledger| {
+            let redis = Arc::clone(&looker);
+            async move { ledger.look_forever(&redis).await }
         });
     }
 

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use tokio::sync::{Notify, mpsc};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -27,20 +27,31 @@ use super::link::Link;
 use super::preset::PresetContext;
 use super::recheck::Cause;
 use super::redis::RedisStore;
-use super::settings::LedgerSettings;
+use super::settings::{LedgerSettings, RedisSettings};
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
-use super::{Ledger, recheck};
+use super::{Ledger, recheck, tasks};
 use crate::time::Timestamp;
 
 pub use changes::note;
-pub use keys::Keys;
+pub use keys::{Guarded, Keys};
 pub use metrics::FeedMetrics;
 pub use pulse::Pulse;
 
 use changes::{Changed, Reader};
 use delta::Delta;
 use listen::listen;
+
+/// What the sources of gateways begin with; those of triggers are tables' names.
+const GATEWAY: &str = "portcullis";
+
+/// The same for gateways that have the same layouts in the same Redis: what one of them was told the others need not tell.
+pub fn source_of(settings: &LedgerSettings) -> Box<str> {
+    let place = settings.redis.as_ref().map(RedisSettings::place);
+    let digest = Sha256::digest(format!("{:?} {place:?}", settings.presets));
+    let digest: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{GATEWAY}:{digest}").into()
+}
 
 /// How often it is looked at whether the triggers are still there.
 const LOOK_AT_TRIGGERS: Duration = Duration::from_secs(30);
@@ -68,10 +79,6 @@ pub async fn watch(settings: &LedgerSettings, on: bool) -> Result<Vec<String>, S
 impl Ledger {
     /// Starts what hears of changes and what follows from them.
     pub(super) fn start_feed(self: &Arc<Self>, settings: &LedgerSettings, shutdown: &CancellationToken) {
-        let spawn = |task: BoxFuture<'static, ()>| {
-            let shutdown = shutdown.clone();
-            tokio::spawn(async move { shutdown.run_until_cancelled(task).await });
-        };
         let database = &settings.database;
         let (poll, woken) = (database.poll, Arc::new(Notify::new()));
         // What other gateways changed has to be known before memory is too old to be believed.
@@ -79,18 +86,21 @@ impl Ledger {
         // Rules of one's own alone need none of our tables, and there may be none.
         if !settings.presets.is_empty() {
             if self.database.sql.dialect() == Dialect::Postgres {
-                spawn(Box::pin(listen(database.url.clone(), Arc::clone(&woken))));
+                let (url, rings) = (database.url.clone(), Arc::clone(&woken));
+                tasks::keep("listen", shutdown, move || listen(url.clone(), Arc::clone(&rings)));
             }
-            spawn(Box::pin(Arc::clone(self).follow_changes(looks, woken)));
-            spawn(Box::pin(Arc::clone(self).follow_tables(poll)));
+            self.keep("changes", shutdown, move |ledger| ledger.follow_changes(looks, Arc::clone(&woken)));
+            self.keep("tables", shutdown, move |ledger| ledger.follow_tables(poll));
         }
         let (Some(redis), Some(coherent)) = (self.redis.clone(), &self.coherent) else { return };
         if let Some(names) = coherent.link.pushes() {
-            let link = Arc::clone(&coherent.link);
-            spawn(Box::pin(Arc::clone(self).follow_pushes(redis, link, names)));
+            let (link, names) = (Arc::clone(&coherent.link), Arc::new(Mutex::new(names)));
+            self.keep("pushes", shutdown, move |ledger| {
+                ledger.follow_pushes(Arc::clone(&redis), Arc::clone(&link), Arc::clone(&names))
+            });
         }
         for _ in 0..recheck::WORKERS {
-            spawn(Box::pin(Arc::clone(self).recheck_forever()));
+            self.keep("recheck", shutdown, Self::recheck_forever);
         }
     }
 
@@ -129,11 +139,17 @@ impl Ledger {
             let began = Instant::now();
             let (changed, more) = reader.look(&self.database.sql).await?;
             self.metrics.feed.noted.inc_by(changed.len() as u64);
+            let mut elsewhere = false;
             for Changed { source, subject } in changed {
+                let by_such = source == self.writer.source;
+                elsewhere |= !by_such && source.starts_with(GATEWAY);
                 match subject {
-                    Some(subject) => self.heard_of(subject, &*source == changes::OWN).await,
+                    Some(subject) => self.heard_of(subject, by_such).await,
                     None => self.forget_answers(),
                 }
+            }
+            if elsewhere && let Some(redis) = &self.redis {
+                self.tell_of_others(redis).await;
             }
             if !more {
                 self.feed_pulse().beat(began);
@@ -142,11 +158,11 @@ impl Ledger {
         }
     }
 
-    /// A user's row has changed. Who changed it through a gateway has told Redis himself.
-    async fn heard_of(&self, subject: Box<str>, by_gateway: bool) {
+    /// A user's row has changed. Who changed it through a gateway such as this has told Redis.
+    async fn heard_of(&self, subject: Box<str>, by_such: bool) {
         self.database.memory.forget(&subject);
         self.recently.insert(subject.clone(), ());
-        if !by_gateway && self.redis.is_some() {
+        if !by_such && self.redis.is_some() {
             self.rechecks.put(subject, Cause::Row).await;
         }
     }
@@ -156,8 +172,10 @@ impl Ledger {
         self: Arc<Self>,
         redis: Arc<RedisStore>,
         link: Arc<Link>,
-        mut names: mpsc::Receiver<Vec<u8>>,
+        names: Arc<Mutex<mpsc::Receiver<Vec<u8>>>>,
     ) {
+        // Nobody else wants it while this goes on.
+        let mut names = names.lock().await;
         let Some(adoption) = &self.adoption else {
             while let Some(name) = names.recv().await {
                 self.pushed(&name);

@@ -13,7 +13,7 @@ use super::questions::{Asked, Questions};
 use super::redis::PROBE;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
-use super::{Ledger, Mode, upkeep};
+use super::{Ledger, Mode, tasks, upkeep};
 use crate::claims::Claims;
 use crate::time::Timestamp;
 
@@ -24,20 +24,17 @@ const PRUNE: u64 = 3600;
 impl Ledger {
     /// Starts the background tasks on the current runtime. They outlive requests and end with `shutdown`.
     pub(super) fn start(self: &Arc<Self>, settings: &LedgerSettings, shutdown: &CancellationToken) {
-        if let Some(redis) = &self.redis {
-            tokio::spawn(Arc::clone(redis).keep(shutdown.clone()));
+        if let Some(redis) = self.redis.clone() {
+            tasks::keep("redis", shutdown, move || Arc::clone(&redis).keep());
         }
-        let [probing, following, tending, recovering, renewing] = std::array::from_fn(|_| Arc::clone(self));
-        let [first, second, third, fourth, fifth] = std::array::from_fn(|_| shutdown.clone());
-        tokio::spawn(async move { first.run_until_cancelled(probing.probe_forever()).await });
-        tokio::spawn(async move { second.run_until_cancelled(following.follow_forever()).await });
-        tokio::spawn(async move { third.run_until_cancelled(tending.tend_forever()).await });
-        tokio::spawn(async move { fourth.run_until_cancelled(recovering.recover_forever()).await });
-        tokio::spawn(async move { fifth.run_until_cancelled(renewing.renew_forever()).await });
+        self.keep("probe", shutdown, |ledger| async move { ledger.probe_forever().await });
+        self.keep("mode", shutdown, |ledger| async move { ledger.follow_forever().await });
+        self.keep("tend", shutdown, |ledger| async move { ledger.tend_forever().await });
+        self.keep("recover", shutdown, |ledger| async move { ledger.recover_forever().await });
+        self.keep("renew", shutdown, |ledger| async move { ledger.renew_forever().await });
         if self.redis.is_some() && !settings.presets.is_empty() {
-            let (watching, sixth) = (Arc::clone(self), shutdown.clone());
             let staleness = settings.max_staleness;
-            tokio::spawn(async move { sixth.run_until_cancelled(watching.watch_outbox(staleness)).await });
+            self.keep("outbox", shutdown, move |ledger| async move { ledger.watch_outbox(staleness).await });
         }
         self.start_chores(shutdown);
         self.start_feed(settings, shutdown);
@@ -46,7 +43,10 @@ impl Ledger {
     /// The link's task: begun last, so that a gateway which starts has tried it once before.
     pub(super) fn start_link(&self, shutdown: &CancellationToken) {
         if let Some(coherent) = &self.coherent {
-            tokio::spawn(Arc::clone(&coherent.link).keep(shutdown.clone()));
+            let (link, ends) = (Arc::clone(&coherent.link), shutdown.clone());
+            // Beyond the shutdown: it closes its connection.
+            let beyond = CancellationToken::new();
+            tasks::keep("link", &beyond, move || Arc::clone(&link).keep(ends.clone()));
         }
     }
 
@@ -91,7 +91,8 @@ impl Ledger {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            if self.database.breaker.is_open() || self.doubt.is_raised() {
+            let believed = self.redis.as_ref().is_some_and(|redis| redis.authority.is_believed());
+            if self.database.breaker.is_open() || self.doubt.is_raised() || !believed {
                 continue;
             }
             if let Ok(true) = self.outbox.is_overdue(quarter).await {

@@ -21,6 +21,7 @@ mod database;
 mod doubt;
 mod feed;
 mod foundation;
+mod health;
 mod keeper;
 mod link;
 mod members;
@@ -41,6 +42,7 @@ mod schema;
 pub mod sessions;
 pub mod sql;
 pub mod store;
+mod tasks;
 mod thoroughness;
 mod upkeep;
 mod watermark;
@@ -48,7 +50,6 @@ mod write;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,7 @@ use crate::token::Token;
 pub use change::{Applied, Change, ChangeError, RedisState, Status, UserRecord};
 pub use concern::{Concern, Heard, Outlook};
 pub use feed::watch;
+pub use health::{Health, StoreHealth};
 pub use metrics::LedgerMetrics;
 pub use mode::Mode;
 pub use questions::Questions;
@@ -132,24 +134,6 @@ pub struct Outage {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("claim `{0}` is missing or cannot name a key")]
 pub struct Unaskable(pub Box<str>);
-
-/// How the ledger and its stores are.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Health {
-    pub mode: Mode,
-    /// `None` where no Redis is configured.
-    pub redis: Option<StoreHealth>,
-    pub database: StoreHealth,
-}
-
-/// How a store is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StoreHealth {
-    /// Whether it is being asked.
-    pub up: bool,
-    /// Of the last probe it answered; at most a second old while it is up.
-    pub latency: Duration,
-}
 
 /// Why a ledger cannot be opened. Nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -237,7 +221,8 @@ impl Ledger {
             redis.as_ref().map(|redis| Coherent::new(redis, &mut rules, settings, turned.clone(), &metrics));
         let up = metrics.database.up.clone();
         let breaker = Breaker::new("database", settings.database.timeout, up, turned.clone());
-        let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some() };
+        let source = feed::source_of(settings);
+        let writer = Writer { sql: sql.clone(), presets, context, redis: settings.redis.is_some(), source };
         let outbox = Outbox::new(sql.clone(), metrics.outbox_pending.clone(), metrics.outbox_refused.clone());
         let database = Arc::new(Database::new(sql, breaker, settings, &metrics, telling));
         let keys = Keys::of(rules.all());
@@ -315,20 +300,6 @@ impl Ledger {
         }
     }
 
-    /// How the ledger and its stores are, by the last probes: costs nothing.
-    pub fn health(&self) -> Health {
-        let redis =
-            |redis: &Arc<RedisStore>| StoreHealth { up: !redis.breaker.is_open(), latency: redis.latency() };
-        Health {
-            mode: self.mode(),
-            redis: self.redis.as_ref().map(redis),
-            database: StoreHealth {
-                up: !self.database.breaker.is_open(),
-                latency: Duration::from_micros(self.database_latency_micros.load(Ordering::Relaxed)),
-            },
-        }
-    }
-
     /// To be called by whoever changed something in the database, before the change is acknowledged: what memory holds
     /// may be from before it.
     pub(crate) fn forget_answers(&self) {
@@ -339,11 +310,6 @@ impl Ledger {
     pub(crate) fn doubt_redis(&self) {
         self.doubt.raise();
         self.follow_mode();
-    }
-
-    fn note_latency(&self, latency: Duration) {
-        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        self.database_latency_micros.store(micros, Ordering::Relaxed);
     }
 
     /// Writes a change: the database first, then Redis, then the answer.
@@ -384,11 +350,6 @@ impl Ledger {
     /// Whether the rules were made without having seen the database's tables: the ledger should be opened anew.
     pub fn is_provisional(&self) -> bool {
         self.provisional
-    }
-
-    /// Whether the database answers just now.
-    pub async fn database_answers(&self) -> bool {
-        self.database.sql.ping().await.is_ok()
     }
 }
 

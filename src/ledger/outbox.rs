@@ -55,13 +55,20 @@ impl Outbox {
             let refused = self.tell(redis, &waiting).await?;
             let marked = match mark.map_err(Undelivered::ByRedis)? {
                 Some(mark) => redis.raise(&mark, last).await.map_err(Undelivered::ByRedis)?,
-                None => Marked::Unbelieved,
+                None if redis.authority.wants_mark() => Marked::Unbelieved,
+                None => Marked::Yes,
             };
             // Somebody else has raised it meanwhile: the next look finds out how far.
             match marked {
                 Marked::Gap if waiting.len() < BATCH => return Ok(told),
                 Marked::Gap => continue,
-                Marked::Yes | Marked::Unbelieved => {}
+                // It is filled before long. Until there is a mark that speaks for them the rows stay: somebody may put
+                // an older copy in its place, with a mark of its own.
+                Marked::Unbelieved => {
+                    let cause = StoreError::unavailable("it has no mark that could speak for them");
+                    return Err(Undelivered::ByRedis(cause));
+                }
+                Marked::Yes => {}
             }
             park(&self.sql, &refused).await.map_err(Undelivered::ByDatabase)?;
             let gone: Vec<i64> =

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use super::change::Status;
 use super::condition::Moment;
-use super::feed::Keys;
+use super::feed::{Guarded, Keys};
 use super::redis::{Answered, RedisStore, RedisWrite, version_key};
 use super::store::StoreError;
 use super::write::{Committed, Drawn};
@@ -112,7 +112,12 @@ impl Ledger {
             Need::Permissive { .. } => self.metrics.feed.permissive.inc(),
             Need::Restrictive => self.metrics.feed.restrictive.inc(),
         }
-        self.repair(redis, subject, held.as_deref(), cause).await
+        self.repair(redis, subject, held.as_deref(), cause).await?;
+        // A service that takes the entry away first and changes its row then finds it put back: nobody else would tell.
+        if cause == Cause::List && !again {
+            self.rechecks.later(subject.into(), Cause::Row);
+        }
+        Ok(())
     }
 
     /// Whether a copy that was written may be stale. Every cached answer of every service is pushed to every gateway:
@@ -270,7 +275,9 @@ fn amend(
             (RedisWrite::Set { .. } | RedisWrite::AddMember { .. }, false) => Need::Restrictive,
             (RedisWrite::Delete { .. } | RedisWrite::RemoveMember { .. }, false) => return None,
             // The row has not changed: whoever wrote the entry may keep no row.
-            (RedisWrite::Delete { .. } | RedisWrite::RemoveMember { .. }, true) if cause != Cause::Row => {
+            (RedisWrite::Delete { .. } | RedisWrite::RemoveMember { .. }, true)
+                if cause != Cause::Row && !(held.ours && guarded.is_some_and(Guarded::is_ours)) =>
+            {
                 return None;
             }
             _ => Need::Permissive { ours: false },

@@ -19,8 +19,8 @@ const START: Duration = Duration::from_millis(500);
 
 impl Ledger {
     fn filler<'a>(&'a self, redis: &'a RedisStore) -> Filler<'a> {
-        let Self { writer, adoption, metrics, .. } = self;
-        Filler { writer, redis, adoption: adoption.as_ref(), metrics: &metrics.reconcile }
+        let Self { writer, adoption, rechecks, metrics, .. } = self;
+        Filler { writer, redis, adoption: adoption.as_ref(), rechecks, metrics: &metrics.reconcile }
     }
 
     /// Both stores are needed.
@@ -63,6 +63,8 @@ impl Ledger {
                 }
                 let ended = self.filler(redis).fill(why).await?;
                 if ended == Ended::Filled {
+                    // What was told meanwhile is there, and waits for nothing but the new mark.
+                    self.deliver_outbox().await;
                     redis.renewed_for(self.renewal()).await.map_err(FillError::Redis)?;
                 }
                 Ok(ended)
@@ -79,6 +81,15 @@ impl Ledger {
     /// Raises the mark to what the database holds. To be called each second, after the outbox was found empty.
     pub(super) async fn keep_up(&self, redis: &RedisStore) -> Result<(), FillError> {
         self.filler(redis).keep_up(&self.outbox, Gap::MustLast(&self.gap)).await
+    }
+
+    /// A gateway with other layouts, or another Redis, has made a change: ours was not told of it.
+    pub(super) async fn tell_of_others(&self, redis: &RedisStore) {
+        if self.can_recover(redis)
+            && let Err(error) = self.filler(redis).tell_all_since().await
+        {
+            tracing::debug!(%error, "Redis is told with the next look");
+        }
     }
 
     /// Renews the keys that a layout prescribes a life for, when half of the shortest is over. When that was done last is

@@ -10,7 +10,6 @@ use backon::BackoffBuilder as _;
 use redis::{Pipeline, Value};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::breaker::Breaker;
 use super::coherence::Coherence;
@@ -26,6 +25,7 @@ pub(super) use keyspace::Eviction;
 pub use link::{Link, ServerIdentity};
 pub use mark::{Marked, Step};
 pub(super) use said::{deposed, leads_elsewhere, of_error, outage, reply};
+pub(super) use scan::Walk;
 pub use servers::{Primary, Servers};
 pub use sight::Sight;
 pub use throttle::Throttled;
@@ -272,10 +272,9 @@ impl RedisStore {
         Duration::from_micros(self.latency_micros.load(Relaxed))
     }
 
-    /// The background task: connects, probes, and connects again, until `shutdown`.
-    pub(super) async fn keep(self: Arc<Self>, shutdown: CancellationToken) {
-        let both = async { tokio::join!(self.servers.watch(), self.keep_forever()) };
-        shutdown.run_until_cancelled(both).await.unwrap_or_default();
+    /// The background task: connects, probes, and connects again.
+    pub(super) async fn keep(self: Arc<Self>) {
+        tokio::join!(self.servers.watch(), self.keep_forever());
     }
 
     async fn keep_forever(&self) {

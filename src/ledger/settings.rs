@@ -39,6 +39,24 @@ pub struct RedisSettings {
     pub timeout: Duration,
 }
 
+impl RedisSettings {
+    /// Which Redis it is, as it is written: the same text for the same one, unless it goes by two names.
+    pub(super) fn place(&self) -> String {
+        let all = |places: &[HostPort]| {
+            let mut all: Vec<String> = places.iter().map(|it| format!("{}:{}", it.host, it.port)).collect();
+            all.sort_unstable();
+            all.join(",")
+        };
+        let servers = match &self.servers {
+            RedisServers::Single(RedisAddress::Tcp(address)) => all(std::slice::from_ref(address)),
+            RedisServers::Single(RedisAddress::Unix(path)) => path.display().to_string(),
+            RedisServers::Sentinel { sentinels, service, .. } => format!("{service}@{}", all(sentinels)),
+            RedisServers::Cluster { seeds } => all(seeds),
+        };
+        format!("{servers}/{}", self.database)
+    }
+}
+
 /// Where Redis is.
 #[derive(Clone, PartialEq)]
 pub enum RedisServers {

@@ -1,5 +1,7 @@
 //! Against a real Redis, with keys as existing services write them. What the database would say is put into memory.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::redis::tests::{Server, eventually};

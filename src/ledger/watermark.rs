@@ -232,6 +232,11 @@ impl Authority {
         }
     }
 
+    /// Whether Redis has to have a mark at all.
+    pub fn wants_mark(&self) -> bool {
+        self.ground != Ground::None
+    }
+
     /// To be read before a question is sent.
     pub fn capture(&self) -> Captured {
         // The round first: a round that is too old costs one answer, a mark that is too old none.

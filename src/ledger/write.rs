@@ -42,6 +42,8 @@ pub struct Writer {
     pub context: PresetContext,
     /// Whether a Redis is configured: only then is anything kept for it.
     pub redis: bool,
+    /// Whom the other gateways hear of a change from.
+    pub source: Box<str>,
 }
 
 /// A change that the database holds, and what Redis has yet to hear of it.
@@ -94,7 +96,8 @@ impl Writer {
             marked =
                 redis.write_step(&[], step, *restrictive).await.map_or(Marked::Gap, |(_, marked)| marked);
         }
-        if writes.is_empty() || marked == Marked::Gap {
+        // Also where there is no mark: an older copy may yet take the place of the Redis that was told, with its own.
+        if writes.is_empty() || marked != Marked::Yes {
             return Ok(());
         }
         let settled = if told.refused.is_empty() {
@@ -179,7 +182,7 @@ impl Writer {
                 (self.track(&mut open, &track::Opened { user, tokens }, now).await?, false)
             }
         };
-        feed::note(&mut open, change.subject(), now).await.map_err(unavailable)?;
+        feed::note(&mut open, &self.source, change.subject(), now).await.map_err(unavailable)?;
         if self.redis && !writes.is_empty() {
             outbox::enqueue(&mut open, version, &writes, restrictive, now).await.map_err(unavailable)?;
         }

@@ -1,22 +1,26 @@
-//! Three gateways under load while Redis is killed, flushed, paused and restarted from an old snapshot, and users are
-//! banned and activated at random: no request of a banned user passes later than the promised staleness, and no clean
-//! user is refused. `CHAOS_SECONDS` makes it last longer, `CHAOS_SEED` repeats what a failure printed.
+//! Three gateways under load while Redis is killed, flushed, paused, swapped and restarted from an old snapshot, and users
+//! are banned and activated at random, through a gateway, in the table alone, and as services do it: no request of a
+//! banned user passes later than is promised, and no clean user is refused. `CHAOS_SECONDS` makes it last longer,
+//! `CHAOS_SEED` repeats what a failure printed.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::feed_tables::migrate;
 use crate::ledger_common::{World, patient, presets, verdict};
 use crate::support::cluster::Cluster;
 use crate::support::gateway::Gateway;
-use crate::support::postgres::Postgres;
-use crate::support::redis::Redis;
+use crate::support::postgres::{Database, Postgres};
+use crate::support::redis::{Redis, Reply};
 use crate::support::{pause, unique};
 
 /// `[ledger] max_staleness`, as it is unless told otherwise.
 const STALENESS: Duration = Duration::from_millis(500);
 const USERS: usize = 12;
 const ASKERS: usize = 4;
+/// Between two changes whose effects take their time to be seen.
+const RARELY: Duration = Duration::from_millis(700);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Standing {
@@ -26,9 +30,33 @@ enum Standing {
     Changing,
 }
 
+/// Who bans and activates a user.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    /// A gateway is told.
+    Told,
+    /// Somebody types it into the table, whose triggers tell the gateways.
+    Typed,
+    /// A service writes its table and then Redis, or the other way round, and forgets what Redis does not take.
+    Service,
+}
+
+impl Way {
+    /// How long after the acknowledgement a change counts at the latest. Twice what is promised where somebody has to hear
+    /// of it first; and a service may be between its two writes for a while.
+    fn patience(self, standing: Standing) -> Duration {
+        match (self, standing) {
+            (Self::Told, _) => STALENESS,
+            (Self::Typed, _) | (Self::Service, Standing::Banned) => Duration::from_secs(2),
+            (Self::Service, _) => Duration::from_secs(6),
+        }
+    }
+}
+
 /// A user, with every change and the instant it was begun or acknowledged.
 struct Person {
     name: String,
+    way: Way,
     token: String,
     history: Mutex<Vec<(Instant, Standing)>>,
 }
@@ -38,10 +66,11 @@ impl Person {
         self.history.lock().unwrap().push((Instant::now(), standing));
     }
 
-    /// What was acknowledged at least [`STALENESS`] before `asked` and stood unchanged until now.
+    /// What was acknowledged long enough before `asked` and stood unchanged until now.
     fn settled(&self, asked: Instant) -> Option<Standing> {
         let (since, standing) = *self.history.lock().unwrap().last().unwrap();
-        (since + STALENESS <= asked && standing != Standing::Changing).then_some(standing)
+        let counts = since + self.way.patience(standing);
+        (counts <= asked && standing != Standing::Changing).then_some(standing)
     }
 }
 
@@ -70,18 +99,48 @@ struct Tally {
 fn whatever_happens_to_redis_no_banned_user_passes_and_no_clean_user_is_refused() {
     let mut redis = Redis::start();
     let section = redis.config_toml();
-    under_load(&section, |dice, until| torment(&mut redis, dice, until));
+    let scene = Scene { redis: &section, presets: &["native", "invalid-users"], ways: &[Way::Told], port: 0 };
+    under_load(&scene, |dice, until| torment(&mut redis, dice, until));
+}
+
+#[test]
+fn whoever_bans_and_activates_and_whatever_happens_to_redis_meanwhile_it_counts_soon() {
+    let mut redis = Redis::start();
+    let (section, port) = (redis.config_toml(), redis.port());
+    let ways = [Way::Told, Way::Typed, Way::Service];
+    let scene = Scene { redis: &section, presets: &["invalid-users"], ways: &ways, port };
+    under_load(&scene, |dice, until| torment(&mut redis, dice, until));
 }
 
 #[test]
 fn whatever_happens_to_a_cluster_no_banned_user_passes_and_no_clean_user_is_refused() {
     let mut cluster = Cluster::start_with_replicas(&[]);
     let section = cluster.config_toml(&[0, 1, 2]);
-    under_load(&section, |dice, until| torment_all(&mut cluster, dice, until));
+    let scene = Scene { redis: &section, presets: &["native", "invalid-users"], ways: &[Way::Told], port: 0 };
+    under_load(&scene, |dice, until| torment_all(&mut cluster, dice, until));
+}
+
+struct Scene<'a> {
+    /// `[redis]`.
+    redis: &'a str,
+    presets: &'a [&'a str],
+    /// The users take turns.
+    ways: &'a [Way],
+    /// Where services write.
+    port: u16,
+}
+
+/// Ends what goes on beside it, however it ends itself.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Three gateways over this Redis, asked and told all the while that it is tormented.
-fn under_load(redis: &str, torment: impl FnOnce(Dice, Instant) -> Vec<String>) {
+fn under_load(scene: &Scene<'_>, torment: impl FnOnce(Dice, Instant) -> Vec<String>) {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let lasts = Duration::from_secs(number("CHAOS_SECONDS").unwrap_or(12));
     let seed = number("CHAOS_SEED").unwrap_or_else(|| crate::support::now() | 1);
@@ -91,12 +150,14 @@ fn under_load(redis: &str, torment: impl FnOnce(Dice, Instant) -> Vec<String>) {
         "CREATE TABLE users (user_id text PRIMARY KEY, status text NOT NULL DEFAULT 'active', \
          status_updated_at timestamptz, last_security_action timestamptz)",
     );
-    let people: Vec<Person> = (0..USERS).map(|_| person(&world)).collect();
+    let ways = scene.ways.iter().cycle();
+    let people: Vec<Person> = ways.take(USERS).map(|way| person(&world, *way)).collect();
     for person in &people {
         database.psql(&format!("INSERT INTO users (user_id) VALUES ('{}')", person.name));
     }
-    let sections = [redis.to_owned(), patient(&database), presets(&["native", "invalid-users"])];
+    let sections = [scene.redis.to_owned(), patient(&database), presets(scene.presets)];
     let setup = world.setup(&sections.each_ref().map(String::as_str)).log("level = \"info\"");
+    migrate(&setup, &["--watch-users"]);
     let gateways = [setup.start(), setup.start(), setup.start()];
     let (tally, over) = (Tally::default(), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -109,16 +170,22 @@ fn under_load(redis: &str, torment: impl FnOnce(Dice, Instant) -> Vec<String>) {
                 }
             });
         }
-        let (people_, gateways_, over_) = (&people, &gateways, &over);
-        scope.spawn(move || {
-            let mut dice = Dice(seed | 1);
-            while !over_.load(Ordering::Relaxed) {
-                change(&people_[dice.below(USERS)], &gateways_[dice.below(gateways_.len())], &mut dice);
-                pause(Duration::from_millis(20));
-            }
-        });
+        let _ends = Ends(&over);
+        // Whoever waits for a Redis that hangs keeps nobody else waiting.
+        for (place, way) in scene.ways.iter().enumerate() {
+            let (people, gateways, over, database) = (&people, &gateways, &over, &database);
+            scope.spawn(move || {
+                let mut dice = Dice(seed.wrapping_mul(37).wrapping_add(place as u64) | 1);
+                let people: Vec<&Person> = people.iter().filter(|person| person.way == *way).collect();
+                while !over.load(Ordering::Relaxed) {
+                    let (person, gateway) =
+                        (people[dice.below(people.len())], &gateways[dice.below(gateways.len())]);
+                    change(person, gateway, database, scene.port, &mut dice);
+                    pause(if *way == Way::Told { Duration::from_millis(20) } else { RARELY });
+                }
+            });
+        }
         let trouble = torment(Dice(seed.rotate_left(17) | 1), Instant::now() + lasts);
-        over.store(true, Ordering::Relaxed);
         eprintln!("seed {seed}: {}", trouble.join(", "));
     });
     let faults = tally.faults.into_inner().unwrap();
@@ -137,10 +204,10 @@ fn under_load(redis: &str, torment: impl FnOnce(Dice, Instant) -> Vec<String>) {
     assert_eq!(unavailable, 0, "CHAOS_SEED={seed}");
 }
 
-fn person(world: &World) -> Person {
+fn person(world: &World, way: Way) -> Person {
     let name = unique("user-");
     let token = world.issuer.good(&name);
-    Person { name, token, history: Mutex::new(vec![(Instant::now(), Standing::Clean)]) }
+    Person { name, way, token, history: Mutex::new(vec![(Instant::now(), Standing::Clean)]) }
 }
 
 fn ask(person: &Person, gateway: &Gateway, tally: &Tally) {
@@ -169,15 +236,38 @@ fn ask(person: &Person, gateway: &Gateway, tally: &Tally) {
             .faults
             .lock()
             .unwrap()
-            .push(format!("{standing:?} for {late:?}, and yet {verdict}; now {ready}"));
+            .push(format!("{:?} {standing:?} for {late:?}, and yet {verdict}; now {ready}", person.way));
     }
 }
 
-fn change(person: &Person, gateway: &Gateway, dice: &mut Dice) {
+fn change(person: &Person, gateway: &Gateway, database: &Database<'_>, port: u16, dice: &mut Dice) {
     let (status, standing) =
         if dice.below(2) == 0 { ("banned", Standing::Banned) } else { ("active", Standing::Clean) };
+    let name = &person.name;
+    let row = || {
+        let sql = format!("UPDATE users SET status = '{status}' WHERE user_id = '{name}'");
+        database.psql(&sql);
+    };
+    let entry = || {
+        let key = format!("invalid_user:{name}");
+        let _ = match standing {
+            Standing::Banned => Redis::ask(port, &["SET", &key, status, "EX", "3600"]),
+            _ => Redis::ask(port, &["DEL", &key]),
+        };
+    };
     person.note(Standing::Changing);
-    gateway.set_status(&person.name, status);
+    match (person.way, dice.below(2)) {
+        (Way::Told, _) => drop(gateway.set_status(name, status)),
+        (Way::Typed, _) => row(),
+        (Way::Service, 0) => {
+            row();
+            entry();
+        }
+        (Way::Service, _) => {
+            entry();
+            row();
+        }
+    }
     person.note(standing);
 }
 
@@ -187,10 +277,31 @@ fn torment(redis: &mut Redis, mut dice: Dice, until: Instant) -> Vec<String> {
     while Instant::now() < until {
         // Time enough for memory to be believed again, now and then.
         pause(Duration::from_millis(200 + 100 * dice.below(14) as u64));
-        let what = match dice.below(6) {
+        let what = match dice.below(9) {
             0 => {
                 redis.cmd(&["FLUSHALL"]);
                 "flushed"
+            }
+            6 => {
+                // To nothing, or back to what it was before the last time.
+                redis.cmd(&["SWAPDB", "0", "1"]);
+                "swapped"
+            }
+            7 => {
+                redis.cmd(&["SAVE"]);
+                pause(Duration::from_millis(300));
+                // An older copy in the same process.
+                redis.cmd(&["DEBUG", "RELOAD", "NOSAVE"]);
+                "reloaded"
+            }
+            8 => {
+                if let Reply::List(keys) = redis.cmd(&["KEYS", "invalid_user:*"])
+                    && !keys.is_empty()
+                    && let Reply::Text(key) = &keys[dice.below(keys.len())]
+                {
+                    redis.cmd(&["DEL", key]);
+                }
+                "deleted by hand"
             }
             1 => {
                 let stopped = redis.stop_cont();
@@ -208,7 +319,7 @@ fn torment(redis: &mut Redis, mut dice: Dice, until: Instant) -> Vec<String> {
                 redis.cmd(&["SAVE"]);
                 // What is changed meanwhile is lost with the process.
                 pause(Duration::from_millis(300));
-                redis.restart();
+                redis.restart_from_copy();
                 "restarted from an old snapshot"
             }
             4 => {

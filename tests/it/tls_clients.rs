@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jsonwebtoken::Algorithm;
 
+use crate::support::eventually;
 use crate::support::https::Https;
 use crate::support::issuer::Issuer;
 use crate::support::origin::Answer;

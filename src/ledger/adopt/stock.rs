@@ -8,7 +8,7 @@ use redis::{Pipeline, Value as Reply};
 use tokio::sync::mpsc;
 
 use super::{Adoption, PAGE, Work};
-use crate::ledger::redis::RedisStore;
+use crate::ledger::redis::{RedisStore, Walk};
 use crate::ledger::schema::{number, text};
 use crate::ledger::sql::Row;
 use crate::ledger::store::StoreError;
@@ -33,19 +33,13 @@ impl Adoption {
             if head.is_empty() {
                 return Err(StoreError::malformed("a key that begins with a placeholder cannot be listed"));
             }
-            let pattern = format!("{}*", escaped(head));
-            let mut cursor = b"0".to_vec();
-            loop {
-                let mut pipeline = Pipeline::with_capacity(1);
-                pipeline.cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(PAGE);
-                let (next, keys) = listed(redis.ask(&pipeline).await?.replies.pop())?;
+            let (link, mut walk) = (redis.link()?, Some(Walk::default()));
+            while let Some(at) = walk {
+                let (next, keys) = redis.scan_keys(&link, head, &at).await?;
                 for key in keys.into_iter().filter(|key| self.wants(key)) {
                     work.send(Work::Key(key)).await.map_err(over)?;
                 }
-                if next == b"0" {
-                    break;
-                }
-                cursor = next;
+                walk = next;
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -106,30 +100,6 @@ impl Adoption {
             tokio::time::sleep(PAUSE).await;
         }
         Ok(())
-    }
-}
-
-/// Letter by letter what it says, where a pattern is expected.
-fn escaped(prefix: &str) -> String {
-    let special = |char: char| matches!(char, '*' | '?' | '[' | ']' | '^' | '\\');
-    prefix.chars().flat_map(|char| special(char).then_some('\\').into_iter().chain([char])).collect()
-}
-
-/// The next cursor and the keys.
-fn listed(reply: Option<Reply>) -> Result<(Vec<u8>, Vec<Vec<u8>>), StoreError> {
-    let text = |reply: Reply| match reply {
-        Reply::BulkString(bytes) => Some(bytes),
-        _ => None,
-    };
-    match reply {
-        Some(Reply::Array(mut parts)) => match (parts.pop(), parts.pop().and_then(text)) {
-            (Some(Reply::Array(keys)), Some(cursor)) => {
-                Ok((cursor, keys.into_iter().filter_map(text).collect()))
-            }
-            _ => Err(StoreError::malformed("a list of keys")),
-        },
-        Some(Reply::ServerError(error)) => Err(StoreError::unavailable(error.code())),
-        _ => Err(StoreError::malformed("a list of keys")),
     }
 }
 
@@ -205,8 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_no_pattern() {
-        assert_eq!(escaped("a*[b]?\\"), "a\\*\\[b\\]\\?\\\\");
+    fn sqlite_has_no_clock_but_its_own() {
         assert!(query(Dialect::Sqlite).contains("julianday"));
     }
 }

@@ -26,6 +26,9 @@ const BEFORE: i64 = 256;
 /// happens while none runs is found by the next.
 const KEEP: Duration = Duration::from_secs(3600);
 
+/// How often it is looked at whether numbers go on.
+const LOOK_BACK: Duration = Duration::from_secs(30);
+
 /// One row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changed {
@@ -34,19 +37,24 @@ pub struct Changed {
     pub subject: Option<Box<str>>,
 }
 
-/// What a gateway writes itself instead of a table's name.
-pub const OWN: &str = "portcullis";
-
-/// Tells the other gateways of a change, in the transaction that makes it.
-pub async fn note(open: &mut Transaction, subject: Option<&str>, now: Timestamp) -> Result<(), StoreError> {
+/// Tells the other gateways of a change, in the transaction that makes it. `source` stands for a table's name: whoever
+/// bears the same has the same layouts in the same Redis, and need not look for himself what that was told.
+pub async fn note(
+    open: &mut Transaction,
+    source: &str,
+    subject: Option<&str>,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let sql = "INSERT INTO portcullis_changes (source, subject, at) VALUES (?, ?, ?)";
-    open.execute(sql, &[OWN.into(), subject.into(), now.millis().into()]).await.map(|_| ())
+    open.execute(sql, &[source.into(), subject.into(), now.millis().into()]).await.map(|_| ())
 }
 
 /// How far one gateway has read.
 #[derive(Debug, Default)]
 pub struct Reader {
     last: i64,
+    /// When it was looked at last whether numbers go on.
+    looked_back: Option<Instant>,
     /// Skipped numbers, and until when they are looked for.
     gaps: BTreeMap<i64, Instant>,
 }
@@ -55,6 +63,10 @@ impl Reader {
     /// What has appeared since the last look, at most a [`BATCH`]; and whether there may be more.
     pub async fn look(&mut self, sql: &SqlStore) -> Result<(Vec<Changed>, bool), StoreError> {
         let now = Instant::now();
+        if self.looked_back.is_none_or(|at| at + LOOK_BACK <= now) {
+            self.look_back(sql).await?;
+            self.looked_back = Some(now);
+        }
         self.gaps.retain(|_, until| *until > now);
         let late = self.late(sql).await?;
         let statement = format!(
@@ -67,6 +79,17 @@ impl Reader {
             self.step(seq, dialect, now);
         }
         Ok((late.iter().chain(&rows).filter_map(read).collect(), more))
+    }
+
+    /// Where the database was put back to an older copy, or its table emptied in a way that begins to count anew, nothing
+    /// would be heard of for as long as numbers are lower than they were: all there is is read again.
+    async fn look_back(&mut self, sql: &SqlStore) -> Result<(), StoreError> {
+        let rows = sql.rows("SELECT MAX(seq) AS last FROM portcullis_changes", &[]).await?;
+        if rows.first().and_then(|row| number(row, 0)).is_some_and(|last| last < self.last) {
+            tracing::warn!("Changes are counted anew; those that are there are read again");
+            (self.last, self.gaps) = (0, BTreeMap::new());
+        }
+        Ok(())
     }
 
     /// The next number that was seen: those between are missing, and some before the first that was ever seen may be,
@@ -135,7 +158,7 @@ mod tests {
 
     async fn write(sql: &SqlStore, subject: &str) {
         let mut open = sql.begin().await.expect("a transaction");
-        note(&mut open, Some(subject), Timestamp::from_seconds(1)).await.expect("noted");
+        note(&mut open, "portcullis", Some(subject), Timestamp::from_seconds(1)).await.expect("noted");
         open.commit().await.expect("committed");
     }
 
@@ -151,10 +174,10 @@ mod tests {
         write(sql, "a").await;
         assert_eq!(seen(&mut reader, sql).await, ["a"]);
         let mut slow = sql.begin().await.expect("a transaction");
-        note(&mut slow, Some("slow"), Timestamp::from_seconds(1)).await.expect("noted");
+        note(&mut slow, "portcullis", Some("slow"), Timestamp::from_seconds(1)).await.expect("noted");
         let gone = sql.begin().await.expect("a transaction");
         let mut gone = gone;
-        note(&mut gone, Some("gone"), Timestamp::from_seconds(1)).await.expect("noted");
+        note(&mut gone, "portcullis", Some("gone"), Timestamp::from_seconds(1)).await.expect("noted");
         drop(gone);
         write(sql, "b").await;
         assert_eq!(seen(&mut reader, sql).await, ["b"]);
@@ -164,6 +187,11 @@ mod tests {
         assert_eq!(prune(sql, Timestamp::now()).await.expect("pruned"), 3);
         write(sql, "c").await;
         assert_eq!(seen(&mut reader, sql).await, ["c"], "numbers go on after everything was cleared away");
+        // As after a restore, or a restart of a MySQL that forgets where it had come to.
+        sql.execute("UPDATE portcullis_changes SET seq = 1", &[]).await.expect("changed");
+        reader.looked_back = None;
+        assert_eq!(seen(&mut reader, sql).await, ["c"], "whatever its number is by now");
+        assert!(seen(&mut reader, sql).await.is_empty());
     }
 
     #[tokio::test]

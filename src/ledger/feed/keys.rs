@@ -31,6 +31,12 @@ impl Guarded {
         self.silence == IfAbsent::AskDatabase
     }
 
+    /// Whether nobody but gateways writes such values: then an entry says what the row said when it was written, and one
+    /// that contradicts the row is stale.
+    pub fn is_ours(&self) -> bool {
+        matches!(self.deny_if, Condition::NativeUser | Condition::Record { .. })
+    }
+
     /// What a value says against the user: of every token, and of one that has just been issued.
     pub fn says(&self, value: Option<&[u8]>, moment: Moment) -> [Option<bool>; 2] {
         let reply = value.map_or(Reply::Absent, Reply::Value);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::{FillError, Filler, Keep, Pace, Parcel};
 use crate::ledger::change::Status;
 use crate::ledger::preset::{Standing, UserLayout, standing_of};
-use crate::ledger::redis::Link;
+use crate::ledger::redis::{Link, Walk};
 use crate::ledger::store::StoreError;
 use crate::time::Timestamp;
 
@@ -33,9 +33,9 @@ impl Filler<'_> {
         for layout in self.writer.users().filter(|layout| layout.decides_alone(context)) {
             let mut lifted = Vec::new();
             for listing in layout.listings() {
-                let mut cursor = "0".to_owned();
-                loop {
-                    let scanned = self.redis.scan(link, &listing, &cursor).await;
+                let mut walk = Some(Walk::default());
+                while let Some(at) = walk {
+                    let scanned = self.redis.scan(link, &listing, &at).await;
                     let (next, subjects) = scanned.map_err(FillError::Redis)?;
                     let stale = self.redis.not_written_as(link, &listing, subjects, version).await;
                     for subject in stale.map_err(FillError::Redis)? {
@@ -44,13 +44,10 @@ impl Filler<'_> {
                         }
                     }
                     keep.renew().await?;
-                    if next == "0" || lifted.len() >= REMEMBERED {
+                    if next.is_none() || lifted.len() >= REMEMBERED {
                         self.look_again(link, layout, &mut lifted, version, pace).await?;
                     }
-                    if next == "0" {
-                        break;
-                    }
-                    cursor = next;
+                    walk = next;
                 }
             }
         }

@@ -9,39 +9,34 @@ mod gap;
 mod lifted;
 mod pages;
 mod parcel;
+mod work;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::adopt::Adoption;
 use super::metrics::ReconcileMetrics;
 use super::migrate;
 use super::outbox::Outbox;
+use super::recheck::{Cause, Queue};
 use super::redis::{self, Link, RedisStore};
 use super::store::StoreError;
 use super::watermark::{Mark, Why};
 use super::write::{Writer, next_version};
 use crate::time::Timestamp;
-use pages::{From, Source};
+use pages::{From, Page, Source};
 use parcel::Parcel;
+use work::{Keep, LOCK, Pace, Running};
 
 pub use gap::Gap;
 
 /// Writes in one round trip: two or three milliseconds of Redis's time, for which others wait.
 const BATCH: usize = 200;
-/// Keys in a second. Redis runs some 60 000 of these scripts in a second and does nothing else then; so it keeps more
-/// than half of its time for whoever else it serves.
-const RATE: u32 = 25_000;
-/// How long a gateway that has fallen silent keeps others from going on.
-const LOCK: Duration = Duration::from_secs(10);
 /// A note that nobody has touched for so long is no longer gone on from.
 const STALE: Duration = Duration::from_secs(60);
 /// A batch behind a slow command of somebody else's is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often the log says how far it is.
-const TELL: Duration = Duration::from_secs(5);
 
 /// How an attempt ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +81,8 @@ pub struct Filler<'a> {
     pub redis: &'a RedisStore,
     /// What services had written there alone.
     pub adoption: Option<&'a Adoption>,
+    /// Who may have been let in again while they were written down as denied.
+    pub rechecks: &'a Queue,
     pub metrics: &'a ReconcileMetrics,
 }
 
@@ -108,7 +105,7 @@ impl Filler<'_> {
                     let page = source.read(self.writer, &at, version, Timestamp::now()).await;
                     let mut page = page.map_err(FillError::Database)?;
                     page.parcels.retain(|parcel| parcel.restrictive);
-                    self.write(link, &page.parcels, &mut pace).await?;
+                    self.put(link, (source, &at), &page, version, &mut pace).await?;
                     keep.renew().await?;
                     from = page.next;
                 }
@@ -138,6 +135,20 @@ impl Filler<'_> {
     /// Tells Redis once more of every change of ours since the mark, and raises it. Everything that waited has been
     /// delivered: what lies between is a change without anything to tell, or one whose teller died in between.
     async fn close_gap(&self, read: &Mark, version: i64) -> Result<(), FillError> {
+        self.tell_since(read, version).await?;
+        self.redis.raise(read, version).await.map(|_| ()).map_err(FillError::Redis)
+    }
+
+    /// Tells Redis of every change of ours since the mark, whoever made it, and leaves the mark as it is.
+    pub async fn tell_all_since(&self) -> Result<(), FillError> {
+        let version = migrate::version(&self.writer.sql).await.map_err(FillError::Database)?;
+        match self.redis.mark().await.map_err(FillError::Redis)? {
+            Some(mark) => self.tell_since(&mark, version).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_since(&self, read: &Mark, version: i64) -> Result<(), FillError> {
         let link = self.redis.link().map_err(FillError::Redis)?;
         let mut pace = Pace::new(self.metrics);
         for source in [Source::Users, Source::Tokens, Source::Sessions] {
@@ -149,7 +160,7 @@ impl Filler<'_> {
                 from = page.next;
             }
         }
-        self.redis.raise(read, version).await.map(|_| ()).map_err(FillError::Redis)
+        Ok(())
     }
 
     /// Work that one gateway does for all, over a connection of its own: nobody's question waits behind a batch.
@@ -183,16 +194,17 @@ impl Filler<'_> {
         let (mut note, mut written) = self.begin(link, &field, now, older).await?;
         let mut pace = Pace::new(self.metrics);
         let sources = Source::all(self.writer, now);
-        let first = sources.iter().position(|source| source.name() == note.source).unwrap_or(0);
-        for source in sources.iter().skip(first) {
-            if note.source != source.name() {
-                (note.source, note.after) = (source.name(), Vec::new());
+        let named = || sources.iter().enumerate().map(|(place, source)| (source.name(place), source));
+        let first = named().position(|(name, _)| name == note.source).unwrap_or(0);
+        for (name, source) in named().skip(first) {
+            if note.source != name {
+                (note.source, note.after) = (name, Vec::new());
             }
             loop {
                 let from = From::Key(note.after.clone());
                 let page = source.read(self.writer, &from, note.version, Timestamp::now()).await;
                 let page = page.map_err(FillError::Database)?;
-                self.write(link, &page.parcels, &mut pace).await?;
+                self.put(link, (source, &from), &page, note.version, &mut pace).await?;
                 pace.read(page.rows, &note.source);
                 keep.renew().await?;
                 let Some(From::Key(after)) = page.next else { break };
@@ -287,6 +299,29 @@ impl Filler<'_> {
         }
     }
 
+    /// Writes a page, and reads it once more: of rows without versions nothing else tells whom a service has let in again
+    /// between the reading and the writing. Their entry would be the last word, and stand for its whole life.
+    async fn put(
+        &self,
+        link: &Arc<Link>,
+        (source, from): (&Source<'_>, &From),
+        page: &Page,
+        version: i64,
+        pace: &mut Pace<'_>,
+    ) -> Result<(), FillError> {
+        self.write(link, &page.parcels, pace).await?;
+        if page.denied.is_empty() {
+            return Ok(());
+        }
+        let again = source.read(self.writer, from, version, Timestamp::now()).await;
+        let again = again.map_err(FillError::Database)?;
+        let still: HashSet<&String> = again.denied.iter().collect();
+        for subject in page.denied.iter().filter(|subject| !still.contains(subject)) {
+            self.rechecks.put(subject.as_str().into(), Cause::Row).await;
+        }
+        Ok(())
+    }
+
     async fn write(
         &self,
         link: &Arc<Link>,
@@ -320,71 +355,6 @@ impl Filler<'_> {
         }
         pace.wrote(batch.iter().map(|parcel| parcel.writes.len()).sum()).await;
         Ok(())
-    }
-}
-
-/// The lock, held.
-struct Keep<'a> {
-    redis: &'a RedisStore,
-    link: &'a Arc<Link>,
-    key: String,
-    owner: String,
-}
-
-impl Keep<'_> {
-    async fn take(&self, life: Duration) -> Result<bool, FillError> {
-        self.redis.lock(self.link, &self.key, &self.owner, life).await.map_err(FillError::Redis)
-    }
-
-    async fn renew(&self) -> Result<(), FillError> {
-        if self.take(LOCK).await? { Ok(()) } else { Err(FillError::Overtaken) }
-    }
-}
-
-/// Not faster than [`RATE`], and not without a word.
-struct Pace<'a> {
-    metrics: &'a ReconcileMetrics,
-    started: Instant,
-    told: Instant,
-    rows: usize,
-    keys: u32,
-}
-
-impl<'a> Pace<'a> {
-    fn new(metrics: &'a ReconcileMetrics) -> Self {
-        let now = Instant::now();
-        Self { metrics, started: now, told: now, rows: 0, keys: 0 }
-    }
-
-    async fn wrote(&mut self, keys: usize) {
-        self.keys = self.keys.saturating_add(u32::try_from(keys).unwrap_or(u32::MAX));
-        let due = Duration::from_secs_f64(f64::from(self.keys) / f64::from(RATE));
-        tokio::time::sleep_until(self.started + due).await;
-    }
-
-    fn read(&mut self, rows: usize, source: &str) {
-        self.rows += rows;
-        self.metrics.rows.inc_by(rows as u64);
-        if self.told.elapsed() >= TELL {
-            self.told = Instant::now();
-            tracing::info!(source, rows = self.rows, keys = self.keys, "Redis is being filled");
-        }
-    }
-}
-
-/// The gauge, for as long as it is true.
-struct Running<'a>(&'a ReconcileMetrics);
-
-impl<'a> Running<'a> {
-    fn of(metrics: &'a ReconcileMetrics) -> Self {
-        metrics.running.set(1);
-        Self(metrics)
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.set(0);
     }
 }
 

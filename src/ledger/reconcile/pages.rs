@@ -40,6 +40,8 @@ pub enum From {
 pub struct Page {
     pub parcels: Vec<Parcel>,
     pub rows: usize,
+    /// Whom a services' table denied.
+    pub denied: Vec<String>,
     /// `None`: that was the last.
     pub next: Option<From>,
 }
@@ -58,15 +60,17 @@ impl<'a> Source<'a> {
         all
     }
 
-    /// What it is called where somebody else has to go on.
-    pub fn name(&self) -> String {
-        match self {
+    /// What it is called where somebody else has to go on: by its place among all, since two layouts may be kept in one
+    /// table.
+    pub fn name(&self, place: usize) -> String {
+        let what = match self {
             Self::Users => "users".to_owned(),
             Self::Tokens => "tokens".to_owned(),
             Self::Sessions => "sessions".to_owned(),
             Self::Denied(_, rows) => format!("users of {}", rows.table),
             Self::Listed(_, rows) => format!("tokens of {}", rows.table),
-        }
+        };
+        format!("{place}: {what}")
     }
 
     /// Whether its keys have to be renewed: they live for a time that a layout prescribes, not as long as what they are
@@ -101,11 +105,13 @@ impl<'a> Source<'a> {
             Self::Denied(layout, rows) => {
                 let (found, next) = stretch(writer, rows, from, STRETCH_OF_USERS).await?;
                 let put = |row: &Row| {
-                    let standing = layout.denied_row(&key_of(row, rows.key)?, row)?;
+                    let subject = key_of(row, rows.key)?;
+                    let standing = layout.denied_row(&subject, row)?;
                     let writes = layout.writes(&Standing { version, ..standing }, &writer.context, now);
-                    Some(Parcel::restrictive(writes, version))
+                    Some((Parcel::restrictive(writes, version), subject))
                 };
-                Ok(Page { rows: found.len(), parcels: found.iter().filter_map(put).collect(), next })
+                let (parcels, denied) = found.iter().filter_map(put).unzip();
+                Ok(Page { rows: found.len(), parcels, denied, next })
             }
             Self::Listed(layout, rows) => {
                 let (found, next) = stretch(writer, rows, from, STRETCH_OF_TOKENS).await?;
@@ -116,7 +122,8 @@ impl<'a> Source<'a> {
                     writes.iter_mut().for_each(|write| write.age(token.at.until(now)));
                     Some(Parcel::restrictive(writes, version))
                 };
-                Ok(Page { rows: found.len(), parcels: found.iter().filter_map(put).collect(), next })
+                let parcels = found.iter().filter_map(put).collect();
+                Ok(Page { rows: found.len(), parcels, denied: Vec::new(), next })
             }
         }
     }
@@ -127,7 +134,7 @@ fn page(
     from: &From,
     keys: usize,
     version: usize,
-    parcels: impl Fn(&Row) -> Option<Vec<Parcel>>,
+    told: impl Fn(&Row) -> Option<Vec<Parcel>>,
 ) -> Page {
     let last = rows.last().filter(|_| rows.len() >= PAGE);
     let next = last.and_then(|last| match from {
@@ -135,7 +142,8 @@ fn page(
         // A change may have made two rows, of which one was the last: both are read again.
         From::Version(_) => Some(From::Version(number(last, version)?.saturating_sub(1))),
     });
-    Page { rows: rows.len(), parcels: rows.iter().filter_map(parcels).flatten().collect(), next }
+    let parcels = rows.iter().filter_map(told).flatten().collect();
+    Page { rows: rows.len(), parcels, denied: Vec::new(), next }
 }
 
 /// A page of one of our own tables. The first columns are its key.

@@ -19,7 +19,7 @@ pub struct Step {
 /// What became of the mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Marked {
-    /// It stands at least as high as wished.
+    /// It stands at least as high as wished, or none is wanted.
     Yes,
     /// An earlier change has not been marked yet.
     Gap,
@@ -96,6 +96,7 @@ impl RedisStore {
             }
             Some(Value::Int(0)) => Marked::Gap,
             Some(Value::ServerError(error)) => return Err(StoreError::unavailable(error.code())),
+            None if !self.authority.wants_mark() => Marked::Yes,
             Some(_) | None => Marked::Unbelieved,
         };
         Ok((Told::of(&[parcel], replies)?, marked))

@@ -1,5 +1,7 @@
 //! Which part of a cluster a key lies in (Redis Cluster specification, "Key distribution model").
 
+use std::borrow::Cow;
+
 use redis::Cmd;
 
 pub(super) const SLOTS: u16 = 16384;
@@ -22,14 +24,17 @@ const TABLE: [u16; 256] = {
     table
 };
 
+/// The first text in braces, if it is not empty.
+fn tag_in(key: &[u8]) -> Option<&[u8]> {
+    let open = key.iter().position(|byte| *byte == b'{')?;
+    let after = key.get(open + 1..)?;
+    let close = after.iter().position(|byte| *byte == b'}').filter(|close| *close > 0)?;
+    after.get(..close)
+}
+
 /// Of a key with a hash tag the tag alone counts.
 pub(super) fn slot_of(key: &[u8]) -> u16 {
-    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
-        let after = key.get(open + 1..)?;
-        let close = after.iter().position(|byte| *byte == b'}').filter(|close| *close > 0)?;
-        after.get(..close)
-    });
-    let crc = tag.unwrap_or(key).iter().fold(0_u16, |crc, byte| {
+    let crc = tag_in(key).unwrap_or(key).iter().fold(0_u16, |crc, byte| {
         let index = usize::from(crc.to_be_bytes()[0] ^ byte);
         (crc << 8) ^ TABLE.get(index).copied().unwrap_or_default()
     });
@@ -55,6 +60,18 @@ pub(super) fn slot_of_command(command: &Cmd) -> Option<u16> {
 pub(super) fn tag_of(slot: u16) -> String {
     // Every slot has one well below this end.
     (0..10_000_000_u32).map(|n| n.to_string()).find(|tag| slot_of(tag.as_bytes()) == slot).unwrap_or_default()
+}
+
+/// A name that lies where the key does, whatever is put before or behind it that has no braces.
+pub(super) fn beside(key: &str) -> Cow<'_, str> {
+    if tag_in(key.as_bytes()).is_some() {
+        key.into()
+    } else if !key.contains('}') {
+        format!("{{{key}}}").into()
+    } else {
+        // In braces it would end too early.
+        format!("{{{}}}{key}", tag_of(slot_of(key.as_bytes()))).into()
+    }
 }
 
 #[cfg(test)]

@@ -238,11 +238,20 @@ async fn an_answer_from_before_a_change_is_not_kept_after_it() {
     assert_eq!(server.cli(&["GET", "k"]).await, Value::Nil);
 }
 
-#[tokio::test]
-async fn a_version_key_lies_in_the_slot_of_its_key() {
+#[test]
+fn a_version_key_lies_in_the_slot_of_its_key() {
     assert_eq!(version_key("user:7", ""), "pc:version:{user:7}");
     assert_eq!(version_key("set", "7"), "pc:version:{set}:7");
     assert_eq!(version_key("a{tag}b", ""), "pc:version:a{tag}b");
+}
+
+proptest::proptest! {
+    /// A user may be called anything, and a script over keys of two slots is refused for ever.
+    #[test]
+    fn so_it_does_whatever_braces_the_key_has(key in "[a:{}]{1,8}", member in "[a{}]{0,3}") {
+        let version = version_key(&key, &member);
+        proptest::prop_assert_eq!(slots::slot_of(version.as_bytes()), slots::slot_of(key.as_bytes()), "{}", version);
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use redis::Value;
 
 use super::StoreError;
 use super::script::{Form, Lua};
+use super::slots::beside;
 use crate::token::Token;
 
 /// One write of a change.
@@ -77,7 +78,7 @@ impl RedisWrite {
 /// Where the version of a key is kept: in the same cluster slot, by the key's own hash tag where it has one. A member that
 /// is as long as a token stands there by its hash.
 pub(in crate::ledger) fn version_key(key: &str, member: &str) -> String {
-    let key = if key.contains('{') { key.to_owned() } else { format!("{{{key}}}") };
+    let key = beside(key);
     match member.len() {
         0 => format!("pc:version:{key}"),
         1..=64 => format!("pc:version:{key}:{member}"),

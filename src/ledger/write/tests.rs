@@ -66,7 +66,7 @@ pub(in crate::ledger) async fn writer(sql: &SqlStore, presets: Vec<Preset>) -> W
     migrate(sql, &presets, NOW).await.expect("migrated");
     let (access, refresh) = (Duration::from_secs(900), Duration::from_secs(604_800));
     let context = PresetContext::load(sql, &presets, access, refresh, Duration::ZERO).await.expect("loaded");
-    Writer { sql: sql.clone(), presets, context, redis: true }
+    Writer { sql: sql.clone(), presets, context, redis: true, source: "portcullis".into() }
 }
 
 pub(in crate::ledger) fn user(subject: &str) -> User {
@@ -176,7 +176,7 @@ async fn everything_holds(server: &Server, users: &[&str]) {
 async fn newest_wins(server: &Server, writer: &Writer) {
     let writers = [&server.sql, &store(&server.url)].map(|sql| {
         let (presets, context) = (writer.presets.clone(), writer.context.clone());
-        Arc::new(Writer { sql: sql.clone(), presets, context, redis: true })
+        Arc::new(Writer { sql: sql.clone(), presets, context, redis: true, source: "portcullis".into() })
     });
     let mut tasks = tokio::task::JoinSet::new();
     for round in 0..24_usize {
