@@ -27,10 +27,11 @@ use crate::proxy::{Connections, Door, LedgerTasks, Snapshot, Streams, Warden};
 use crate::rate::{Limiter, Limits, RateMetrics};
 use crate::report::{AccessWriter, Audit, Metrics, Report};
 use crate::route::{Destination, Route, RouteSettings, RouteTable};
+use crate::time::Timestamp;
 use crate::tls::TlsMetrics;
 use crate::token::{Fingerprint, Token};
 use crate::upstream::{self, Upstream, UpstreamMetrics};
-use crate::verdict::Credential;
+use crate::verdict::{Credential, DenyReason};
 use crate::verify::{TokenCache, Verifiers, VerifyMetrics};
 
 /// How long the tasks of a ledger that was replaced go on for requests that still ask it.
@@ -275,7 +276,7 @@ impl Current {
     }
 }
 
-fn seen(credential: &Credential) -> SeenSession {
+fn seen(credential: &Credential, revoked: Option<DenyReason>) -> SeenSession {
     let Credential { claims, fingerprint, .. } = credential;
     SeenSession {
         session: claims.session().map(Into::into),
@@ -283,12 +284,16 @@ fn seen(credential: &Credential) -> SeenSession {
         issued_at: claims.issued_at(),
         expires_at: claims.expires_at(),
         fingerprint: *fingerprint,
+        revoked: revoked.map(|reason| reason.word().into()),
     }
 }
 
 /// Those seen here first; what a table tells of the same token is no second one.
 async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, StoreError> {
-    let mut sessions: Vec<_> = gate.seen(user).iter().map(|credential| seen(credential)).collect();
+    let (mut sessions, now) = (Vec::new(), Timestamp::now());
+    for credential in gate.seen(user) {
+        sessions.push(seen(&credential, gate.revoked(&credential, now).await));
+    }
     for StoredSession { compact, expires_at } in gate.ledger.sessions(user).await? {
         let token = Token::new(&compact);
         let fingerprint = Fingerprint::of(&token);
@@ -303,6 +308,7 @@ async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, Stor
             issued_at: names.and_then(|names| names.issued_at),
             expires_at,
             fingerprint,
+            revoked: None,
         });
     }
     Ok(sessions)

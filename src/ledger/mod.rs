@@ -39,6 +39,7 @@ mod recovery;
 pub mod redis;
 mod schema;
 pub mod sessions;
+pub mod shown;
 pub mod sql;
 pub mod store;
 mod thoroughness;
@@ -164,6 +165,8 @@ pub enum OpenError {
         "the database lacks Portcullis's tables: run `portcullis migrate`, or set `migrate = true` in [database]"
     )]
     NotMigrated,
+    #[error("{0}")]
+    Table(String),
 }
 
 /// The ledger.

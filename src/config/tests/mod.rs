@@ -3,6 +3,7 @@
 mod files;
 mod forward_auth;
 mod handling;
+mod mistakes;
 mod sessions;
 mod shipped;
 mod upstreams;
