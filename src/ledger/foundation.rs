@@ -53,7 +53,7 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
     };
     for preset in &settings.presets {
         if let Some(misfit) = preset.misfit(&context) {
-            return Err(OpenError::Table(misfit.to_string()));
+            return Err(OpenError::Table(misfit));
         }
         if let Some(table) = preset.stands_in(&context) {
             tracing::warn!(

@@ -117,6 +117,10 @@ fn a_table_of_users_whose_columns_have_other_names_is_an_error_and_never_overloo
             assert!(said.contains(words), "{preset}: {said}");
         }
     }
+    let absent = "[ledger.preset.invalid-users]\ntable = \"members\"\n";
+    let setup = world.setup(&[&database.config_toml(), &presets(&["invalid-users"]), absent]);
+    let said = String::from_utf8(Gateway::fails(&setup.toml()).stderr).unwrap();
+    assert!(said.contains("no table `members`"), "{said}");
     let named =
         "[ledger.preset.active-flag-cache]\ncolumns = { user_id = \"uid\", is_active = \"enabled\" }\n";
     let gateway = world.start(&[&database.config_toml(), &presets(&["active-flag-cache"]), named]);
