@@ -25,6 +25,8 @@ pub enum ClientError {
         "{at} refuses the control token (401): name the right one with --admin-token-file or PORTCULLIS_ADMIN_TOKEN"
     )]
     Unauthorized { at: String },
+    #[error("{at} wants a control token: name it with --admin-token-file or PORTCULLIS_ADMIN_TOKEN")]
+    Unnamed { at: String },
     #[error("{at} answers {status}: {detail}")]
     Refused { at: String, status: u16, detail: String },
     #[error("{at} does not answer like a Portcullis admin listener ({status})")]
@@ -154,6 +156,9 @@ impl AdminClient {
         let answer = serde_json::from_slice::<Value>(&text);
         match answer {
             Ok(answer) if status.is_success() => Ok(answer),
+            _ if status == StatusCode::UNAUTHORIZED && self.token.is_none() => {
+                Err(ClientError::Unnamed { at: self.at() })
+            }
             _ if status == StatusCode::UNAUTHORIZED => Err(ClientError::Unauthorized { at: self.at() }),
             Ok(problem) if problem.get("detail").is_some() => Err(ClientError::Refused {
                 at: self.at(),

@@ -80,6 +80,8 @@ pub struct SeenSession {
     pub issued_at: Option<Timestamp>,
     pub expires_at: Option<Timestamp>,
     pub fingerprint: Fingerprint,
+    /// What the ledger holds against it by now, in the word of the denial.
+    pub revoked: Option<Box<str>>,
 }
 
 /// Reads a token without verifying it.

@@ -37,8 +37,8 @@ fn open(token: Option<&str>) -> Door {
             let token = crate::token::Token::new(&user.subject);
             let fingerprint = Fingerprint::of(&token);
             let session = Some(format!("{user}").into());
-            let seen =
-                SeenSession { session, token_id: None, issued_at: None, expires_at: None, fingerprint };
+            let (token_id, issued_at, expires_at, revoked) = (None, None, None, None);
+            let seen = SeenSession { session, token_id, issued_at, expires_at, fingerprint, revoked };
             Box::pin(std::future::ready(Ok(vec![seen])))
         }),
         streams: Box::new(|_| Vec::new()),

@@ -17,7 +17,7 @@ struct Answer {
     sessions: Vec<Session>,
 }
 
-/// Times are RFC 3339; `token` is the fingerprint that access lines show.
+/// Times are RFC 3339; `token` is the fingerprint that access lines show, `revoked` why it would be refused.
 #[derive(Serialize)]
 pub(super) struct Session {
     sid: Option<Box<str>>,
@@ -25,6 +25,7 @@ pub(super) struct Session {
     issued_at: Option<String>,
     expires_at: Option<String>,
     token: String,
+    revoked: Option<Box<str>>,
 }
 
 impl From<SeenSession> for Session {
@@ -35,6 +36,7 @@ impl From<SeenSession> for Session {
             issued_at: seen.issued_at.map(|at| at.to_string()),
             expires_at: seen.expires_at.map(|at| at.to_string()),
             token: seen.fingerprint.to_string(),
+            revoked: seen.revoked,
         }
     }
 }

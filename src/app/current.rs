@@ -23,8 +23,9 @@ use crate::ledger::sessions::StoredSession;
 use crate::ledger::{Ledger, StoreError};
 use crate::proxy::{Connections, Door, Snapshot, Warden};
 use crate::report::Audit;
+use crate::time::Timestamp;
 use crate::token::{Fingerprint, Token};
-use crate::verdict::Credential;
+use crate::verdict::{Credential, DenyReason};
 
 /// How long the tasks of a ledger that was replaced go on for requests that still ask it.
 const AT_LEAST: Duration = Duration::from_secs(10);
@@ -229,7 +230,7 @@ impl Current {
     }
 }
 
-fn seen(credential: &Credential) -> SeenSession {
+fn seen(credential: &Credential, revoked: Option<DenyReason>) -> SeenSession {
     let Credential { claims, fingerprint, .. } = credential;
     SeenSession {
         session: claims.session().map(Into::into),
@@ -237,12 +238,16 @@ fn seen(credential: &Credential) -> SeenSession {
         issued_at: claims.issued_at(),
         expires_at: claims.expires_at(),
         fingerprint: *fingerprint,
+        revoked: revoked.map(|reason| reason.word().into()),
     }
 }
 
 /// Those seen here first; what a table tells of the same token is no second one.
 async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, StoreError> {
-    let mut sessions: Vec<_> = gate.seen(user).iter().map(|credential| seen(credential)).collect();
+    let (mut sessions, now) = (Vec::new(), Timestamp::now());
+    for credential in gate.seen(user) {
+        sessions.push(seen(&credential, gate.revoked(&credential, now).await));
+    }
     for StoredSession { compact, expires_at } in gate.ledger.sessions(user).await? {
         let token = Token::new(&compact);
         let fingerprint = Fingerprint::of(&token);
@@ -257,6 +262,7 @@ async fn all_sessions(gate: &Gate, user: &User) -> Result<Vec<SeenSession>, Stor
             issued_at: names.and_then(|names| names.issued_at),
             expires_at,
             fingerprint,
+            revoked: None,
         });
     }
     Ok(sessions)

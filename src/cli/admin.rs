@@ -44,7 +44,7 @@ impl AdminArgs {
         let given = self.given_token()?;
         // The configuration's token is for the configuration's gateway, never for an address from elsewhere.
         let (base, token) = match &self.admin {
-            Some(base) => (base.clone(), given),
+            Some(base) => (base.clone(), given.or_else(|| self.own_token(base))),
             None => {
                 let (config, _) = Config::load(self.config.path()).map_err(|problems| {
                     Failure::Trouble(format!(
@@ -56,6 +56,13 @@ impl AdminArgs {
             }
         };
         Ok(AdminClient::new(&base, token.as_deref())?)
+    }
+
+    /// The configuration's token, where `base` is the configuration's gateway, written out.
+    fn own_token(&self, base: &str) -> Option<String> {
+        let (config, _) = Config::load(self.config.path()).ok()?;
+        let own = base_url(config.admin.listen).ok()?;
+        config.admin.token.filter(|_| own == base.trim_end_matches('/')).map(String::from)
     }
 
     fn given_token(&self) -> Result<Option<String>, Failure> {

@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::config::{Checked, Config, Problems};
+use crate::ledger::rule::{Guards, Rule};
+use crate::ledger::{LedgerSettings, shown};
 
 /// Checks the configuration at `path`; 0 fine, 1 problems found, 2 the file cannot be read.
 pub fn run(path: &Path, print: bool, json: bool) -> ExitCode {
@@ -31,13 +33,50 @@ fn human(path: &Path, checked: &Checked, print: bool) -> std::io::Result<()> {
     match print {
         true => {
             let text = toml::to_string_pretty(&checked.effective).map_err(std::io::Error::other)?;
-            write!(out, "{text}")
+            write!(out, "{text}\n{}", asked(&checked.config.ledger))
         }
         false => writeln!(out, "{}: fine", path.display()),
     }
 }
 
-/// One JSON document: `problems` and `warnings` with their places, and with `--print` the configuration in effect.
+/// What the ledger asks about each token, presets and rules alike: comments, so that the whole stays a configuration.
+fn asked(ledger: &LedgerSettings) -> String {
+    let mut text = "# What is asked about each token; tables are taken to look as documented.\n".to_owned();
+    for Rule { name, guards, redis, sql, reason, status, .. } in shown::rules(ledger) {
+        text.push_str(&format!("#\n# {name}: {}, {status} {reason}\n", word(guards)));
+        if let Some(redis) = redis.filter(|_| ledger.redis.is_some()) {
+            text.push_str(&format!("#   Redis     {}\n", redis.key));
+        }
+        if let Some(sql) = sql {
+            text.push_str(&format!(
+                "#   database  {}\n",
+                sql.query.split_whitespace().collect::<Vec<_>>().join(" ")
+            ));
+        }
+    }
+    text
+}
+
+/// The same for programs.
+fn questions(ledger: &LedgerSettings) -> Value {
+    let one = |Rule { name, guards, redis, sql, reason, status, .. }: Rule| {
+        let key = redis.filter(|_| ledger.redis.is_some()).map(|redis| redis.key.to_string());
+        let query = sql.map(|sql| sql.query);
+        json!({ "name": *name, "guards": word(guards), "key": key, "sql": query, "reason": *reason, "status": status })
+    };
+    shown::rules(ledger).into_iter().map(one).collect()
+}
+
+fn word(guards: Guards) -> &'static str {
+    match guards {
+        Guards::Token => "token",
+        Guards::Session => "session",
+        Guards::User => "user",
+    }
+}
+
+/// One JSON document: `problems` and `warnings` with their places, and with `--print` the configuration in effect
+/// and what the ledger `asks`.
 fn machine(path: &Path, result: &Result<Checked, Problems>, print: bool) -> std::io::Result<()> {
     let document = match result {
         Ok(checked) => {
@@ -45,6 +84,7 @@ fn machine(path: &Path, result: &Result<Checked, Problems>, print: bool) -> std:
             if let (true, Value::Object(fields)) = (print, &mut document) {
                 let effective = serde_json::to_value(&checked.effective).map_err(std::io::Error::other)?;
                 fields.insert("config".into(), effective);
+                fields.insert("asks".into(), questions(&checked.config.ledger));
             }
             document
         }

@@ -38,7 +38,8 @@ pub fn run() -> ExitCode {
 }
 
 fn in_directory(directory: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    std::fs::create_dir(directory)?;
+    // The signing secret and the control token lie in it: nobody else on this machine may look.
+    std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(directory)?;
     let keys = Keys { signing: secret(48), control: secret(24) };
     let runtime = app::runtime(2)?;
     runtime.block_on(async {

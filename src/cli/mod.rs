@@ -61,7 +61,8 @@ enum Command {
     Check {
         #[command(flatten)]
         config: ConfigArgs,
-        /// Show the configuration with defaults and presets filled in; secrets are left out
+        /// Show the configuration with defaults and presets filled in, and what is asked of Redis and the database;
+        /// secrets are left out
         #[arg(long)]
         print: bool,
         /// Write JSON

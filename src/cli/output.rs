@@ -33,6 +33,7 @@ impl From<crate::admin::client::ClientError> for Failure {
             | E::Unaddressable { .. }
             | E::Unreachable { .. }
             | E::Unauthorized { .. }
+            | E::Unnamed { .. }
             | E::Refused { .. }
             | E::Odd { .. } => Self::Trouble(error.to_string()),
         }
@@ -54,7 +55,7 @@ pub(super) fn finish(result: Result<String, Failure>) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Data as JSON, or as `name: value` lines for eyes; lists are indented below their name.
+/// Data as JSON, or as `name: value` lines for eyes; what is short comes first, lists are indented below their name.
 pub(super) fn data(value: &Value, json: bool) -> String {
     if json {
         return value.to_string();
@@ -69,7 +70,11 @@ fn lines(value: &Value, depth: usize, text: &mut String) {
     match value {
         Value::Object(map) if map.is_empty() => text.push_str(&format!("{indent}none\n")),
         Value::Object(map) => {
-            for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
+            let (long, short): (Vec<_>, Vec<_>) = map
+                .iter()
+                .filter(|(_, value)| !value.is_null() && value.as_str() != Some(""))
+                .partition(|(_, value)| value.is_array() || value.is_object());
+            for (name, value) in short.into_iter().chain(long) {
                 match value {
                     Value::Object(_) | Value::Array(_) => {
                         text.push_str(&format!("{indent}{name}:\n"));
@@ -103,9 +108,9 @@ mod tests {
 
     #[test]
     fn data_is_lines_for_eyes_and_json_on_request() {
-        let value = serde_json::json!({"id": "7", "until": null, "sessions": [{"sid": "a", "jti": "b"}], "x": "\u{1b}["});
+        let value = serde_json::json!({"id": "7", "until": null, "realm": "", "sessions": [{"sid": "a", "jti": "b"}], "x": "\u{1b}["});
         let text = data(&value, false);
-        assert_eq!(text, "id: 7\nsessions:\n  - jti: b\n    sid: a\nx: \\u{1b}[");
+        assert_eq!(text, "id: 7\nx: \\u{1b}[\nsessions:\n  - jti: b\n    sid: a");
         assert_eq!(serde_json::from_str::<Value>(&data(&value, true)).expect("JSON"), value);
     }
 }

@@ -231,8 +231,11 @@ fn source(
     let (at, set) = match jwks_file {
         Some(Placed { at, value }) => (at, KeySet::from_jwks(&value, &allowed)),
         None if table.has("keys") => {
+            if named_twice(table.reader, &keys) {
+                return None;
+            }
             let described = keys.into_iter().map(|key| key.value).collect::<Option<Vec<_>>>()?;
-            (table.place("keys"), fixed(described))
+            (table.place("keys"), KeySet::from_descriptions(described))
         }
         None => return None,
     };
@@ -241,15 +244,18 @@ fn source(
         .ok()
 }
 
-fn fixed(keys: Vec<KeyDescription>) -> Result<KeySet, KeyError> {
-    if keys.is_empty() {
-        return Err(KeyError("`keys` must not be empty".into()));
-    }
+/// Whether two keys have one name: neither could be told by it.
+fn named_twice(reader: &Reader<'_>, keys: &[Placed<Option<KeyDescription>>]) -> bool {
     let mut seen = std::collections::HashSet::new();
-    if keys.iter().filter_map(|key| key.kid.as_deref()).any(|kid| !seen.insert(kid)) {
-        return Err(KeyError("two of these keys have the same `kid`".into()));
+    let mut twice = false;
+    for Placed { at, value } in keys {
+        let kid = value.as_ref().and_then(|key| key.kid.as_deref());
+        if kid.is_some_and(|kid| !seen.insert(kid)) {
+            reader.problem(at, "another key has this `kid`");
+            twice = true;
+        }
     }
-    KeySet::from_descriptions(keys)
+    twice
 }
 
 /// HTTPS, or a loopback host, or plain HTTP by decision.
@@ -315,7 +321,9 @@ fn described(table: &mut Table<'_>, allowed: &[Algorithm]) -> Option<KeyDescript
     }
     let secret = secret.or(secret_from_file).or(base64).or(base64_from_file);
     let material = pem.or(pem_file).map(Material::Pem).or(secret.map(Material::Secret))?;
-    Some(KeyDescription { kid: kid.map(String::from), algorithm: algorithm.value, material })
+    let description = KeyDescription { kid: kid.map(String::from), algorithm: algorithm.value, material };
+    let sound = description.check();
+    sound.map_err(|KeyError(why)| table.reader.problem(&table.place(given), why)).ok().map(|()| description)
 }
 
 fn text_bytes(reader: &Reader<'_>, node: &super::node::Node) -> Option<Vec<u8>> {

@@ -79,7 +79,15 @@ fn database_url(text: &str) -> Result<String, String> {
     match scheme {
         "sqlite" => {
             let name = rest.trim_start_matches("//").split('?').next().unwrap_or_default();
-            if name.is_empty() { Err("name a file".into()) } else { Ok(text.to_owned()) }
+            if name.is_empty() {
+                return Err("name a file".into());
+            }
+            if text.contains(":memory:") || text.contains("mode=memory") {
+                return Err(
+                    "a database in memory forgets every revocation when the process ends: name a file".into(),
+                );
+            }
+            Ok(text.to_owned())
         }
         "postgres" | "postgresql" | "mysql" | "mariadb" => {
             let scheme = if scheme.starts_with('p') { "postgres" } else { "mysql" };

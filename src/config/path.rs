@@ -20,6 +20,7 @@ pub fn pattern(text: &str) -> Result<Box<str>, String> {
             _ => {}
         }
         let Some(name) = parameter(segment)? else {
+            other_languages(segment)?;
             escapes(segment)?;
             continue;
         };
@@ -50,6 +51,21 @@ fn parameter(segment: &str) -> Result<Option<&str>, String> {
         }
         _ => Ok(None),
     }
+}
+
+/// What stands for anything in other programs would be itself here: `/admin/*` would guard one odd path, and nothing below
+/// `/admin/`. A path that does hold such characters is matched by a parameter.
+fn other_languages(segment: &str) -> Result<(), String> {
+    if segment.contains('*') {
+        return Err(
+            "`*` alone stands for nothing: write `{*rest}` for all that follows, `{name}` for one segment"
+                .into(),
+        );
+    }
+    if segment.starts_with(':') {
+        return Err("a parameter is written `{name}`, not `:name`".into());
+    }
+    Ok(())
 }
 
 /// An escape must be the only spelling of its byte.
@@ -92,7 +108,7 @@ mod tests {
     #[test]
     fn canonical_patterns_are_accepted() {
         for good in
-            ["/", "/a", "/a/", "/a/{id}", "/a/{id}/b/{*rest}", "/{*rest}", "/a%20b", "/a-._~!$&'()*+,=:@"]
+            ["/", "/a", "/a/", "/a/{id}", "/a/{id}/b/{*rest}", "/{*rest}", "/a%20b", "/a-._~!$&'()+,=:@"]
         {
             assert_eq!(pattern(good).as_deref(), Ok(good));
         }
@@ -103,6 +119,11 @@ mod tests {
         for bad in [
             "",
             "a",
+            "/admin/*",
+            "/admin/**",
+            "/files/*.png",
+            "/api/(.*)",
+            "/users/:id",
             "/a//b",
             "//",
             "/./a",

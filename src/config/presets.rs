@@ -253,11 +253,15 @@ pub fn told(table: &Table<'_>, identity: &IdentitySettings, presets: &[Preset]) 
     for field in fields {
         let Field::Profile(name) = field else { continue };
         let knows = |preset: &Preset| matches!(preset, Preset::UserCache(_) | Preset::SessionStore(_));
-        let problem = |message: String| table.reader.problem(&table.place("identity"), message);
         if is_secret(name) {
-            problem(format!("`{{{field}}}` sounds like a secret, and secrets are never told"));
+            let message = format!("`{{{field}}}` sounds like a secret, and secrets are never told");
+            table.reader.problem(&table.place("identity"), message);
         } else if !presets.iter().any(knows) {
-            problem(format!("`{{{field}}}` needs the preset `user-cache` or `session-store`"));
+            // No mistake that lets anybody in: the header is never there, and clients' own copies are removed.
+            let message =
+                format!("nothing knows `{{{field}}}`: it needs the preset `user-cache` or `session-store`");
+            table.reader.warn(&table.place("identity"), message);
+            continue;
         }
         if !names.contains(name) {
             names.push(name.clone());

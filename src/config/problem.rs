@@ -63,7 +63,11 @@ impl Problems {
     }
 
     pub(super) fn cannot_read(file: &str, cause: &std::io::Error) -> Self {
-        let message = format!("cannot be read: {cause}");
+        let hint = match cause.kind() {
+            std::io::ErrorKind::NotFound => "; `-c FILE` or PORTCULLIS_CONFIG names another one",
+            _ => "",
+        };
+        let message = format!("cannot be read: {cause}{hint}");
         let list = vec![Problem { line: 1, column: 1, message, span: 0..0 }];
         Self { file: file.to_owned(), list, unreadable: true, files: Files::new(), masked: String::new() }
     }

@@ -52,6 +52,9 @@ pub(super) async fn lay(sql: &SqlStore, settings: &LedgerSettings) -> Result<Fou
         }
     };
     for preset in &settings.presets {
+        if let Some(misfit) = preset.misfit(&context) {
+            return Err(OpenError::Table(misfit));
+        }
         if let Some(table) = preset.stands_in(&context) {
             tracing::warn!(
                 table = table.as_str(),

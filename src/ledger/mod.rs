@@ -40,6 +40,7 @@ mod recovery;
 pub mod redis;
 mod schema;
 pub mod sessions;
+pub mod shown;
 pub mod sql;
 pub mod store;
 mod tasks;
@@ -148,6 +149,8 @@ pub enum OpenError {
         "the database lacks Portcullis's tables: run `portcullis migrate`, or set `migrate = true` in [database]"
     )]
     NotMigrated,
+    #[error("{0}")]
+    Table(String),
 }
 
 /// The ledger.

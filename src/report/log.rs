@@ -1,10 +1,11 @@
 //! The log of the process itself: JSON or text on the standard output, `RUST_LOG` before `[log] level`.
 
 use std::io::IsTerminal;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
-use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::filter::{Directive, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Registry, reload};
@@ -82,8 +83,11 @@ fn environment() -> Option<String> {
     std::env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty())
 }
 
+/// The audit trail is no matter of taste: whoever wants it out of the log gives it a file.
 fn parse(whence: &'static str, directives: &str) -> Result<EnvFilter, LogError> {
-    EnvFilter::builder().parse(directives).map_err(|cause| LogError::Directives { whence, cause })
+    let filter =
+        EnvFilter::builder().parse(directives).map_err(|cause| LogError::Directives { whence, cause })?;
+    Ok(filter.add_directive(Directive::from_str("audit=info").unwrap_or_else(|_| LevelFilter::INFO.into())))
 }
 
 /// The most that a target may say.
@@ -117,6 +121,17 @@ mod tests {
         assert_eq!(cap("pingora_core::server"), LevelFilter::WARN);
         assert_eq!(cap("hyper_util::client"), LevelFilter::WARN);
         assert_eq!(cap("portcullis::proxy"), LevelFilter::TRACE);
+    }
+
+    #[test]
+    fn audit_lines_are_told_at_every_level() {
+        for directives in ["error", "off", "audit=off", "warn,portcullis=debug"] {
+            let subscriber = tracing_subscriber::registry().with(parse("t", directives).expect("directives"));
+            tracing::subscriber::with_default(subscriber, || {
+                assert!(tracing::enabled!(target: "audit", tracing::Level::INFO), "{directives}");
+                assert!(!tracing::enabled!(target: "other", tracing::Level::INFO), "{directives}");
+            });
+        }
     }
 
     #[test]

@@ -50,6 +50,20 @@ pub struct KeyDescription {
     pub material: Material,
 }
 
+impl KeyDescription {
+    /// Whether it describes a key at all: so that each of several is told of at its own place.
+    pub fn check(&self) -> Result<(), KeyError> {
+        self.parsed().map(drop)
+    }
+
+    fn parsed(&self) -> Result<Key, KeyError> {
+        match &self.material {
+            Material::Pem(pem) => Key::pem(self.kid.as_deref(), self.algorithm, pem),
+            Material::Secret(secret) => Key::secret(self.kid.as_deref(), self.algorithm, secret),
+        }
+    }
+}
+
 /// The bytes of a key.
 pub enum Material {
     /// SPKI or PKCS#1 public key, or X.509 certificate, in PEM.
@@ -187,15 +201,12 @@ impl KeySet {
     /// Keys described one by one in the configuration. Two keys of one `kid` are an error.
     pub fn from_descriptions(keys: Vec<KeyDescription>) -> Result<Self, KeyError> {
         let mut parsed: Vec<Key> = Vec::with_capacity(keys.len());
-        for KeyDescription { kid, algorithm, material } in keys {
-            let kid = kid.as_deref();
+        for description in keys {
+            let kid = description.kid.as_deref();
             if kid.is_some() && parsed.iter().any(|key| key.kid.as_deref() == kid) {
                 return Err(KeyError(format!("kid `{}` is given twice", kid.unwrap_or_default())));
             }
-            parsed.push(match material {
-                Material::Pem(pem) => Key::pem(kid, algorithm, &pem)?,
-                Material::Secret(secret) => Key::secret(kid, algorithm, &secret)?,
-            });
+            parsed.push(description.parsed()?);
         }
         if parsed.is_empty() {
             return Err(KeyError("there is no key".into()));

@@ -80,6 +80,7 @@ fn users_tokens_and_sessions_are_governed_from_the_command_line() {
     }
     let status = scene.json(&["user", "status", "alice"]);
     assert_eq!(status["sessions"][0]["sid"], "s-1", "{status}");
+    assert_eq!(status["sessions"][0]["revoked"], "user_security_action", "{status}");
     assert_eq!(scene.json(&["session", "list", "alice"])["sessions"][0]["sid"], "s-1");
 
     let there = scene.issuer.token("erin", |claims| claims["sid"] = json!("s-2"));
@@ -109,6 +110,8 @@ fn what_is_not_so_ends_with_1_and_trouble_with_2() {
     assert_eq!((code(&wrong), one_line(&wrong).contains("control token")), (2, true));
     let missing = scene.run(&["stats", "--admin", &admin, "--admin-token-file", "none"], "");
     assert_eq!(code(&missing), 2);
+    let unnamed = scene.run(&["stats", "--admin", &admin], "");
+    assert_eq!((code(&unnamed), one_line(&unnamed).contains("wants a control token")), (2, true));
     let nobody = scene.run(&["stats", "--admin", &format!("http://127.0.0.1:{}", free_port())], "");
     assert_eq!((code(&nobody), one_line(&nobody).contains("no answer from")), (2, true));
     for usage in [&["fly"][..], &["user", "ban"], &["stats", "extra"], &["token", "issue", "--sub", "7"]] {
@@ -131,6 +134,7 @@ fn the_configuration_names_the_gateway_before_or_behind_the_command() {
         &["--config", "client.toml", "user", "ban", "mallory"],
         &["user", "ban", "mallory", "--config", "client.toml", "--json"],
         &["-c", "client.toml", "stats"],
+        &["-c", "client.toml", "stats", "--admin", &format!("http://{}/", scene.gateway.admin_addr())],
         &["-c", "client.toml", "health"],
         &["health", "-c", "client.toml", "--json"],
         &["-c", "client.toml", "check"],
@@ -219,7 +223,14 @@ fn check_tells_every_problem_with_its_place_and_prints_what_is_in_effect() {
     let again = directory.path().join("again.toml");
     std::fs::write(&again, &printed.stdout).unwrap();
     let text = String::from_utf8(printed.stdout).unwrap();
-    for shown in ["header_timeout", "on_outage = \"deny\"", "presets = [\"native\"]", "retries = 1"] {
+    for shown in [
+        "header_timeout",
+        "on_outage = \"deny\"",
+        "presets = [\"native\"]",
+        "retries = 1",
+        "# native.user: user,",
+        "FROM portcullis_sessions",
+    ] {
         assert!(text.contains(shown), "{shown}: {text}");
     }
     let twice = check(&["--print", "-c", again.to_str().unwrap()]);

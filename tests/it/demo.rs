@@ -144,8 +144,10 @@ fn the_tour_does_what_it_says_and_leaves_nothing_behind() {
     let numbers: Vec<&str> = demo.steps.iter().map(|(title, _)| title.split('.').next().unwrap()).collect();
     assert_eq!(numbers, (1..=12).map(|it| it.to_string()).collect::<Vec<_>>());
 
-    let left = || std::fs::read_dir(demo.directory.path()).unwrap().count();
-    assert_eq!(left(), 1, "its ledger is in a directory of its own");
+    let left: Vec<_> = std::fs::read_dir(demo.directory.path()).unwrap().map(Result::unwrap).collect();
+    assert_eq!(left.len(), 1, "its ledger is in a directory of its own");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&left[0].metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "with its keys, which are nobody else's");
     send_signal(demo.child.id(), "INT");
     let status = eventually("it ends", || demo.child.try_wait().unwrap().ok_or("running"));
     assert_eq!(status.code(), Some(0));

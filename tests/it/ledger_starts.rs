@@ -98,3 +98,31 @@ fn a_gateway_that_starts_before_its_database_looks_at_the_tables_once_they_are_t
     bare.ban("7");
     assert_eq!(verdict(&bare, &good), "403 user_banned");
 }
+
+#[test]
+fn a_table_of_users_whose_columns_have_other_names_is_an_error_and_never_overlooked() {
+    let world = World::new();
+    let database = Postgres::shared().create_database();
+    database.psql(
+        "CREATE TABLE users (uid integer PRIMARY KEY, enabled boolean); INSERT INTO users VALUES (7, false)",
+    );
+    for (preset, lacks) in [
+        ("active-flag-cache", "`user_id`, `is_active`"),
+        ("user-cache", "`id`, `is_active`"),
+        ("invalid-users", "`user_id`, `status`"),
+    ] {
+        let setup = world.setup(&[&database.config_toml(), &presets(&[preset])]);
+        let said = String::from_utf8(Gateway::fails(&setup.toml()).stderr).unwrap();
+        for words in [lacks, "`uid`, `enabled`", &format!("[ledger.preset.{preset}]")] {
+            assert!(said.contains(words), "{preset}: {said}");
+        }
+    }
+    let absent = "[ledger.preset.invalid-users]\ntable = \"members\"\n";
+    let setup = world.setup(&[&database.config_toml(), &presets(&["invalid-users"]), absent]);
+    let said = String::from_utf8(Gateway::fails(&setup.toml()).stderr).unwrap();
+    assert!(said.contains("no table `members`"), "{said}");
+    let named =
+        "[ledger.preset.active-flag-cache]\ncolumns = { user_id = \"uid\", is_active = \"enabled\" }\n";
+    let gateway = world.start(&[&database.config_toml(), &presets(&["active-flag-cache"]), named]);
+    assert_eq!(verdict(&gateway, &world.issuer.good("7")), "403 user_deactivated");
+}

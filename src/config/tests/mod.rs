@@ -5,6 +5,7 @@ mod forward_auth;
 mod handling;
 mod issuers;
 mod ledger;
+mod mistakes;
 mod routes;
 mod sessions;
 mod shipped;

@@ -9,6 +9,7 @@
 
 mod active_flag_cache;
 mod filling;
+mod fitting;
 mod flagged;
 mod invalid_users;
 mod layout;

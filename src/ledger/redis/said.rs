@@ -51,5 +51,8 @@ pub fn of_error(error: &RedisError) -> StoreError {
     if error.is_timeout() {
         return StoreError::Timeout;
     }
+    if error.is_connection_refusal() {
+        return StoreError::unavailable("connection refused");
+    }
     StoreError::unavailable(error.code().unwrap_or_else(|| error.category()))
 }
