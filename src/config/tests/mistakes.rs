@@ -12,9 +12,11 @@ fn wildcards_and_parameters_of_other_programs_are_refused_and_ours_are_named() {
 }
 
 #[test]
-fn a_database_in_memory_is_refused() {
+fn a_database_in_memory_is_warned_of() {
     for url in ["sqlite::memory:", "sqlite://:memory:", "sqlite://x.db?mode=memory"] {
-        refused(&format!("[database]\nurl = \"{url}\"\n"), "name a file");
+        let checked = parse(&format!("{ISSUER}{UPSTREAM}{ROUTE}[database]\nurl = \"{url}\"\n"));
+        let warnings = checked.expect("a configuration").warnings.to_string();
+        assert!(warnings.contains("forgets every revocation"), "{url}: {warnings}");
     }
 }
 
