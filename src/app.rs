@@ -32,6 +32,7 @@ use crate::gate::Gate;
 use crate::ledger::Mode;
 use crate::proxy::Connections;
 use crate::report::{self, Audit};
+use crate::tasks;
 use crate::time::Timestamp;
 use current::Current;
 use inherit::Inherited;
@@ -188,10 +189,9 @@ impl Gateway {
         let connections = Connections::new(config.server.limits.connections, files::for_clients());
         let admin_settings = config.admin.clone();
         let current = Arc::new(Current::assemble(config, makers, Arc::clone(&audit)).await?);
-        let settling = Arc::clone(&current).settle_forever();
-        tokio::spawn(background.clone().run_until_cancelled_owned(settling));
-        tokio::spawn(background.clone().run_until_cancelled_owned(current.warden().keep()));
-        tokio::spawn(background.clone().run_until_cancelled_owned(current.warden().keep()));
+        let (settled, watched) = (Arc::clone(&current), Arc::clone(&current));
+        tasks::keep("settle", &background, move || Arc::clone(&settled).settle_forever());
+        tasks::keep("streams", &background, move || watched.warden().keep());
 
         let life = Arc::new(Life::default());
         let handles = current.admin_handles(registry, Arc::clone(&audit), Arc::clone(&life));

@@ -3,6 +3,9 @@
 //! The modules stand in the order in which a request meets them, and each may use only those above it.
 //! `tests/it/layers.rs` holds the crate to that. Read [`gate`] first: it is the whole judgment on one screen.
 
+// The ground: memory, and what goes on beside the requests.
+pub mod allocator;
+pub mod tasks;
 // The words: no I/O, no async.
 pub mod cause;
 pub mod time;

@@ -1,11 +1,11 @@
 //! Parse, run, exit.
 
-mod allocator;
-
 use std::process::ExitCode;
 
+use portcullis::allocator::Mimalloc;
+
 #[global_allocator]
-static ALLOCATOR: allocator::Mimalloc = allocator::Mimalloc;
+static ALLOCATOR: Mimalloc = Mimalloc;
 
 fn main() -> ExitCode {
     portcullis::cli::main()

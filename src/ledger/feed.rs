@@ -30,7 +30,8 @@ use super::redis::RedisStore;
 use super::settings::{LedgerSettings, RedisSettings};
 use super::sql::{Dialect, SqlStore};
 use super::store::StoreError;
-use super::{Ledger, recheck, tasks};
+use super::{Ledger, recheck};
+use crate::tasks;
 use crate::time::Timestamp;
 
 pub use changes::note;

@@ -13,8 +13,9 @@ use super::questions::{Asked, Questions};
 use super::redis::PROBE;
 use super::settings::LedgerSettings;
 use super::store::StoreError;
-use super::{Ledger, Mode, tasks, upkeep};
+use super::{Ledger, Mode, upkeep};
 use crate::claims::Claims;
+use crate::tasks;
 use crate::time::Timestamp;
 
 /// How often the outbox is looked at and ended bans are lifted; and after how many such looks what is over is removed.

@@ -18,6 +18,7 @@ use pingora::server::ShutdownWatch;
 use pingora::server::configuration::ServerConf;
 use pingora::time::fast_timeout::fast_sleep;
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use super::arrival::{Arrival, Peer};
 use super::connections::{Connections, Place, Refused};
@@ -28,6 +29,7 @@ use super::settings::Limits;
 use super::waiting::Waiting;
 use super::{Proxy, Snapshot};
 use crate::report::Metrics;
+use crate::tasks;
 use crate::tls::{HandshakeError, TlsMetrics};
 
 /// Where every connection comes in, whatever it speaks.
@@ -58,7 +60,11 @@ impl Door {
         let proxy = Proxy { snapshot: Arc::clone(&snapshot), closing: Arc::clone(&closing) };
         let proxy = Arc::new(http_proxy(conf, proxy));
         let waiting = Arc::new(Waiting::default());
-        tokio::spawn(Waiting::look(Arc::downgrade(&waiting), Arc::clone(&snapshot), metrics.clone()));
+        let (looked_at, by, told) = (Arc::downgrade(&waiting), Arc::clone(&snapshot), metrics.clone());
+        // Ends with the door.
+        tasks::keep("waiting", &CancellationToken::new(), move || {
+            Waiting::look(looked_at.clone(), Arc::clone(&by), told.clone())
+        });
         Self { proxy, snapshot, metrics, tls, connections, waiting, closing }
     }
 

@@ -29,6 +29,8 @@ use members::Members;
 use metrics::UpstreamSeries;
 use settings::{Balance, Check, HashBy, Health};
 
+use crate::tasks;
+
 pub use balance::hash;
 pub use endpoint::KEEPALIVE;
 pub use metrics::UpstreamMetrics;
@@ -239,16 +241,16 @@ pub async fn start(settings: UpstreamSettings, metrics: &UpstreamMetrics) -> Arc
     let Upstream { settings, retired, .. } = &*upstream;
     if settings.servers.iter().any(|server| server.literal().is_none()) {
         resolve::once(&upstream, &mut Vec::new()).await;
-        let task = resolve::forever(Arc::clone(&upstream));
-        tokio::spawn(retired.clone().run_until_cancelled_owned(task));
+        let named = Arc::clone(&upstream);
+        tasks::keep("names", retired, move || resolve::forever(Arc::clone(&named)));
     }
     if let Health::Checked(check) = &settings.health {
-        let task = health::forever(Arc::clone(&upstream), check.clone());
-        tokio::spawn(retired.clone().run_until_cancelled_owned(task));
+        let (probed, check) = (Arc::clone(&upstream), check.clone());
+        tasks::keep("health", retired, move || health::forever(Arc::clone(&probed), check.clone()));
     }
     if settings.eject.failures > 0 {
-        let task = Upstream::readmit_forever(Arc::clone(&upstream));
-        tokio::spawn(retired.clone().run_until_cancelled_owned(task));
+        let ejecting = Arc::clone(&upstream);
+        tasks::keep("readmission", retired, move || Arc::clone(&ejecting).readmit_forever());
     }
     upstream
 }

@@ -41,6 +41,7 @@ pub(super) enum FetchError {
 }
 
 /// Where one issuer's keys are fetched, and by what rules.
+#[derive(Clone)]
 pub(super) struct Remote {
     issuer: Arc<str>,
     source: KeySource,

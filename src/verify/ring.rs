@@ -16,6 +16,7 @@ use super::keys::KeySet;
 use super::metrics::RefreshMetrics;
 use super::settings::{IssuerSettings, JwksSettings, KeySource};
 use crate::cause::Chain;
+use crate::tasks;
 use crate::time::Timestamp;
 
 /// Longest a request waits for a fetch that its `kid` asked for.
@@ -210,8 +211,10 @@ pub(super) fn start(
     let ring = Arc::new(KeyRing::new(&settings.keys));
     let stop = shutdown.child_token();
     if let Some(remote) = Remote::of(&settings.issuer, &settings.keys, &settings.algorithms) {
-        let task = ring.clone().keep_fresh(remote, settings.issuer.clone(), metrics(), stop.clone());
-        tokio::spawn(task);
+        let (kept, issuer, metrics, ends) = (ring.clone(), settings.issuer.clone(), metrics(), stop.clone());
+        tasks::keep("keys", &stop, move || {
+            kept.clone().keep_fresh(remote.clone(), issuer.clone(), metrics.clone(), ends.clone())
+        });
     }
     (ring, stop.drop_guard())
 }

@@ -290,7 +290,7 @@ async fn shutdown_ends_the_task_though_the_verifiers_live() {
     let shutdown = CancellationToken::new();
     let verifiers =
         Verifiers::start(&[from_url(&server, jwks_settings())], None, &metrics(), &shutdown).await;
-    assert_eq!(Arc::strong_count(&verifiers.issuers[0].ring), 2);
+    assert!(Arc::strong_count(&verifiers.issuers[0].ring) > 1, "the task holds it");
     shutdown.cancel();
     eventually(async || Arc::strong_count(&verifiers.issuers[0].ring) == 1).await;
 }
