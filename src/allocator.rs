@@ -80,12 +80,13 @@ mod tests {
                 unsafe {
                     let zeroed = Mimalloc.alloc_zeroed(layout);
                     let piece = Mimalloc.alloc(layout);
-                    assert!(!piece.is_null() && piece.addr() % align == 0 && zeroed.addr() % align == 0);
+                    let aligned = |piece: *mut u8| !piece.is_null() && piece.addr().is_multiple_of(align);
+                    assert!(aligned(piece) && aligned(zeroed));
                     assert!(std::slice::from_raw_parts(zeroed, size).iter().all(|byte| *byte == 0));
                     piece.write_bytes(7, size);
                     for longer in [size + 1, 2 * size, 9 * size] {
                         let piece = Mimalloc.realloc(copied(piece, layout), layout, longer);
-                        assert!(!piece.is_null() && piece.addr() % align == 0);
+                        assert!(aligned(piece));
                         assert!(std::slice::from_raw_parts(piece, size).iter().all(|byte| *byte == 7));
                         Mimalloc.dealloc(piece, Layout::from_size_align(longer, align).expect("a layout"));
                     }
