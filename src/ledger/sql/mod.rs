@@ -9,6 +9,9 @@ mod sqlite;
 mod statement;
 mod transaction;
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -154,6 +157,9 @@ impl SqlStore {
             .synchronous(SqliteSynchronous::Full)
             .disable_statement_logging();
         let pool = SqlitePoolOptions::new().acquire_timeout(wait);
+        if !memory {
+            keep_private(options.get_filename());
+        }
         // A database in memory belongs to its connection: one, kept for ever.
         let pool = if memory {
             pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None)
@@ -363,6 +369,12 @@ fn failure(error: &sqlx::Error) -> StoreError {
         }
         _ => StoreError::Malformed("the answer cannot be read".to_owned()),
     }
+}
+
+/// What services keep in Redis alone is copied, and may be whole tokens: a new file is its owner's alone, and what SQLite lays
+/// beside it takes after it. Where none can be made, SQLite says why.
+fn keep_private(file: &Path) {
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
 }
 
 #[cfg(test)]

@@ -131,3 +131,15 @@ async fn mariadb_answers_with_what_its_columns_mean() {
     ]);
     assert_eq!(found, expected);
 }
+
+#[tokio::test]
+async fn a_new_file_and_what_lies_beside_it_are_their_owners_alone() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = Server::sqlite();
+    server.sql.rows("CREATE TABLE t (x)", &[]).await.expect("a table");
+    let file = std::path::Path::new(server.url.strip_prefix("sqlite://").expect("a file"));
+    let beside =
+        std::fs::read_dir(file.parent().expect("a folder")).expect("read").map(|it| it.expect("read"));
+    let modes: Vec<_> = beside.map(|it| it.metadata().expect("read").permissions().mode() & 0o777).collect();
+    assert!(!modes.is_empty() && modes.iter().all(|mode| *mode == 0o600), "{modes:?}");
+}
