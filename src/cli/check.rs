@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use serde_json::{Value, json};
 
 use crate::config::{Checked, Config, Problems};
-use crate::ledger::rule::{Guards, Rule};
+use crate::ledger::rule::Rule;
 use crate::ledger::{LedgerSettings, shown};
 
 /// Checks the configuration at `path`; 0 fine, 1 problems found, 2 the file cannot be read.
@@ -43,7 +43,7 @@ fn human(path: &Path, checked: &Checked, print: bool) -> std::io::Result<()> {
 fn asked(ledger: &LedgerSettings) -> String {
     let mut text = "# What is asked about each token; tables are taken to look as documented.\n".to_owned();
     for Rule { name, guards, redis, sql, reason, status, .. } in shown::rules(ledger) {
-        text.push_str(&format!("#\n# {name}: {}, {status} {reason}\n", word(guards)));
+        text.push_str(&format!("#\n# {name}: {}, {status} {reason}\n", guards.word()));
         if let Some(redis) = redis.filter(|_| ledger.redis.is_some()) {
             text.push_str(&format!("#   Redis     {}\n", redis.key));
         }
@@ -62,17 +62,9 @@ fn questions(ledger: &LedgerSettings) -> Value {
     let one = |Rule { name, guards, redis, sql, reason, status, .. }: Rule| {
         let key = redis.filter(|_| ledger.redis.is_some()).map(|redis| redis.key.to_string());
         let query = sql.map(|sql| sql.query);
-        json!({ "name": *name, "guards": word(guards), "key": key, "sql": query, "reason": *reason, "status": status })
+        json!({ "name": *name, "guards": guards.word(), "key": key, "sql": query, "reason": *reason, "status": status })
     };
     shown::rules(ledger).into_iter().map(one).collect()
-}
-
-fn word(guards: Guards) -> &'static str {
-    match guards {
-        Guards::Token => "token",
-        Guards::Session => "session",
-        Guards::User => "user",
-    }
 }
 
 /// One JSON document: `problems` and `warnings` with their places, and with `--print` the configuration in effect

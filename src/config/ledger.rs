@@ -7,6 +7,7 @@ use super::presets;
 use super::reader::{Placed, Table, did_you_mean};
 use super::rules;
 use crate::ledger::preset::Preset;
+use crate::ledger::settings::is_in_memory;
 use crate::ledger::{DatabaseSettings, LedgerSettings, RedisSettings, Rule};
 use crate::route::OnOutage;
 use crate::verify::IssuerSettings;
@@ -63,7 +64,7 @@ pub fn database(table: &mut Table<'_>) -> Option<DatabaseSettings> {
     let timeout = table.or("timeout", duration(MILLISECOND..=30 * SECOND), "250ms");
     let migrate = table.or("migrate", boolean, false);
     let poll = table.or("poll", duration(50 * MILLISECOND..=60 * SECOND), "1s");
-    if url.as_ref().is_some_and(|url| url.contains(":memory:") || url.contains("mode=memory")) {
+    if url.as_deref().is_some_and(is_in_memory) {
         let message = "a database in memory forgets every revocation when the process ends: name a file";
         table.reader.warn(&table.place("url"), message);
     }
@@ -83,10 +84,7 @@ fn database_url(text: &str) -> Result<String, String> {
     match scheme {
         "sqlite" => {
             let name = rest.trim_start_matches("//").split('?').next().unwrap_or_default();
-            if name.is_empty() {
-                return Err("name a file".into());
-            }
-            Ok(text.to_owned())
+            if name.is_empty() { Err("name a file".into()) } else { Ok(text.to_owned()) }
         }
         "postgres" | "postgresql" | "mysql" | "mariadb" => {
             let scheme = if scheme.starts_with('p') { "postgres" } else { "mysql" };

@@ -22,7 +22,7 @@ struct Written {
 }
 
 pub fn rule(table: &mut Table<'_>, redis: bool) -> Option<Rule> {
-    let guards = [("token", Guards::Token), ("session", Guards::Session), ("user", Guards::User)];
+    let guards = Guards::ALL.map(|guards| (guards.word(), guards));
     let absent = [("allow", IfAbsent::Allow), ("ask_database", IfAbsent::AskDatabase)];
     let written = Written {
         name: table.need("name", parsed(word_of_ours)),

@@ -13,6 +13,19 @@ pub enum Guards {
     User,
 }
 
+impl Guards {
+    pub const ALL: [Self; 3] = [Self::Token, Self::Session, Self::User];
+
+    /// The word of the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Session => "session",
+            Self::User => "user",
+        }
+    }
+}
+
 /// One question about a credential, resolved from `[[ledger.rules]]` or from a preset.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rule {

@@ -118,3 +118,8 @@ pub struct DatabaseSettings {
     /// How often changes made elsewhere are looked for.
     pub poll: Duration,
 }
+
+/// Whether a URL names a database of SQLite's that lives in memory, and ends with its process.
+pub fn is_in_memory(url: &str) -> bool {
+    url.contains(":memory:") || url.contains("mode=memory")
+}

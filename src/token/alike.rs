@@ -6,11 +6,16 @@
 
 use super::find::{Conflict, NO_CHARACTER, percent_decoded};
 
-/// Whether `name` could be taken for `wanted`, which it may be itself. Some services drop white space around it, and what is
-/// no text.
+/// Whether `name` could be taken for `wanted`, which it may be itself.
 pub(super) fn is(name: &str, wanted: &str) -> bool {
+    stem(name).map(fold).eq(wanted.chars().map(fold))
+}
+
+/// What is left of a name where it is read most loosely: PHP stops at a bracket, C at a NUL; some services drop white space
+/// around it, and what is no text.
+pub(super) fn stem(name: &str) -> impl Iterator<Item = char> {
     let read = name.split(['[', '\0']).next().unwrap_or_default().trim();
-    read.chars().filter(|char| *char != NO_CHARACTER).map(fold).eq(wanted.chars().map(fold))
+    read.chars().filter(|char| *char != NO_CHARACTER)
 }
 
 fn fold(char: char) -> char {

@@ -7,6 +7,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 
+use super::alike;
 use super::find::{Conflict, NO_CHARACTER, TWO_TOKENS, parameters, percent_decoded};
 
 const LOOKALIKE: Conflict = Conflict("the body has a name that could be taken for the token's");
@@ -143,11 +144,9 @@ fn caseless(name: &str) -> String {
     name.chars().map(plain).flat_map(char::to_lowercase).collect()
 }
 
-/// As PHP makes variables of names, without regard to case: up to a bracket, and everything odd is `_`. Some services drop
-/// white space around it, and what is no text.
+/// As PHP makes variables of names, without regard to case: everything odd is `_`.
 fn field(name: &str) -> String {
-    let name = name.split(['[', '\0']).next().unwrap_or_default().trim();
-    caseless(&name.replace(NO_CHARACTER, "")).replace(|char: char| !char.is_alphanumeric(), "_")
+    caseless(&alike::stem(name).collect::<String>()).replace(|char: char| !char.is_alphanumeric(), "_")
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ use sqlx::sqlite::{
 use sqlx::{Arguments, AssertSqlSafe, Column as _, ConnectOptions as _, Executor, Row as _};
 use tokio::time::{Instant, timeout};
 
-use super::settings::DatabaseSettings;
+use super::settings::{DatabaseSettings, is_in_memory};
 use super::store::StoreError;
 use crate::time::Timestamp;
 
@@ -148,7 +148,7 @@ impl SqlStore {
     }
 
     fn sqlite(url: &str, most: u32, wait: Duration) -> Result<SqlitePool, sqlx::Error> {
-        let memory = url.contains(":memory:") || url.contains("mode=memory");
+        let memory = is_in_memory(url);
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .busy_timeout(wait)
