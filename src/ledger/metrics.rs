@@ -133,7 +133,7 @@ impl LedgerMetrics {
         )?;
         let outbox_refused = IntGauge::new(
             "portcullis_outbox_refused",
-            "Changes that Redis refuses because a key of theirs holds a value of another type; 100 stands for more.",
+            "Changes that Redis refuses because a key of theirs holds a value of another type.",
         )?;
         let memory_answers = IntGauge::new(
             "portcullis_memory_answers",

@@ -2,13 +2,15 @@
 //!
 //! While a row waits, Redis lacks something that was promised: no gateway believes it then.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use prometheus::IntGauge;
 
 use super::redis::{self, Marked, RedisStore, RedisWrite};
 use super::schema::{number, text};
-use super::sql::{SqlStore, Transaction};
+use super::sql::{SqlStore, Transaction, Value};
 use super::store::StoreError;
 use crate::time::Timestamp;
 
@@ -16,8 +18,10 @@ use crate::time::Timestamp;
 const BATCH: usize = 100;
 /// The gauge counts no further: of a long queue only its length is of interest, and counting it is work.
 const COUNTED: usize = 100_000;
-/// A row that Redis refused is tried again; so many at a time.
+/// Rows that Redis refused are tried again; so many at a time, and the next ones the next time.
 const REFUSED: usize = 100;
+/// Where trying them again begins.
+const FIRST: i64 = i64::MIN;
 
 /// Delivers what waits. Cheap to clone.
 #[derive(Clone)]
@@ -25,6 +29,8 @@ pub struct Outbox {
     sql: SqlStore,
     pending: IntGauge,
     refused: IntGauge,
+    /// Up to which version refused rows have been tried in this round.
+    tried: Arc<AtomicI64>,
 }
 
 /// Why a look at the outbox did not leave it empty.
@@ -39,7 +45,7 @@ pub enum Undelivered {
 impl Outbox {
     /// `pending` shows how many changes wait, `refused` how many of them Redis refused.
     pub fn new(sql: SqlStore, pending: IntGauge, refused: IntGauge) -> Self {
-        Self { sql, pending, refused }
+        Self { sql, pending, refused, tried: Arc::new(AtomicI64::new(FIRST)) }
     }
 
     /// Looks once, and delivers what waits, oldest first. To be called every second or so, by every gateway; that two
@@ -81,12 +87,20 @@ impl Outbox {
     /// What waits because some key holds a value of another type. The rule that reads such a key cannot either, and asks
     /// the database: nothing is lost, and nobody else has to wait.
     async fn deliver_refused(&self, redis: &RedisStore) -> Result<usize, Undelivered> {
+        let count = self.count("refused_at IS NOT NULL").await.map_err(Undelivered::ByDatabase)?;
+        self.refused.set(count);
+        if count == 0 {
+            return Ok(0);
+        }
         let sql = format!(
             "SELECT version, writes, restrictive, created_at FROM portcullis_outbox \
-             WHERE refused_at IS NOT NULL ORDER BY version LIMIT {REFUSED}"
+             WHERE refused_at IS NOT NULL AND version > ? ORDER BY version LIMIT {REFUSED}"
         );
-        let waiting = self.read(&sql).await.map_err(Undelivered::ByDatabase)?;
-        self.refused.set(i64::try_from(waiting.len()).unwrap_or(i64::MAX));
+        let before = self.tried.load(Ordering::Relaxed).into();
+        let waiting = self.read(&sql, &[before]).await.map_err(Undelivered::ByDatabase)?;
+        // Those that stay refused are not tried before the others have been.
+        let last = waiting.last().filter(|_| waiting.len() == REFUSED);
+        self.tried.store(last.map_or(FIRST, |parcel| parcel.version), Ordering::Relaxed);
         if waiting.is_empty() {
             return Ok(0);
         }
@@ -129,12 +143,7 @@ impl Outbox {
 
     /// What waits, oldest first.
     pub async fn waiting(&self) -> Result<Vec<Parcel>, StoreError> {
-        let count = format!(
-            "SELECT COUNT(*) AS pending FROM (SELECT version FROM portcullis_outbox \
-             WHERE refused_at IS NULL LIMIT {COUNTED}) AS waiting"
-        );
-        let count = self.sql.rows(&count, &[]).await?;
-        let count = count.first().and_then(|row| number(row, 0)).unwrap_or(0);
+        let count = self.count("refused_at IS NULL").await?;
         self.pending.set(count);
         if count == 0 {
             return Ok(Vec::new());
@@ -143,11 +152,20 @@ impl Outbox {
             "SELECT version, writes, restrictive, created_at FROM portcullis_outbox \
              WHERE refused_at IS NULL ORDER BY version LIMIT {BATCH}"
         );
-        self.read(&sql).await
+        self.read(&sql, &[]).await
     }
 
-    async fn read(&self, sql: &str) -> Result<Vec<Parcel>, StoreError> {
-        let rows = self.sql.rows(sql, &[]).await?;
+    async fn count(&self, which: &str) -> Result<i64, StoreError> {
+        let sql = format!(
+            "SELECT COUNT(*) AS pending FROM (SELECT version FROM portcullis_outbox \
+             WHERE {which} LIMIT {COUNTED}) AS waiting"
+        );
+        let count = self.sql.rows(&sql, &[]).await?;
+        Ok(count.first().and_then(|row| number(row, 0)).unwrap_or(0))
+    }
+
+    async fn read(&self, sql: &str, values: &[Value]) -> Result<Vec<Parcel>, StoreError> {
+        let rows = self.sql.rows(sql, values).await?;
         rows.iter().map(|row| Parcel::read(row).ok_or_else(unreadable)).collect()
     }
 }
@@ -209,7 +227,7 @@ pub(super) async fn park(sql: &SqlStore, versions: &[i64]) -> Result<(), StoreEr
     let Some(list) = list(versions) else { return Ok(()) };
     tracing::error!(
         versions = list,
-        "Redis holds a value of another type under a key of these changes; they are tried again each second"
+        "Redis holds a value of another type under a key of these changes; they are tried again"
     );
     let park = format!(
         "UPDATE portcullis_outbox SET refused_at = ? WHERE version IN ({list}) AND refused_at IS NULL"

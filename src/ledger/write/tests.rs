@@ -3,11 +3,12 @@ use std::time::Duration;
 
 use super::*;
 use crate::ledger::migrate::{is_migrated, migrate};
-use crate::ledger::outbox::Outbox;
+use crate::ledger::outbox::{self, Outbox};
 use crate::ledger::preset::{
     InvalidUsers, InvalidUsersColumns, InvalidUsersLayout, RefreshTokens, SqlName, TokenBlacklist,
     TokenBlacklistColumns, UnknownUser,
 };
+use crate::ledger::redis::tests as redis;
 use crate::ledger::sql::testing::{Server, store};
 use crate::ledger::sql::{Argument, Row, Statement};
 use crate::ledger::upkeep;
@@ -301,4 +302,35 @@ async fn what_redis_has_not_been_told_waits_with_what_is_left_of_its_life() {
     assert_eq!(seconds.collect::<Vec<_>>(), [604_740, 604_740, 604_740]);
     outbox::delivered(&server.sql, &[made.version]).await.expect("deleted");
     assert_eq!(writer.stats().await.expect("counted").outbox_pending, 0);
+}
+
+#[tokio::test]
+async fn changes_that_redis_refuses_keep_none_behind_them_waiting_however_many_they_are() {
+    const LAST: i64 = 105;
+    let (server, redis) = (Server::memory(), redis::Server::start().await);
+    migrate(&server.sql, &[], NOW).await.expect("migrated");
+    let store = redis::store(&redis).await;
+    let gauge = || prometheus::IntGauge::new("changes", "changes").expect("a gauge");
+    let (pending, refused) = (gauge(), gauge());
+    let waiting = Outbox::new(server.sql.clone(), pending, refused.clone());
+    let key = |version: i64| format!("list:{version}");
+    let mut open = server.sql.begin().await.expect("begun");
+    for version in 1..=LAST {
+        redis.cli(&["SET", &key(version), "this is no set"]).await;
+        let (key, member) = (key(version), "7".to_owned());
+        let write = RedisWrite::AddMember { key, member, score: None, ttl: None };
+        outbox::enqueue(&mut open, version, &[write], true, NOW).await.expect("kept");
+    }
+    open.commit().await.expect("committed");
+    assert_eq!(waiting.deliver(&store).await.expect("looked"), 0);
+    redis.cli(&["DEL", &key(LAST)]).await;
+    // The first hundred, the others, and from the beginning.
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        told.push(waiting.deliver(&store).await.expect("looked"));
+    }
+    assert_eq!(told, [0, 1, 0]);
+    assert_eq!(refused.get(), LAST - 1);
+    let listed = redis.cli(&["SISMEMBER", &key(LAST), "7"]).await;
+    assert_eq!(listed, ::redis::Value::Int(1));
 }
