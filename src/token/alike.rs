@@ -90,16 +90,14 @@ mod tests {
         }
     }
 
-    /// As long as its square, it would take minutes; and no token is needed to ask for that.
+    /// As long as its square, it would take hours, which nobody waits for; and no token is needed to ask for that.
     #[test]
     fn a_cookie_is_looked_through_in_a_time_as_long_as_itself() {
-        let began = std::time::Instant::now();
         for filler in ["=", "= ", "%41=", ",=", "a b="] {
-            let cookie = format!("a b{}", filler.repeat(50_000));
+            let cookie = format!("a b{}", filler.repeat(300_000));
             assert!(!has_cookie(&cookie, "access_token"));
             assert!(has_cookie(&format!("{cookie} access_token=x"), "access_token"), "{filler}");
         }
-        assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
     }
 
     #[test]

@@ -270,15 +270,9 @@ impl Gateway {
         if self.admin.port() == 0 || std::thread::panicking() {
             return None;
         }
-        let stream = std::net::TcpStream::connect(self.admin).ok();
-        stream
-            .and_then(|_| {
-                Raw::connect(self.admin)
-                    .send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-                    .try_response()
-                    .ok()
-            })
-            .map(|it| it.text())
+        let asked = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let answer = Raw::try_connect(self.admin).and_then(|mut admin| admin.send(asked).try_response());
+        answer.ok().map(|it| it.text())
     }
 }
 

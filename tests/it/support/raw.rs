@@ -62,9 +62,14 @@ impl Response {
 
 impl Raw {
     pub fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, DEADLINE).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Self::over(Box::new(stream))
+        Self::try_connect(address).unwrap()
+    }
+
+    /// Where nobody may listen any more.
+    pub fn try_connect(address: SocketAddr) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, DEADLINE)?;
+        stream.set_nodelay(true)?;
+        Ok(Self::over(Box::new(stream)))
     }
 
     pub fn over(stream: Box<dyn Duplex>) -> Self {

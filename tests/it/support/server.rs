@@ -20,7 +20,8 @@ wait "$pid" 2>/dev/null
 rm -f -- "$mark"
 "#;
 
-/// The same for a directory: removed when the pipe closes and the servers in it have ended.
+/// The same for a directory: removed when the pipe closes and the servers in it have ended. A browser outlives its driver:
+/// it is known by its profile.
 const JANITOR: &str = r#"
 directory=$1 tries=0
 read -r _
@@ -28,6 +29,13 @@ while [ "$tries" -lt 200 ] && ls "$directory"/running.* >/dev/null 2>&1; do
     tries=$((tries + 1))
     sleep 0.05
 done
+if [ -d "$directory/profile" ]; then
+    for process in /proc/[0-9]*; do
+        if tr '\0' ' ' <"$process/cmdline" 2>/dev/null | grep -qF -e "--user-data-dir=$directory/"; then
+            kill -KILL "${process#/proc/}" 2>/dev/null
+        fi
+    done
+fi
 rm -rf -- "$directory"
 "#;
 
