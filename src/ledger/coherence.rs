@@ -9,7 +9,7 @@
 //! lease counts from, has been answered, and on that connection an answer comes after all pushes that stood before it.
 
 use std::hash::{BuildHasher as _, Hash, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -21,11 +21,17 @@ use super::memory::Key;
 const FEWEST: usize = 1 << 16;
 const MOST: usize = 1 << 24;
 
+/// Slots are counted once more, many in one: these few counters stay in a processor's cache, where a version among
+/// millions does not. What is concluded from several answers goes by them; a change that was not meant for it costs it a
+/// look at those answers.
+const GROUPS: usize = 1 << 14;
+
 /// Versions, generation and lease.
 #[derive(Debug)]
 pub struct Coherence {
     generation: AtomicU64,
     versions: Box<[AtomicU64]>,
+    groups: Box<[AtomicU32]>,
     /// Counts everything heard, and rings for whoever waits for it.
     heard: AtomicU64,
     bell: Notify,
@@ -68,6 +74,12 @@ impl Tick {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slot(u32);
 
+impl Slot {
+    pub(super) fn group(self) -> usize {
+        self.0 as usize % GROUPS
+    }
+}
+
 /// A sum of counters that only ever grow: it is the same only while each of them is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(u64);
@@ -91,6 +103,7 @@ impl Coherence {
             // Not 0: a lease that was never given is of generation 0.
             generation: AtomicU64::new(1),
             versions: (0..slots).map(|_| AtomicU64::new(0)).collect(),
+            groups: (0..GROUPS).map(|_| AtomicU32::new(0)).collect(),
             heard: AtomicU64::new(0),
             bell: Notify::new(),
             fenced_at: AtomicU64::new(0),
@@ -129,9 +142,9 @@ impl Coherence {
         Stamp(self.generation()).and(self.version(slot))
     }
 
-    /// The stamp of all these slots together.
+    /// The stamp of all these slots together, by their groups.
     pub fn stamp_of_all(&self, slots: &[Slot]) -> Stamp {
-        slots.iter().fold(Stamp(self.generation()), |stamp, slot| stamp.and(self.version(*slot)))
+        slots.iter().fold(Stamp(self.generation()), |stamp, slot| stamp.and(self.group(*slot).into()))
     }
 
     /// Counts whatever is not about single keys: a new connection, a lost one, a flush.
@@ -141,9 +154,13 @@ impl Coherence {
 
     /// A key has changed, or may have.
     pub fn changed(&self, key: &[u8]) {
-        let Slot(slot) = self.slot(key);
-        if let Some(version) = self.versions.get(slot as usize) {
+        let slot = self.slot(key);
+        if let Some(version) = self.versions.get(slot.0 as usize) {
             version.fetch_add(1, Ordering::Release);
+        }
+        // Behind the version: who sees the group as it is now finds no answer that is older.
+        if let Some(group) = self.groups.get(slot.group()) {
+            group.fetch_add(1, Ordering::Release);
         }
         self.ring();
     }
@@ -194,6 +211,12 @@ impl Coherence {
     pub fn version(&self, Slot(slot): Slot) -> u64 {
         // A slot is always one of the table.
         self.versions.get(slot as usize).map_or(0, |version| version.load(Ordering::Acquire))
+    }
+
+    /// Counts the changes of a group's keys. It is the same again after four thousand million changes, and nothing is
+    /// believed for as long as those take.
+    fn group(&self, slot: Slot) -> u32 {
+        self.groups.get(slot.group()).map_or(0, |group| group.load(Ordering::Acquire))
     }
 }
 

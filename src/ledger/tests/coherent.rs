@@ -80,6 +80,32 @@ fn generation(ledger: &Ledger) -> u64 {
 }
 
 #[tokio::test]
+async fn a_change_of_a_key_that_is_counted_with_those_of_a_credential_costs_no_command() {
+    let server = Server::start().await;
+    let (ledger, _shutdown) = coherent(&server).await;
+    let claims = claims("7");
+    let questions = ledger.questions(&claims, &Token::new(TOKEN)).expect("askable");
+    let find = async || ledger.find(&questions, &claims, Timestamp::from_seconds(200)).await;
+    let coherence = &ledger.coherent.as_ref().expect("Redis").coherence;
+    let own = questions.slots[0];
+    let mut keys = (0..).map(|number| format!("invalid_user:neighbour-{number}"));
+    let beside = |key: &String| {
+        let slot = coherence.slot(key.as_bytes());
+        slot.group() == own.group() && !questions.slots.contains(&slot)
+    };
+    let neighbour = keys.find(beside).expect("a key");
+    eventually("the change is one of its group and nothing is asked", async || {
+        find().await;
+        let (asked, before) = (calls(&server, "sismember").await, coherence.stamp_of_all(&questions.slots));
+        coherence.changed(neighbour.as_bytes());
+        assert_ne!(coherence.stamp_of_all(&questions.slots), before);
+        assert_eq!(find().await, Lookup::Live);
+        calls(&server, "sismember").await == asked
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_credential_that_was_good_a_moment_ago_costs_no_command() {
     let server = Server::start().await;
     let (ledger, _shutdown) = coherent(&server).await;
