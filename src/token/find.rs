@@ -156,13 +156,13 @@ fn keep<'a>(found: &mut Option<Cow<'a, str>>, token: Option<Cow<'a, str>>) -> Re
 /// (`JWT …`, `Token token="…"`, a list of several): some services ask no more of the header than that, and what they would
 /// take for a token has to be judged as one. Outside `Authorization` the word may be missing.
 fn in_header(value: &str, must_name_scheme: bool) -> impl Iterator<Item = &str> {
-    let value = value.trim();
+    let value = value.trim_ascii();
     let (token, words) = match value.split_at_checked(6) {
         // Services split at any white space: `Bearer`, tab, token is a token to them. Or they take what stands behind the word.
         Some((scheme, token))
             if scheme.eq_ignore_ascii_case("bearer") && (must_name_scheme || token.starts_with(BLANKS)) =>
         {
-            (token.trim_start(), "")
+            (token.trim_ascii_start(), "")
         }
         _ if must_name_scheme => ("", value),
         _ => (value, ""),
