@@ -120,9 +120,14 @@ pub fn run(path: &Path, beginning: &Beginning) -> ExitCode {
     }
 }
 
-/// One runtime for everything: a look-up in Redis is answered on the thread that waits for it.
+/// One runtime for everything: a look-up in Redis is answered on the thread that waits for it. Where there is one thread,
+/// it is this one, and nothing is made ready for others to take.
 pub fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, StartError> {
-    tokio::runtime::Builder::new_multi_thread()
+    let mut builder = match threads {
+        0 | 1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    builder
         .worker_threads(threads.max(1))
         .thread_name("portcullis")
         .enable_all()

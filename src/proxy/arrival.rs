@@ -6,9 +6,9 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::task::Poll;
+use std::sync::{Arc, OnceLock};
+use std::task::{Poll, Waker};
 
 use http::HeaderValue;
 use tokio_util::task::TaskTracker;
@@ -49,6 +49,8 @@ pub(super) struct Arrival {
     said: AtomicBool,
     /// The turn that is to end before its time: no other one on this connection does.
     cut: AtomicU32,
+    /// Of the task that serves it: the same from beginning to end.
+    waker: OnceLock<Waker>,
     /// What is said when it does, where it can be said at all.
     pub(super) parting: Arc<Parting>,
 }
@@ -65,7 +67,8 @@ thread_local! {
 impl Arrival {
     pub(super) fn new(scheme: Scheme, peer: Peer, head: Arc<Head>, parting: Arc<Parting>) -> Self {
         let [turn, pieces, cut] = [0, 0, NONE].map(AtomicU32::new);
-        Self { scheme, peer, head, turn, pieces, said: AtomicBool::new(false), cut, parting }
+        let (said, waker) = (AtomicBool::new(false), OnceLock::new());
+        Self { scheme, peer, head, turn, pieces, said, cut, waker, parting }
     }
 
     /// That of the request whose head has just been read. Without one, in a test say, it came from nowhere.
@@ -102,9 +105,13 @@ impl Arrival {
         Turn(self.turn.load(Ordering::Relaxed))
     }
 
-    /// The request of this turn is to end now, if it is served still; its task has to be woken.
+    /// The request of this turn is to end now, if it is served still.
     pub(super) fn cut(&self, Turn(turn): Turn) {
         self.cut.store(turn, Ordering::Release);
+        // Nothing has been polled yet that could be served, where there is none.
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Does the work of a request until it is done, or until its turn is cut: then nothing comes of it.
@@ -113,6 +120,7 @@ impl Arrival {
         mut work: Pin<Box<dyn Future<Output = Option<T>> + Send + 'a>>,
     ) -> impl Future<Output = Option<T>> + Unpin + Send + 'a {
         std::future::poll_fn(move |cx| {
+            self.waker.get_or_init(|| cx.waker().clone());
             let turn = self.turn();
             if self.cut.load(Ordering::Acquire) == turn.0 {
                 return Poll::Ready(None);

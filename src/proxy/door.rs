@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
-use futures_util::future::abortable;
 use pingora::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp as _};
 use pingora::protocols::http::ServerSession;
 use pingora::protocols::http::v2::server::H2Options;
@@ -24,6 +23,7 @@ use super::arrival::{Arrival, Peer};
 use super::connections::{Connections, Place, Refused};
 use super::entrance::{Entrance, Failed, Opened, Scheme};
 use super::head::Head;
+use super::one_by_one::OneByOne;
 use super::parting::Parting;
 use super::settings::Limits;
 use super::waiting::Waiting;
@@ -86,7 +86,7 @@ impl Door {
     /// Serves a connection from its first byte to its last.
     pub async fn serve(
         self: Arc<Self>,
-        _place: Place,
+        place: Place,
         tcp: TcpStream,
         peer: SocketAddr,
         entrance: &Entrance,
@@ -102,9 +102,14 @@ impl Door {
             return;
         };
         let peer = Peer::new(peer);
-        let arrival =
-            || Arc::new(Arrival::new(scheme.clone(), peer.clone(), Arc::clone(&head), Arc::clone(&parting)));
-        let one_by_one = (!http2).then(arrival);
+        if !http2 {
+            let arrival = Arc::new(Arrival::new(scheme, peer, head, parting));
+            let (proxy, header_bytes) = (Arc::clone(&self.proxy), limits.header_bytes);
+            let work = OneByOne { proxy, arrival: Arc::clone(&arrival), header_bytes, shutdown, place };
+            let task = tokio::spawn(work.serve(stream));
+            self.waiting.watch(arrival, task.abort_handle());
+            return;
+        }
         let connection = Arc::new(Connection {
             door: Arc::clone(&self),
             scheme,
@@ -112,19 +117,11 @@ impl Door {
             head,
             options: options(&limits),
             limits,
-            one_by_one,
             parting,
             fresh: AtomicBool::new(true),
             running: AtomicUsize::new(0),
         });
         let work = connection.process_new(stream, &shutdown);
-        if let Some(arrival) = &connection.one_by_one {
-            let (work, abort) = abortable(work);
-            self.waiting.watch(Arc::clone(arrival), abort);
-            // Ended from outside or by itself: it is over.
-            let _ = work.await;
-            return;
-        }
         let patience = connection.limits.header_timeout;
         // Pingora comes back only with the first request; of the preface and the settings before, nobody keeps time.
         let mut work = std::pin::pin!(work);
@@ -180,57 +177,24 @@ impl Door {
     }
 }
 
-/// One connection.
+/// One connection on which HTTP/2 is spoken.
 struct Connection {
     door: Arc<Door>,
     scheme: Scheme,
     peer: Peer,
-    /// HTTP/1.1: what may come of a head.
     head: Arc<Head>,
     options: HttpServerOptions,
     /// Those in force when it came.
     limits: Limits,
-    /// HTTP/1.1: its requests follow one another, and share what there is to know of how they came.
-    one_by_one: Option<Arc<Arrival>>,
     /// What is said when an exchange on it is cut, where it can be said at all.
     parting: Arc<Parting>,
-    /// HTTP/2: whether the next request is the first.
+    /// Whether the next request is the first.
     fresh: AtomicBool,
     /// Requests that are being served.
     running: AtomicUsize,
 }
 
 impl Connection {
-    /// Serves one request of HTTP/2. Of its body Pingora keeps no time.
-    async fn one_of_many(
-        self: &Arc<Self>,
-        session: ServerSession,
-        shutdown: &ShutdownWatch,
-    ) -> Option<ReusedHttpStream> {
-        let _running = Running::new(&self.running);
-        self.fresh.store(false, Ordering::Relaxed);
-        let (head, parting) = (Arc::clone(&self.head), Arc::clone(&self.parting));
-        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), head, parting));
-        arrival.request_is_waited_for();
-        let mut work = arrival.unless_cut(self.door.proxy.process_new_http(session, shutdown));
-        loop {
-            let (before, expected) = arrival.body();
-            if !expected {
-                return work.await;
-            }
-            tokio::select! {
-                biased;
-                reused = &mut work => return reused,
-                () = fast_sleep(self.limits.idle_timeout) => {}
-            }
-            if arrival.body() == (before, true) {
-                self.door.metrics.slow_body();
-                // Dropping the request resets its stream, and no other.
-                return None;
-            }
-        }
-    }
-
     /// Waits until clients have been told to go (HTTP/2: GOAWAY) and nothing more is being served. Who has not gone by
     /// then is a telephone asleep: Pingora would wait for it until the drain's deadline. The same where every request is
     /// told to come by another connection.
@@ -272,18 +236,34 @@ fn options(limits: &Limits) -> HttpServerOptions {
 
 #[async_trait]
 impl HttpServerApp for Connection {
+    /// Serves one request. Of its body Pingora keeps no time.
     async fn process_new_http(
         self: &Arc<Self>,
-        mut session: ServerSession,
+        session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        if session.get_keepalive().is_some() {
-            // For ever: waiting is bounded here, once for all reads, and Pingora need not set a timer for each.
-            session.set_keepalive(Some(0));
+        let _running = Running::new(&self.running);
+        self.fresh.store(false, Ordering::Relaxed);
+        let (head, parting) = (Arc::clone(&self.head), Arc::clone(&self.parting));
+        let arrival = Arc::new(Arrival::new(self.scheme.clone(), self.peer.clone(), head, parting));
+        arrival.request_is_waited_for();
+        let mut work = arrival.unless_cut(self.door.proxy.process_new_http(session, shutdown));
+        loop {
+            let (before, expected) = arrival.body();
+            if !expected {
+                return work.await;
+            }
+            tokio::select! {
+                biased;
+                reused = &mut work => return reused,
+                () = fast_sleep(self.limits.idle_timeout) => {}
+            }
+            if arrival.body() == (before, true) {
+                self.door.metrics.slow_body();
+                // Dropping the request resets its stream, and no other.
+                return None;
+            }
         }
-        let Some(arrival) = &self.one_by_one else { return self.one_of_many(session, shutdown).await };
-        arrival.head_is_waited_for(self.limits.header_bytes);
-        arrival.unless_cut(self.door.proxy.process_new_http(session, shutdown)).await
     }
 
     fn server_options(&self) -> Option<&HttpServerOptions> {

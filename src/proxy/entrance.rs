@@ -1,11 +1,9 @@
 //! How connections come in: plain or by TLS, HTTP/1.1 or HTTP/2. Ends where the first request is waited for.
 
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use pingora::protocols::l4::stream::Stream as Tcp;
-use pingora::protocols::{GetSocketDigest as _, SocketDigest, Stream};
+use pingora::protocols::Stream;
 use prometheus::IntCounter;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -13,9 +11,9 @@ use tokio::net::TcpStream;
 use super::frames::PREFACE;
 use super::head::Head;
 use super::parting::{Parting, Tapped};
+use super::tcp::Tcp;
 use super::wire::Wire;
 use crate::tls::{HandshakeError, Listener, Secured};
-use crate::upstream::KEEPALIVE;
 
 /// The first byte of every TLS connection: a handshake record (RFC 8446 section 5.1).
 const HANDSHAKE: u8 = 0x16;
@@ -158,15 +156,8 @@ impl From<HandshakeError> for Failed {
     }
 }
 
-/// As Pingora's own accept loop does.
 fn prepared(tcp: TcpStream, peer: SocketAddr) -> Result<Tcp, Failed> {
-    let digest = SocketDigest::from_raw_fd(tcp.as_raw_fd());
-    // New: it holds nothing yet.
-    let _ = digest.peer_addr.set(Some(peer.into()));
-    let mut tcp = Tcp::from(tcp);
-    tcp.set_socket_digest(digest);
-    tcp.set_nodelay().and_then(|()| tcp.set_keepalive(&KEEPALIVE)).map_err(|_| Failed::Gone)?;
-    Ok(tcp)
+    Tcp::new(tcp, peer).map_err(|_| Failed::Gone)
 }
 
 /// Whether the client begins with the preface of HTTP/2. What was read is read again by whoever comes next.
@@ -178,8 +169,9 @@ async fn has_preface(tcp: &mut Tcp) -> Result<bool, Failed> {
             return Err(Failed::Gone);
         }
     }
-    tcp.rewind(&seen);
-    Ok(seen == PREFACE)
+    let preface = seen == PREFACE;
+    tcp.put_back(seen);
+    Ok(preface)
 }
 
 /// Who speaks HTTP to a port of TLS is told so; rustls could only say that these were no TLS records.

@@ -70,7 +70,7 @@ async fn judge_counted(
             let heard = snapshot.gate.ledger.heard();
             let verdict = count.judge(&request, Timestamp::now()).await;
             if let Ok(grant) = &verdict {
-                exchange.watch = streams::admit(exchange, grant, &request, heard).await;
+                exchange.watch = streams::admit(exchange, grant, &request, heard);
             }
             verdict
         }

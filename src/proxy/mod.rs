@@ -1,7 +1,7 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
-//! [`connections`] are counted, [`entrance`] opens them, [`door`] serves them, [`waiting`] keeps time on them, [`head`] is
-//! what is read of a head, [`limits`] counts requests, [`arrival`] is what a request is
+//! [`connections`] are counted, [`entrance`] opens them ([`tcp`], maybe TLS over it, and [`wire`] over both), [`door`] and
+//! [`one_by_one`] serve them, [`waiting`] keeps time on them, [`head`] is what is read of a head, [`limits`] counts requests, [`arrival`] is what a request is
 //! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
 //! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
 //! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`dress`] what a
@@ -27,11 +27,13 @@ mod hygiene;
 mod judge;
 mod limits;
 mod observe;
+mod one_by_one;
 mod parting;
 mod phases;
 mod replies;
 pub mod settings;
 mod streams;
+mod tcp;
 mod tunnel;
 mod waiting;
 mod wire;

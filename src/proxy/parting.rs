@@ -12,11 +12,11 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use pingora::protocols::l4::stream::Stream as Tcp;
 use pingora::protocols::tls::SslDigest;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::task::TaskTracker;
 
+use super::tcp::Tcp;
 use super::wire::OverTcp;
 use frames::{Frames, close};
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use futures_util::future::AbortHandle;
 use parking_lot::Mutex;
+use tokio::task::AbortHandle;
 
 use super::Snapshot;
 use super::arrival::{Arrival, Turn};

@@ -4,10 +4,8 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use async_trait::async_trait;
-use pingora::protocols::l4::stream::Stream as Tcp;
 use pingora::protocols::raw_connect::ProxyDigest;
 use pingora::protocols::tls::SslDigest;
 use pingora::protocols::{
@@ -20,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf};
 
 use super::frames::Frames;
 use super::head::{Head, TOO_LONG};
+use super::tcp::Tcp;
 
 /// What lies over a TCP connection, or is one.
 pub(super) trait OverTcp: AsyncRead + AsyncWrite + Unpin + Send + Sync + std::fmt::Debug {
@@ -196,33 +195,27 @@ impl<S: OverTcp> Ssl for Wire<S> {
     }
 }
 
+/// Nobody asks.
 impl<S: OverTcp> GetTimingDigest for Wire<S> {
     fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
-        self.inner.get_ref().tcp().get_timing_digest()
-    }
-
-    fn get_read_pending_time(&self) -> Duration {
-        self.inner.get_ref().tcp().get_read_pending_time()
-    }
-
-    fn get_write_pending_time(&self) -> Duration {
-        self.inner.get_ref().tcp().get_write_pending_time()
+        Vec::new()
     }
 }
 
+/// A client's connection leads through no proxy that was asked for it.
 impl<S: OverTcp> GetProxyDigest for Wire<S> {
     fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
-        self.inner.get_ref().tcp().get_proxy_digest()
+        None
     }
 }
 
 impl<S: OverTcp> GetSocketDigest for Wire<S> {
     fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
-        self.inner.get_ref().tcp().get_socket_digest()
+        Some(Arc::clone(self.inner.get_ref().tcp().digest()))
     }
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
-        self.inner.get_mut().tcp_mut().set_socket_digest(digest);
+        self.inner.get_mut().tcp_mut().set_digest(digest);
     }
 }
 

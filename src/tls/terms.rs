@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use pingora::protocols::l4::stream::Stream as Tcp;
 use pingora::tls::{ServerTlsStream, TlsAcceptor};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{VerifierBuilderError, WebPkiClientVerifier};
 use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, ServerConfig, SupportedProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
 
 use super::certificate::provider;
@@ -96,10 +96,10 @@ impl Listener {
     }
 
     /// Shakes hands. How long that may take is up to the caller.
-    pub async fn shake_hands(
+    pub async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(
         self: &Arc<Self>,
-        tcp: Tcp,
-    ) -> Result<(ServerTlsStream<Tcp>, Secured), HandshakeError> {
+        tcp: S,
+    ) -> Result<(ServerTlsStream<S>, Secured), HandshakeError> {
         let terms = self.terms.load_full();
         let stream = terms.acceptor.accept(tcp).await.map_err(|error| HandshakeError::of(&error))?;
         let (_, session) = stream.get_ref();

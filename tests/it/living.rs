@@ -286,7 +286,7 @@ fn an_address_that_is_taken_is_one_clear_line_and_2() {
 fn a_bad_configuration_starts_nothing_and_ends_with_1_and_an_unreadable_one_with_2() {
     let origin = Origin::start();
     let toml = Setup::new().upstream("app", &origin).toml();
-    let output = Gateway::fails(&toml.replace("threads = 2", "threads = -2\nnonsense = 1"));
+    let output = Gateway::fails(&toml.replace(Setup::threads(), "threads = -2\nnonsense = 1"));
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{said}");
     for part in ["gateway.toml:3:11: ", "gateway.toml:4:1: "] {

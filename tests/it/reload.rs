@@ -220,8 +220,11 @@ fn what_needs_a_restart_is_named_with_its_line() {
     let (origin, issuer) = (Origin::start(), Issuer::new(Algorithm::ES256));
     let setup = guarding(&issuer, &origin).server("limits = { connections = 5000, idle_upstreams = 7 }");
     let gateway = setup.start();
-    let toml =
-        setup.toml().replace("threads = 2", "threads = 3").replace("= 5000", "= 6000").replace("= 7", "= 8");
+    let toml = setup
+        .toml()
+        .replace(Setup::threads(), "threads = 3")
+        .replace("= 5000", "= 6000")
+        .replace("= 7", "= 8");
     reload(&gateway, &toml);
     let line_of = |text: &str| toml.lines().position(|line| line.contains(text)).unwrap() + 1;
     for (key, text) in [

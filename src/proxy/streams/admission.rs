@@ -1,7 +1,6 @@
 //! How a granted exchange is put down as open.
 
 use std::sync::Arc;
-use std::task::Poll;
 
 use super::{Entry, Kind, Visit, Watch};
 use crate::gate;
@@ -14,7 +13,7 @@ use crate::verdict::Grant;
 ///
 /// What nobody's credential is needed for is watched only if it is a stream by its head: a new configuration may
 /// ask for one.
-pub(in crate::proxy) async fn admit(
+pub(in crate::proxy) fn admit(
     exchange: &Exchange,
     grant: &Grant,
     request: &gate::Request<'_>,
@@ -23,16 +22,14 @@ pub(in crate::proxy) async fn admit(
     if grant.credential.is_none() && exchange.kind == Kind::Plain {
         return None;
     }
-    // All that Pingora does in between polls with the waker of the task.
-    let waker = std::future::poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
     let place = (request.method, &*request.target.host, &*request.target.path);
     let kind = match exchange.kind {
         // Until there is an answer it is a request that may get another one.
         Kind::Events => Kind::Plain,
         kind => kind,
     };
-    let task = (&exchange.arrival, waker);
-    let visit = Arc::new(Visit::new(place, kind, request.client_certificate, task, exchange.began));
+    let (certified, arrival) = (request.client_certificate, &exchange.arrival);
+    let visit = Arc::new(Visit::new(place, kind, certified, arrival, exchange.began));
     let streams = &exchange.snapshot.streams;
     let watch = streams.open(Entry {
         visit,

@@ -1,4 +1,5 @@
-use std::task::{Wake, Waker};
+use std::pin::Pin;
+use std::task::{Context, Wake, Waker};
 
 use http::Method;
 
@@ -24,13 +25,10 @@ fn streams() -> (Registry, Arc<Streams>) {
 fn open(streams: &Streams, kind: Kind) -> (Watch, Arc<Bell>) {
     let bell = Arc::<Bell>::default();
     let place = (&Method::GET, "a.test", "/x");
-    let visit = Arc::new(Visit::new(
-        place,
-        kind,
-        false,
-        (&Arrival::nowhere(), Waker::from(Arc::clone(&bell))),
-        Instant::now(),
-    ));
+    let (arrival, waker) = (Arrival::nowhere(), Waker::from(Arc::clone(&bell)));
+    let served = &mut arrival.unless_cut(Box::pin(std::future::pending::<Option<()>>()));
+    assert!(Pin::new(served).poll(&mut Context::from_waker(&waker)).is_pending());
+    let visit = Arc::new(Visit::new(place, kind, false, &arrival, Instant::now()));
     let entry = Entry {
         visit,
         credential: None,
@@ -131,13 +129,7 @@ fn kinds_are_known_by_what_a_request_asks_for() {
     assert_eq!(Kind::of(&http::HeaderMap::new(), true), Kind::WebSocket);
     assert!(Kind::is_events(b"text/event-stream; charset=utf-8") && !Kind::is_events(b"text/plain"));
     for kind in Kind::ALL {
-        let visit = Visit::new(
-            (&Method::GET, "", "/"),
-            kind,
-            false,
-            (&Arrival::nowhere(), Waker::noop().clone()),
-            Instant::now(),
-        );
+        let visit = Visit::new((&Method::GET, "", "/"), kind, false, &Arrival::nowhere(), Instant::now());
         assert_eq!(visit.kind(), kind);
     }
 }

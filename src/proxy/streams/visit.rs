@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use http::Method;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
 
 use crate::proxy::arrival::{Arrival, Turn};
 use crate::time::Timestamp;
@@ -115,16 +115,15 @@ impl Fate {
 /// One open exchange.
 pub(in crate::proxy) struct Visit {
     fate: OnceLock<Fate>,
-    /// On which connection it came, and its turn there; and the task that serves it.
+    /// On which connection it came, and its turn there.
     arrival: Arc<Arrival>,
     turn: Turn,
-    waker: Waker,
     kind: AtomicU8,
     spared: AtomicBool,
     pub began: Instant,
     pub method: Method,
-    /// Host and path, as they were judged.
-    place: Box<str>,
+    /// Host and path, as they were judged. Short ones cost no allocation.
+    place: SmallVec<[u8; 48]>,
     host: usize,
     pub client_certificate: bool,
 }
@@ -134,30 +133,32 @@ impl Visit {
         (method, host, path): (&Method, &str, &str),
         kind: Kind,
         client_certificate: bool,
-        (arrival, waker): (&Arc<Arrival>, Waker),
+        arrival: &Arc<Arrival>,
         began: Instant,
     ) -> Self {
+        let mut place = SmallVec::with_capacity(host.len() + path.len());
+        place.extend_from_slice(host.as_bytes());
+        place.extend_from_slice(path.as_bytes());
         Self {
             fate: OnceLock::new(),
             arrival: Arc::clone(arrival),
             turn: arrival.turn(),
-            waker,
             kind: AtomicU8::new(kind as u8),
             spared: AtomicBool::new(false),
             began,
             method: method.clone(),
-            place: [host, path].concat().into(),
+            place,
             host: host.len(),
             client_certificate,
         }
     }
 
     pub fn host(&self) -> &str {
-        self.place.get(..self.host).unwrap_or_default()
+        text(self.place.get(..self.host))
     }
 
     pub fn path(&self) -> &str {
-        self.place.get(self.host..).unwrap_or_default()
+        text(self.place.get(self.host..))
     }
 
     pub fn kind(&self) -> Kind {
@@ -196,7 +197,6 @@ impl Visit {
             self.arrival.parting.say(code, &word);
         }
         self.arrival.cut(self.turn);
-        self.waker.wake_by_ref();
         true
     }
 
@@ -219,6 +219,11 @@ impl Visit {
         let kind = self.kind();
         (kind != Kind::Plain || now.saturating_duration_since(self.began) >= LONG).then_some(kind)
     }
+}
+
+/// What was put down as text is text.
+fn text(bytes: Option<&[u8]>) -> &str {
+    bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).unwrap_or_default()
 }
 
 /// A stream as the control API shows it.
