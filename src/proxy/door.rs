@@ -83,7 +83,7 @@ impl Door {
         None
     }
 
-    /// Serves a connection from its first byte to its last.
+    /// Opens a connection, and serves it or leaves it to a task that does.
     pub async fn serve(
         self: Arc<Self>,
         place: Place,
