@@ -71,13 +71,20 @@ impl Reloader {
             let path = self.path.display();
             tracing::error!(%path, "Configuration refused, the old one keeps serving:\n{why}");
         };
-        let Checked { config, warnings, files, .. } = match Config::check(&self.path) {
-            Ok(checked) => checked,
-            Err(mut problems) => {
-                refuse(&problems);
-                return (std::mem::take(&mut problems.files), true);
-            }
-        };
+        // Ten thousand routes take a while, and no request waits for them meanwhile.
+        let path = self.path.clone();
+        let Checked { config, warnings, files, .. } =
+            match tokio::task::spawn_blocking(move || Config::check(&path)).await {
+                Ok(Ok(checked)) => checked,
+                Ok(Err(mut problems)) => {
+                    refuse(&problems);
+                    return (std::mem::take(&mut problems.files), true);
+                }
+                Err(stumbled) => {
+                    refuse(&stumbled);
+                    return (Files::default(), true);
+                }
+            };
         let fixed = needs_restart(&self.current.config(), &config);
         if let Err(error) = self.put_in_force(config).await {
             refuse(&Chain(&error));
