@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{Pipeline, Value as Reply};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::change::Status;
 use super::condition::Moment;
@@ -34,6 +34,9 @@ pub const SECOND_LOOK: Duration = Duration::from_secs(2);
 pub const WAITING: usize = 100_000;
 /// Users rechecked at one time: each costs the database a query or two.
 pub const WORKERS: usize = 4;
+
+/// How long a worker rests whose recheck failed: the database, which was asked in vain, may need it.
+const REST: Duration = Duration::from_millis(200);
 
 /// Longest wait for one repair.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -77,9 +80,12 @@ impl Ledger {
                 Err(_) => StoreError::Timeout,
             };
             tracing::debug!(%error, "A user could not be rechecked yet");
-            // A change of a row is told once.
+            // A change of a row is told once, and was not looked at yet.
             if turn.cause == Cause::Row {
-                self.rechecks.later(turn.subject, turn.cause);
+                sleep(REST).await;
+                if turn.again || !self.rechecks.offer(turn.subject.clone(), turn.cause) {
+                    self.rechecks.later(turn.subject, turn.cause);
+                }
             }
         }
     }
