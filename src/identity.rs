@@ -23,7 +23,7 @@ pub struct IdentitySettings {
 /// The identity headers of one credential, rendered: a value for each configured header whose claim the token has, and
 /// where that header stands among all. Most tokens have one, and it costs no jump.
 #[derive(Debug, Default)]
-pub struct Stamps(SmallVec<[(u32, HeaderValue); 1]>);
+pub struct Stamps(SmallVec<[(usize, HeaderValue); 1]>);
 
 /// Renders stamps, and knows which header names are not a client's to send.
 #[derive(Debug)]
@@ -71,22 +71,22 @@ impl Identity {
     fn render(&self, value: impl Fn(&Template) -> Option<String>) -> Stamps {
         // One allocation for all values and for the count of who holds them: it is cold memory when the token comes again.
         let mut text = SmallVec::<[u8; 48]>::new();
-        let rendered = |(_, template): &(HeaderName, Template)| {
+        let rendered = |(place, (_, template)): (usize, &(HeaderName, Template))| {
             let value = value(template)?;
             let begin = text.len();
             text.extend_from_slice(value.as_bytes());
-            Some(begin..text.len())
+            Some((place, begin..text.len()))
         };
-        let ranges: Vec<_> = self.settings.headers.iter().map(rendered).collect();
+        let rendered: Vec<_> = self.settings.headers.iter().enumerate().filter_map(rendered).collect();
         let all = Bytes::from_owner(text);
         // UTF-8 is passed as it is (RFC 9110 section 5.5, `obs-text`); line ends are what must not pass.
-        let value = |range: Option<_>| HeaderValue::from_maybe_shared(all.slice(range?)).ok();
-        Stamps((0..).zip(ranges).filter_map(|(place, range)| Some((place, value(range)?))).collect())
+        let stamp = |(place, range)| Some((place, HeaderValue::from_maybe_shared(all.slice(range)).ok()?));
+        Stamps(rendered.into_iter().filter_map(stamp).collect())
     }
 
     /// The headers to set for a credential.
     pub fn headers<'a>(&'a self, stamps: &'a Stamps) -> impl Iterator<Item = (&'a Bytes, &'a HeaderValue)> {
-        stamps.0.iter().filter_map(|(place, value)| Some((self.names.get(*place as usize)?, value)))
+        stamps.0.iter().filter_map(|(place, value)| Some((self.names.get(*place)?, value)))
     }
 
     /// Every configured name.

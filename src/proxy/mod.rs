@@ -1,8 +1,9 @@
 //! The proxy door: Pingora's phases around one judgment.
 //!
 //! [`connections`] are counted, [`entrance`] opens them ([`tcp`], maybe TLS over it, and [`wire`] over both), [`door`] and
-//! [`one_by_one`] serve them, [`waiting`] keeps time on them, [`head`] is what is read of a head, [`limits`] counts requests, [`arrival`] is what a request is
-//! told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers could read differently,
+//! [`one_by_one`] serve them, [`waiting`] keeps time on them, [`head`] is what is read of a head, [`limits`] counts requests,
+//! [`arrival`] is what a request is told of its own, [`phases`] is the order of events, [`hygiene`] refuses what two servers
+//! could read differently,
 //! [`judge`] asks for the verdict, [`body`] finds a token in a body, [`exchange`] is what one request carries through the
 //! phases, [`asked`] answers proxies that forward by themselves, [`forward`] is what the upstream receives, [`dress`] what a
 //! route's own rules make of heads, [`replies`] what goes to no upstream at all, [`attempts`] is which server that is, and
